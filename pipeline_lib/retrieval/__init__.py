@@ -1,0 +1,1 @@
+"""From images to ranked photos: embeddings, alignment, the index, metrics with intervals."""

@@ -1,0 +1,43 @@
+"""What every stage script needs: the repository root, its params, and errors told in a sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+# The tree that holds this script, not the working directory: `dvc exp run --temp` works in a copy of its own.
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pipeline_lib.errors import PipelineError  # noqa: E402
+from pipeline_lib.params import Params, parse  # noqa: E402
+
+SCRATCH = ROOT / ".scratch"
+
+
+def load_params() -> Params:
+    """Reads and checks params.yaml of this tree."""
+    path = ROOT / "params.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as failure:
+        raise PipelineError(f"{path}: {failure}") from failure
+    return parse(values, source=str(path))
+
+
+def run(stage: Callable[[Params, Path, Path], None]) -> None:
+    """Calls `stage(params, data folder, metrics folder)`; a PipelineError becomes one message and exit status 1."""
+    try:
+        params = load_params()
+        data, metrics = ROOT / params.paths.data, ROOT / params.paths.metrics
+        data.mkdir(parents=True, exist_ok=True)
+        metrics.mkdir(parents=True, exist_ok=True)
+        stage(params, data, metrics)
+    except PipelineError as failure:
+        sys.exit(f"error: {failure}")
+    except OSError as failure:
+        # A full disk, a missing right: the system's own words, with the file it names.
+        sys.exit(f"error: {failure.filename or 'input/output'}: {failure.strerror or failure}; finished parts are kept")
