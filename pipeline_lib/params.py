@@ -109,7 +109,6 @@ class Patches(Section):
     gap: int = Field(ge=0, le=256)
     jitter: bool
     seed: int = Field(ge=0)
-    rows_per_shard: int = Field(ge=1)
     workers: int = Field(ge=0)
 
 

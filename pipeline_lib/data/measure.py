@@ -1,0 +1,122 @@
+"""Every image of a source opened once: its size, its fingerprint, its digest, or what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_lib.data.files import digest_of
+from pipeline_lib.data.fingerprint import fingerprint
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.schemas import write_rows
+from pipeline_lib.data.source import Entry, Source
+from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.errors import PipelineError
+
+ROWS = 512  # images per task
+
+LISTING = pa.schema([(name, pa.string()) for name in [*Entry.__dataclass_fields__, "signature"]])
+MEASURED = pa.schema(
+    [
+        *LISTING,
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fingerprint", pa.string()),
+        ("content", pa.string()),
+        ("error", pa.string()),  # "" if the image is good
+    ]
+)
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """Some images to open.
+
+    Attributes:
+        path: the shard to write, columns as in MEASURED.
+        rows: how many images.
+        listing: the shard that lists them, columns as in LISTING.
+        source: where they come from.
+    """
+
+    path: Path
+    rows: int
+    listing: Path
+    source: Source
+
+
+def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
+    """Opens all images of a source, on all cores.
+
+    Args:
+        source: where they come from.
+        scratch: a folder for finished shards; images whose files have not changed since are not opened again.
+        workers: processes; 0 takes one per core.
+
+    Returns:
+        One row per entry, reserved ones last; columns as in MEASURED, without the signature.
+
+    Raises:
+        PipelineError: a shard could not be written.
+    """
+    tasks = _list_images(source, scratch)
+    stats_or_raise(map_shards(measure, tasks, workers=workers, description="reading images", unit="image"))
+    for task in tasks:
+        task.listing.unlink(missing_ok=True)
+    columns = [name for name in MEASURED.names if name != "signature"]
+    tables = [pq.read_table(task.path, columns=columns, use_threads=False) for task in tasks]
+    return pa.concat_tables(tables or [MEASURED.empty_table().select(columns)])
+
+
+def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
+    """Writes what is to be opened as shards, so that neither this process nor the tasks hold it all."""
+    tasks: list[MeasureTask] = []
+    waiting = _rows(source)
+    while rows := list(islice(waiting, ROWS)):
+        # Named by what they list: a shard of unchanged files is found again, any other is read anew.
+        key = digest_of(rows)[:24]
+        task = MeasureTask(scratch / f"part-{key}.parquet", len(rows), scratch / f"listing-{key}.parquet", source)
+        if finished_stats(task.path) is None:
+            write_rows(task.listing, rows, LISTING)
+        tasks.append(task)
+    current = {name for task in tasks for name in (task.path, stats_path(task.path), task.listing)}
+    for old in scratch.glob("*-*"):
+        if old not in current:
+            old.unlink()
+    return tasks
+
+
+def _rows(source: Source) -> Iterator[dict[str, str]]:
+    for images in (source.entries(), source.reserved()):
+        for entry in images:
+            yield {**asdict(entry), "signature": source.signature(entry.path)}
+
+
+def measure(task: MeasureTask) -> Stats:
+    """Opens the images of one task and writes their sizes, fingerprints and digests, or what is wrong with them."""
+    rows = pq.read_table(task.listing).to_pylist()
+    last: tuple[tuple[str, str], dict[str, Any]] | None = None
+    for row in rows:
+        # One image can stand in two roles, side by side.
+        key = (row["path"], row["domain"])
+        if last is None or last[0] != key:
+            last = (key, _measure_one(task.source, row))
+        row.update(last[1])
+    write_rows(task.path, rows, MEASURED)
+    return {"rows": len(rows), "bad": sum(1 for row in rows if row["error"])}
+
+
+def _measure_one(source: Source, row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        image = source.load(row["path"], row["domain"], row["image_id"])
+        height, width = image.shape[:2]
+        content = source.content(row["path"])
+        return {"width": width, "height": height, "fingerprint": fingerprint(image), "content": content, "error": ""}
+    except (BadImage, PipelineError) as failure:
+        return {"width": 0, "height": 0, "fingerprint": "", "content": "", "error": str(failure) or "unreadable"}

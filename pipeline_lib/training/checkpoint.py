@@ -1,0 +1,68 @@
+"""Checkpoints from which training goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline_lib.data.files import replacing
+from pipeline_lib.errors import PipelineError
+
+
+@dataclass
+class Progress:
+    """How far training is: the next step is `step` of `epoch`."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, accuracy, steps of this epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per finished epoch
+    seconds: float = 0.0
+
+
+def save(
+    path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, threads: int, device: str
+) -> None:
+    """Writes a checkpoint, whole or not at all: it is on the disk before it takes the old one's name."""
+    with replacing(path) as aside:
+        with aside.open("wb") as stream:
+            state = {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "progress": asdict(progress),
+                "threads": threads,
+                "device": device,
+            }
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def restore(
+    path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, threads: int, device: str
+) -> Progress | None:
+    """Loads a checkpoint into model and optimiser; None where there is none.
+
+    Raises:
+        PipelineError: it was written with another thread count or device, or is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        made_with, made_on = state["threads"], state["device"]
+        progress = Progress(**state["progress"])
+    except Exception as failure:
+        raise PipelineError(f"{path}: is no checkpoint ({failure}); delete it to train from the start") from failure
+    if made_with != threads or made_on != device:
+        raise PipelineError(
+            f"{path}: was written on {made_on} with train.threads: {made_with}; going on with {threads} threads on "
+            f"{device} would end in other bits. Set them back, or delete the file to train from the start"
+        )
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return progress

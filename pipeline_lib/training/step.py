@@ -1,0 +1,108 @@
+"""One training step: a batch of layouts in, an updated network out. No global state, so data parallel wrapping is a line.
+
+Loss: cross entropy over the pairs of every image, each direction with the same total weight, plus the same for the
+head that sees one patch (which does not reach the encoder).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.models.context import ContextNet, Logits, drop_colours, normalise
+from pipeline_lib.pretext.batches import Batch, PairTable
+from pipeline_lib.models.device import autocast
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A pair table as tensors on the device."""
+
+    directions: Tensor  # int64[K]
+    weights: Tensor  # float32[K]
+
+    @classmethod
+    def of(cls, table: PairTable, device: torch.device) -> Pairs:
+        """Moves the parts that the loss needs."""
+        return cls(torch.from_numpy(table.directions).to(device), torch.from_numpy(table.weights).to(device))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a step or a validation batch gives, on the device."""
+
+    loss: Tensor  # float[], of the pair head
+    correct: Tensor  # bool[B, K]
+    correct_one_patch: Tensor  # bool[B, K]
+
+
+def inputs_of(batch: Batch, settings: params.Train, device: torch.device, augment: torch.Generator | None) -> Tensor:
+    """The encoder's input for a batch.
+
+    Args:
+        batch: layouts of B images.
+        settings: section `train` (colour, per-patch normalisation).
+        device: where to compute.
+        augment: source of colour dropping; None in validation and where `color` is not `drop`.
+
+    Returns:
+        float32[B * P, 3, size, size]: per image its photo patches, then its edge patches.
+    """
+    parts = []
+    count = len(batch.image_ids)
+    for pixels in (batch.photos, batch.edges):
+        if pixels is None:
+            continue
+        tensor = torch.from_numpy(pixels).to(device, non_blocking=True)
+        images = normalise(tensor.flatten(0, 1), settings)
+        if augment is not None and pixels is batch.photos and settings.color == "drop":
+            images = drop_colours(images, augment)
+        parts.append(images.view(count, 4, *images.shape[1:]))
+    stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def losses(logits: Logits, pairs: Pairs) -> tuple[Tensor, Tensor, Result]:
+    """Weighted cross entropy of both heads, and which pairs were told right."""
+    count = logits.pair.shape[0]
+    targets = pairs.directions.expand(count, -1)
+
+    def loss(values: Tensor) -> Tensor:
+        each = functional.cross_entropy(values.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return (each.view(count, -1) * pairs.weights).mean()
+
+    pair, one_patch = loss(logits.pair), loss(logits.one_patch)
+    right = logits.pair.argmax(-1) == targets
+    right_alone = logits.one_patch.argmax(-1) == targets
+    return pair, one_patch, Result(pair.detach(), right, right_alone)
+
+
+def train_step(
+    model: ContextNet,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    count: int,
+    pairs: Pairs,
+    precision: str,
+) -> Result:
+    """Forward, backward and update on one batch.
+
+    Args:
+        model: in training mode.
+        optimiser: over the model's parameters.
+        images: float[count * P, 3, size, size] as `inputs_of` gives them.
+        count: number of images B.
+        pairs: directions and weights of the K pairs.
+        precision: `bf16` or `fp32`.
+    """
+    with autocast(images.device, precision):
+        logits = model(images, count)
+    pair, one_patch, result = losses(logits, pairs)
+    optimiser.zero_grad(set_to_none=True)
+    (pair + one_patch).backward()
+    optimiser.step()
+    return result

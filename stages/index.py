@@ -1,0 +1,30 @@
+"""Stage index: the gallery's embeddings, aligned and L2-normalised, in an exact FAISS index.
+
+Reads data/embeddings/photos.parquet and alignment.safetensors; transductive_mean reads sketches.parquet as well.
+Writes data/index/photos.faiss and data/index/photos.parquet (row -> image_id).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common import run
+
+from pipeline_lib.params import Params
+from pipeline_lib.retrieval.alignment import of_kind
+from pipeline_lib.retrieval.index import PhotoIndex
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+
+
+def main(params: Params, data: Path, _metrics: Path) -> None:
+    """Builds the index."""
+    kind = params.retrieval.alignment
+    photos = EmbeddingTable.open(data / "embeddings" / "photos.parquet")
+    sketches = EmbeddingTable.open(data / "embeddings" / "sketches.parquet")
+    index = PhotoIndex.build(photos, of_kind(kind, photos, sketches), kind)
+    index.save(data / "index")
+    print(f"index: {len(index)} photos of {index.dimension} numbers, alignment {kind}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline_lib.data.images import BadImage, encode_png
+from pipeline_lib.data.source import FileSource, open_source, resolve_root
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.params import Catalog, parse
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def catalog(**changes: object) -> Catalog:
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    values["catalog"].update(changes)
+    return parse(values).catalog
+
+
+def test_a_relative_root_is_resolved_from_the_repository(tmp_path: Path) -> None:
+    assert resolve_root("../shared/data", tmp_path / "main") == tmp_path / "shared" / "data"
+    assert resolve_root("/elsewhere/x", tmp_path) == Path("/elsewhere/x")
+
+
+@pytest.mark.parametrize("copy", [".dvc/tmp/exps/standalone/tmpab", ".dvc/tmp/exps/tmpab"])
+def test_an_experiment_copy_reads_its_own_files_and_the_real_repositorys_neighbours(tmp_path: Path, copy: str) -> None:
+    real = tmp_path / "main"
+    here = real / copy
+    here.mkdir(parents=True)
+    (here / "requirements-data.txt").write_text("x", encoding="utf-8")
+    (real / "requirements-data.txt").write_text("y", encoding="utf-8")
+    (real / "private").mkdir()
+    # A folder that happens to lie where the relative root would lead from the copy.
+    (here.parent / "shared").mkdir()
+    assert resolve_root("requirements-data.txt", here) == here / "requirements-data.txt"
+    assert resolve_root("private", here) == real / "private"
+    assert resolve_root("../shared", here) == tmp_path / "shared"
+
+
+def test_a_missing_root_names_the_key(tmp_path: Path) -> None:
+    for dataset in ("voc_sketchy", "folder"):
+        with pytest.raises(PipelineError, match=r"catalog\.root: .*nowhere is not a folder"):
+            open_source(catalog(dataset=dataset, root="nowhere"), tmp_path)
+
+
+def test_the_right_reader_is_opened_and_survives_the_way_to_a_worker(tmp_path: Path) -> None:
+    for dataset in ("voc_sketchy", "folder"):
+        source = open_source(catalog(dataset=dataset, root=str(tmp_path)), REPOSITORY)
+        assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301  just written
+        assert source.recognises
+        assert source.trains_on_gallery == (dataset == "folder")
+
+
+def test_files_that_cannot_be_read_are_bad_images(tmp_path: Path) -> None:
+    source = FileSource(tmp_path, 1000)
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "dangling.jpg").symlink_to("nothing")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in ("empty.jpg", "folder.jpg", "loop.jpg", "dangling.jpg", "pipe.jpg", "missing.jpg"):
+        with pytest.raises(BadImage):
+            source.load(name, "photo", name)
+
+
+def test_a_file_far_too_big_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(BadImage, match="max_pixels"):
+        FileSource(tmp_path, 1000).load("huge.png", "photo", "huge")
+
+
+def test_content_is_the_digest_of_the_bytes_and_the_signature_follows_changes(tmp_path: Path) -> None:
+    data = encode_png(np.zeros((5, 7, 3), np.uint8))
+    (tmp_path / "a.jpg").write_bytes(data)  # the content decides, not the extension
+    source = FileSource(tmp_path, 1000)
+    assert source.load("a.jpg", "photo", "a").shape == (5, 7, 3)
+    assert source.content("a.jpg") == hashlib.sha256(data).hexdigest()
+    before = source.signature("a.jpg")
+    assert source.signature("a.jpg") == before
+    os.utime(tmp_path / "a.jpg", ns=(1, 1))
+    assert source.signature("a.jpg") != before
+    assert source.signature("b.jpg") == "missing"

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.models.context import ContextNet, LateFusion, drop_colours, normalise
+from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.pretext.batches import pair_table
+
+Make = Callable[..., params.Params]
+
+
+def test_the_alexnet_layout_computes_what_torchvision_computes(make_params: Make) -> None:
+    from torchvision.models import alexnet
+
+    reference = alexnet(weights=None).eval()
+    settings = make_params({"train.batch_norm": False, "train.pretrained": "fc6", "train.weights": "torchvision"}).train
+    encoder = Encoder(settings, 96).eval()
+    for number, index in enumerate((0, 3, 6, 8, 10), start=1):
+        reference.features[index].load_state_dict(encoder.conv(number).state_dict())
+    reference.classifier[1].load_state_dict(encoder.fc6.state_dict())
+    images = torch.randn(2, 3, 224, 224)
+    torch.testing.assert_close(encoder.pool5(images), reference.features(images))
+    expected = reference.classifier[1](reference.avgpool(reference.features(images)).flatten(1))
+    torch.testing.assert_close(encoder(images), expected)
+
+
+def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Make) -> None:
+    settings = make_params({"train.encoder": "doersch", "train.pretrained": "none"}).train
+    encoder = Encoder(settings, 96)
+    shapes = [tuple(encoder.conv(number).weight.shape) for number in range(1, 6)]
+    assert shapes == [(96, 3, 11, 11), (384, 96, 5, 5), (384, 384, 3, 3), (384, 384, 3, 3), (256, 384, 3, 3)]
+    assert encoder.conv(1).stride == (4, 4)
+    assert encoder.conv(2).stride == (2, 2)
+    assert sum(isinstance(module, nn.LocalResponseNorm) for module in encoder.modules()) == 2
+    assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 4096)
+    narrow = Encoder(settings.model_copy(update={"conv2_channels": 256}), 96)
+    assert narrow.conv(2).out_channels == 256
+
+
+def test_batch_norm_follows_every_convolution_and_fc6_or_none(make_params: Make) -> None:
+    with_norm = Encoder(make_params().train, 96)
+    kinds = [type(module) for module in with_norm.modules()]
+    assert kinds.count(nn.BatchNorm2d) == 5
+    assert kinds.count(nn.BatchNorm1d) == 1
+    without = Encoder(make_params({"train.batch_norm": False}).train, 96)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in without.modules())
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_both_ways_of_meeting_a_large_input_agree_on_a_patch(make_params: Make, batch_norm: bool) -> None:
+    encoder = Encoder(make_params({"train.batch_norm": batch_norm}).train, 96).eval()
+    patch = torch.randn(3, 3, 96, 96)
+    torch.testing.assert_close(encoder(patch, "pool"), encoder(patch, "slide"), atol=1e-4, rtol=1e-4)
+    image = torch.randn(2, 3, 224, 224)
+    assert encoder(image, "slide").shape == encoder(image, "pool").shape == (2, 4096)
+    assert not torch.allclose(encoder(image, "slide"), encoder(image, "pool"), atol=1e-3)
+
+
+def test_sliding_fc6_is_the_mean_of_fc6_over_all_places(make_params: Make) -> None:
+    encoder = Encoder(make_params({"train.fc6": 16}).train, 96).eval()
+    image = torch.randn(1, 3, 160, 160)
+    maps = encoder.pool5(image)
+    places = [
+        encoder.fc6_norm(encoder.fc6(maps[:, :, y : y + encoder.grid, x : x + encoder.grid].flatten(1)))
+        for y in range(maps.shape[2] - encoder.grid + 1)
+        for x in range(maps.shape[3] - encoder.grid + 1)
+    ]
+    assert len(places) > 1
+    torch.testing.assert_close(encoder(image, "slide"), torch.stack(places).mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_late_fusion_equals_layers_over_the_concatenated_vectors(make_params: Make) -> None:
+    settings = make_params({"train.head": [32, 16], "train.fc6": 24}).train
+    fusion = LateFusion(24, settings, patches=2).eval()
+    table = pair_table("cross")
+    first, second = torch.from_numpy(table.first), torch.from_numpy(table.second)
+    fc6 = torch.randn(5, 8, 24)
+    joint = torch.cat([fc6[:, first], fc6[:, second]], dim=-1).relu()
+    weight = torch.cat([half.weight for half in fusion.halves], dim=1)  # type: ignore[misc]
+    hidden = functional.linear(joint, weight, fusion.halves[0].bias)  # type: ignore[arg-type]
+    for layer in fusion.rest:
+        hidden = layer(hidden.relu())
+    torch.testing.assert_close(fusion(fc6, [first, second]), hidden, atol=1e-5, rtol=1e-4)
+
+
+def test_each_patch_is_encoded_once_for_all_its_pairs(make_params: Make) -> None:
+    settings = make_params({"train.fc6": 32, "train.head": [16]}).train
+    table = pair_table("cross")
+    model = ContextNet(settings, 96, torch.from_numpy(table.first), torch.from_numpy(table.second))
+    seen: list[int] = []
+    model.encoder.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    logits = model(torch.randn(3 * 8, 3, 96, 96), 3)
+    assert seen == [24]
+    assert logits.pair.shape == logits.one_patch.shape == (3, 24, 8)
+
+
+def test_the_one_patch_head_sees_the_first_patch_only_and_never_moves_the_encoder(make_params: Make) -> None:
+    settings = make_params({"train.fc6": 32, "train.head": [16], "train.dropout": 0.0}).train
+    table = pair_table("cross")
+    model = ContextNet(settings, 96, torch.from_numpy(table.first), torch.from_numpy(table.second)).eval()
+    images = torch.randn(8, 3, 96, 96)
+    before = model(images, 1)
+    changed = images.clone()
+    changed[7] += 1.0
+    after = model(changed, 1)
+    with_it_first, with_it_second = table.first == 7, table.second == 7
+    assert not torch.allclose(before.pair[0, with_it_second], after.pair[0, with_it_second])
+    torch.testing.assert_close(before.one_patch[0, ~with_it_first], after.one_patch[0, ~with_it_first])
+    model(images, 1).one_patch.sum().backward()
+    assert all(value.grad is None for value in model.encoder.parameters())
+
+
+def test_photos_and_drawings_are_normalised_alike(make_params: Make) -> None:
+    settings = make_params().train
+    drawing = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    photo = np.repeat(drawing[..., None], 3, axis=3)
+    one, other = (normalise(torch.from_numpy(pixels), settings) for pixels in (drawing, photo))
+    torch.testing.assert_close(one, other)
+    white = normalise(torch.full((1, 4, 4, 3), 255, dtype=torch.uint8), settings)
+    expected = [(1 - mean) / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    torch.testing.assert_close(white[0, :, 0, 0], torch.tensor(expected))
+
+
+def test_patch_normalisation_removes_brightness_and_contrast(make_params: Make) -> None:
+    settings = make_params({"train.patch_norm": True}).train
+    pixels = torch.randint(40, 120, (3, 16, 16, 3), dtype=torch.uint8)
+    plain, brighter = normalise(pixels, settings), normalise(pixels * 2, settings)
+    torch.testing.assert_close(plain, brighter, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(plain.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+
+
+def test_grey_makes_colours_of_one_luma_equal(make_params: Make) -> None:
+    settings = make_params({"train.color": "grey"}).train
+    red = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    red[..., 0] = 100
+    grey = torch.full((1, 2, 2), 30, dtype=torch.uint8)
+    torch.testing.assert_close(normalise(red, settings), normalise(grey, settings), atol=0.01, rtol=0.01)
+
+
+def test_colour_dropping_keeps_one_channel_and_leaves_faint_noise_in_the_others() -> None:
+    images = torch.randn(40, 3, 16, 16)
+    dropped = drop_colours(images, torch.Generator().manual_seed(0))
+    kept = (dropped == images).flatten(2).all(-1)
+    assert (kept.sum(1) == 1).all()
+    assert kept.any(0).all()
+    assert dropped[~kept].std() < 0.05
+    again = drop_colours(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dropped, again)

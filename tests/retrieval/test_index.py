@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faiss.contrib.evaluation import knn_intersection_measure
+from numpy.typing import NDArray
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import Alignment, Kind, fit_tables, normalise
+from pipeline_lib.retrieval.index import PhotoIndex
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+from tests.retrieval.support import write_embeddings
+
+ROOT = Path(__file__).resolve().parents[2]
+Matrix = NDArray[np.float32]
+
+
+def random_vectors(rows: int, dimension: int = 16, seed: int = 0) -> Matrix:
+    return np.random.default_rng(seed).standard_normal((rows, dimension)).astype(np.float32)
+
+
+def build(tmp_path: Path, vectors: Matrix, ids: list[str] | None = None, kind: Kind = "none") -> PhotoIndex:
+    names = ids or [f"p{n:04d}" for n in range(len(vectors))]
+    photos = EmbeddingTable.open(write_embeddings(tmp_path / "photos.parquet", names, vectors, row_group=100))
+    return PhotoIndex.build(photos, Alignment.none(vectors.shape[1]), kind)
+
+
+@pytest.mark.parametrize("queries", [1, 19, 300])
+def test_faiss_ranks_like_numpy(tmp_path: Path, queries: int) -> None:
+    photos, sketches = random_vectors(500), normalise(random_vectors(queries, seed=1))
+    index = build(tmp_path, photos)
+    # Rounded as the index rounds, else sums in another order swap neighbours.
+    scores = np.round(sketches @ normalise(photos).T, 6)
+    blocks = list(index.rank_all([sketches[:7], sketches[7:]]))
+    rows = np.concatenate([block.rows for block in blocks])
+    found = np.concatenate([block.scores for block in blocks])
+    wanted = np.argsort(-scores, axis=1, kind="stable")
+    np.testing.assert_allclose(found, np.take_along_axis(scores, wanted, axis=1), atol=2e-6)
+    assert np.mean(rows == wanted) > 0.999
+    assert knn_intersection_measure(rows[:, :50], wanted[:, :50]) > 0.999  # type: ignore[no-untyped-call]
+
+
+def test_copies_of_a_photo_rank_by_image_id(tmp_path: Path) -> None:
+    vectors = np.repeat(random_vectors(10, 64), 30, axis=0)
+    ids = [f"p{n:04d}" for n in np.random.default_rng(0).permutation(300)]
+    index = build(tmp_path, vectors, ids)
+    for block in index.rank_all([normalise(random_vectors(40, 64, seed=2))]):
+        for row in index.image_ids[block.rows].reshape(-1, 10, 30):
+            assert all(copies.tolist() == sorted(copies.tolist()) for copies in row)
+
+
+def test_search_gives_the_head_of_the_full_ranking(tmp_path: Path) -> None:
+    index = build(tmp_path, random_vectors(200))
+    queries = normalise(random_vectors(5, seed=3))
+    full = index.search(queries, 1000)
+    assert full.rows.shape == (5, 200)
+    np.testing.assert_array_equal(index.search(queries, 10).rows, full.rows[:, :10])
+
+
+def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
+    index = build(tmp_path, random_vectors(50), kind="pretext_mean")
+    index.save(tmp_path / "index")
+    loaded = PhotoIndex.load(tmp_path / "index")
+    assert (loaded.alignment, loaded.dimension, len(loaded)) == ("pretext_mean", 16, 50)
+    assert loaded.image_ids.tolist() == index.image_ids.tolist()
+    queries = normalise(random_vectors(4, seed=5))
+    np.testing.assert_array_equal(loaded.search(queries, 50).rows, index.search(queries, 50).rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos.parquet"]
+
+
+def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, random_vectors(50)).save(tmp_path / "index")
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline_lib.retrieval.index.write_table", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        build(tmp_path, random_vectors(60)).save(tmp_path / "index")
+    assert len(PhotoIndex.load(tmp_path / "index")) == 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos.parquet"]
+
+
+def test_an_index_and_rows_of_two_builds_are_refused(tmp_path: Path) -> None:
+    build(tmp_path, random_vectors(50)).save(tmp_path / "a")
+    build(tmp_path, random_vectors(49)).save(tmp_path / "b")
+    (tmp_path / "b" / "photos.parquet").replace(tmp_path / "a" / "photos.parquet")
+    with pytest.raises(PipelineError, match=r"50 vectors, but photos\.parquet 49 rows"):
+        PhotoIndex.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["photos.faiss", "photos.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_damaged_index_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    build(tmp_path, random_vectors(50)).save(tmp_path / "index")
+    path = tmp_path / "index" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(PipelineError, match=name):
+        PhotoIndex.load(tmp_path / "index")
+
+
+def test_what_does_not_fit_the_index_is_told(tmp_path: Path) -> None:
+    index = build(tmp_path, random_vectors(3), kind="pretext_mean")
+    index.check(dimension=16, alignment="pretext_mean", image_ids=index.image_ids)
+    with pytest.raises(PipelineError, match="16 numbers, the queries 8"):
+        index.check(dimension=8, alignment="pretext_mean", image_ids=index.image_ids)
+    with pytest.raises(PipelineError, match=r"built with alignment pretext_mean, but retrieval\.alignment is none"):
+        index.check(dimension=16, alignment="none", image_ids=index.image_ids)
+    with pytest.raises(PipelineError, match="other photos"):
+        index.check(dimension=16, alignment="pretext_mean", image_ids=index.image_ids[::-1])
+    with pytest.raises(ValueError, match="do not fit"):
+        index.search(random_vectors(2, 8), 1)
+
+
+def test_a_gallery_of_one_and_of_none(tmp_path: Path) -> None:
+    one = build(tmp_path, random_vectors(1))
+    assert one.search(normalise(random_vectors(3, seed=1)), 10).rows.tolist() == [[0], [0], [0]]
+    none = build(tmp_path, random_vectors(0))
+    assert none.search(normalise(random_vectors(3, seed=1)), 10).rows.shape == (3, 0)
+    assert [block.rows.shape for block in none.rank_all([random_vectors(3)])] == [(3, 0)]
+
+
+def test_a_gallery_of_one_that_equals_its_mean_scores_zero(tmp_path: Path) -> None:
+    photos = EmbeddingTable.open(write_embeddings(tmp_path / "p.parquet", ["p"], random_vectors(1)))
+    alignment = fit_tables(photos, photos)
+    index = PhotoIndex.build(photos, alignment, "transductive_mean")
+    found = index.search(alignment.apply(random_vectors(2, seed=4), "sketch"), 5)
+    assert found.rows.tolist() == [[0], [0]]
+    assert found.scores.tolist() == [[0.0], [0.0]]
+
+
+def imported(modules: str) -> set[str]:
+    code = f"import sys, {modules}; print(*(m for m in ('torch', 'faiss') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_no_process_loads_both_torch_and_faiss() -> None:
+    room = "pipeline_lib.retrieval"
+    assert imported(f"{room}.index, {room}.evaluation, {room}.comparison") == {"faiss"}
+    # These are used by processes that hold torch.
+    assert (
+        imported(f"{room}.vectors, {room}.alignment, {room}.ranking, {room}.metrics, pipeline_lib.intervals") == set()
+    )
