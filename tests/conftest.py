@@ -43,7 +43,7 @@ def make_params(defaults: dict[str, Any]) -> Callable[..., params.Params]:
     return make
 
 
-def scene(seed: int, size: tuple[int, int] = (120, 150)) -> NDArray[np.uint8]:
+def scene(seed: int, size: tuple[int, int] = (180, 220)) -> NDArray[np.uint8]:
     """A photo-like picture: a smooth background whose brightness tells left from right and top from bottom, and boxes."""
     rng = np.random.default_rng(seed)
     height, width = size
@@ -60,7 +60,7 @@ def scene(seed: int, size: tuple[int, int] = (120, 150)) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def pairs_folder(tmp_path: Path, make_params: Callable[..., params.Params]) -> Path:
-    """Two shards of pairs with 14 images in all, of 120 x 150 px."""
+    """Two shards of pairs with 14 images in all, of 180 x 220 px."""
     from pipeline_lib.data.images import encode_jpeg, encode_png
     from pipeline_lib.data.schemas import PAIRS, write_rows
     from pipeline_lib.pretext.edges import edge_map
@@ -85,7 +85,7 @@ def pairs_folder(tmp_path: Path, make_params: Callable[..., params.Params]) -> P
 @pytest.fixture
 def tiny_patches(make_params: Callable[..., params.Params]) -> params.Patches:
     """A layout that fits the images of `pairs_folder`."""
-    settings = {"edges.short_side": 120, "patches.size": 40, "patches.draws": 3, "patches.gap": 6, "patches.workers": 1}
+    settings = {"edges.short_side": 180, "patches.size": 64, "patches.draws": 3, "patches.gap": 6, "patches.workers": 1}
     return make_params(settings).patches
 
 
@@ -102,6 +102,6 @@ def catalog_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A catalog with the columns that matter filled in and the rest left at defaults."""
     base = {
         "dataset": "test", "role": "pretext", "domain": "photo", "class_name": "", "instance_id": "",
-        "split": "train", "width": 150, "height": 120, "fingerprint": "0" * 16, "group_id": "", "content": "",
+        "split": "train", "width": 220, "height": 180, "fingerprint": "0" * 16, "group_id": "", "content": "",
     }
     return pd.DataFrame([{**base, **row} for row in rows])

@@ -24,10 +24,6 @@ from pipeline_lib.retrieval.vectors import EmbeddingTable, Strings, Vectors
 INDEX_NAME = "photos.faiss"
 ROWS_NAME = "photos.parquet"
 
-# Inner products of unit vectors in float32 carry errors of about 1e-7 that depend on the order of summation; scores
-# that agree to 6 decimals count as equal, so that copies of a photo tie on every machine.
-SCORE_DECIMALS = 6
-
 
 class PhotoIndex:
     """Photos by cosine similarity, found exactly (faiss IndexFlatIP).
@@ -76,7 +72,8 @@ class PhotoIndex:
                 FAISS's choice unless k takes the whole gallery.
 
         Returns:
-            Rows and cosine similarities in -1..1, rounded to 6 decimals.
+            Rows and cosine similarities in -1..1. Scores are never rounded: an encoder may hold a whole gallery within
+            a few 1e-4, and ties made by rounding would be broken by name.
 
         Raises:
             ValueError: the dimension does not fit, or k is below 1.
@@ -88,7 +85,7 @@ class PhotoIndex:
         if not len(self):
             return Ranked(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
         scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, len(self)))
-        return rank(np.round(scores, SCORE_DECIMALS), self._ties, rows)
+        return rank(scores, self._ties, rows)
 
     def rank_all(self, batches: Iterable[Vectors]) -> Iterator[Ranked]:
         """Full rankings of the gallery, in blocks of bounded size.

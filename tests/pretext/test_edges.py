@@ -79,7 +79,7 @@ def photo_folder(tmp_path: Path) -> Path:
 def _settings(make_params: Callable[..., params.Params], folder: Path, **changes: object) -> params.Params:
     return make_params(
         {
-            "catalog.dataset": "folder", "catalog.root": str(folder), "edges.short_side": 220, "edges.workers": 1,
+            "catalog.dataset": "folder", "catalog.root": str(folder), "edges.short_side": 198, "edges.workers": 1,
             "patches.size": 40,
             "edges.rows_per_shard": 4, **{key.replace("__", "."): value for key, value in changes.items()},
         }
@@ -103,7 +103,7 @@ def test_pairs_are_aligned_scaled_and_complete(
         for row in pq.read_table(path).to_pylist():
             names.append(row["image_id"])
             photo, lines = decode_encoded(row["photo"]), decode_encoded(row["edges"], grey=True)
-            assert photo.shape[:2] == lines.shape == (220, 275)
+            assert photo.shape[:2] == lines.shape == (198, 242)
     assert names == [f"p{number}" for number in range(6)]
 
 

@@ -39,8 +39,8 @@ def test_patches_are_the_pixels_of_photo_and_edge_map_at_their_boxes(
 
 def test_the_shards_state_the_shapes_of_their_tensors(patches_folder: Path) -> None:
     metadata = pq.read_schema(next(patches_folder.iterdir())).metadata
-    assert metadata[b"photo_patches"] == b"uint8[4,40,40,3]"
-    assert metadata[b"edge_patches"] == b"uint8[4,40,40]"
+    assert metadata[b"photo_patches"] == b"uint8[4,64,64,3]"
+    assert metadata[b"edge_patches"] == b"uint8[4,64,64]"
 
 
 def test_making_patches_twice_gives_the_same_bytes(
@@ -65,7 +65,7 @@ def test_an_epoch_holds_every_wanted_image_once(patches_folder: Path) -> None:
         batches = list(shards.epoch(draw, 3, shuffle=(0, draw)))
         assert [len(batch.image_ids) for batch in batches] == [3, 3, 1]
         assert sorted(name for batch in batches for name in batch.image_ids) == wanted
-        assert all(batch.photos is not None and batch.photos.shape[1:] == (4, 40, 40, 3) for batch in batches)
+        assert all(batch.photos is not None and batch.photos.shape[1:] == (4, 64, 64, 3) for batch in batches)
     dropped = list(shards.epoch(0, 3, shuffle=(0,), drop_last=True))
     assert [len(batch.image_ids) for batch in dropped] == [3, 3]
 

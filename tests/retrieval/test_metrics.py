@@ -122,7 +122,7 @@ def test_an_empty_gallery_gives_misses_and_no_queries_give_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_equals_scikit_learn(seed: int) -> None:
-    gallery, queries, scores = random_case(seed)
+    gallery, queries, scores = random_case(seed, photos=120, classes=4)
     _, values = measure(scores, gallery, queries)
     wanted = [
         average_precision_score(gallery.class_names == name, row)
@@ -222,6 +222,8 @@ def test_chance_by_hand() -> None:
     assert chance["in_class_hit_at_5"][0] == 1
     assert chance["class_hit_at_1"][0] == pytest.approx(2 / 6)
     assert chance["class_hit_at_5"][0] == 1
+    five_others = expected_by_chance(Truth.of(queries_of(("p0", "a")), gallery_of("aabbbbb")))[0]
+    assert five_others[COLUMNS.index("class_hit_at_5")] == pytest.approx(1 - 1 / 21)
 
 
 @pytest.mark.parametrize("classes", ["a", "b", ""])
