@@ -56,17 +56,17 @@ lint: setup-dev
 bench: setup-dev
 	@$(RUN) python benchmarks/run.py
 
-# What differs from the defaults where photos are natural: thinner edges, the source's 26 epochs, fewer draws an image.
+# What differs from the defaults: the 26 epochs of the source, and fewer draws since there are more images.
 voc-sketchy: setup
 	@test -n "$(ROOT)" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
 	@$(RUN) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root="$(abspath $(ROOT))" \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
-	  -S edges.line_width=1 -S edges.blur=2.0 -S patches.draws=6 -S train.epochs=26
+	  -S patches.draws=6 -S train.epochs=26
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
 
 own-photos: setup
 	@test -n "$(PHOTOS)" || { echo "name the folder of photos: make own-photos PHOTOS=/path [SKETCHES=/path]"; exit 1; }
 	@$(RUN) dvc exp run -S catalog.dataset=folder -S catalog.root="$(abspath $(PHOTOS))" \
 	  -S catalog.sketches="$(if $(SKETCHES),$(abspath $(SKETCHES)))" \
-	  -S paths.data=data/own -S paths.metrics=private/own/metrics -S edges.line_width=1 -S edges.blur=2.0
+	  -S paths.data=data/own -S paths.metrics=private/own/metrics
 	@echo "metrics: private/own/metrics/; back to the defaults: git checkout params.yaml dvc.lock"
