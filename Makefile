@@ -61,7 +61,7 @@ voc-sketchy: setup
 	@test -n "$(ROOT)" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
 	@$(RUN) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root="$(abspath $(ROOT))" \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
-	  -S patches.draws=6 -S train.epochs=26
+	  -S patches.draws=4 -S train.epochs=26
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
 
 own-photos: setup
