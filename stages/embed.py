@@ -15,6 +15,7 @@ from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_tables
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
+
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Runs the stage."""
     use_threads(params.embed.threads)

@@ -44,7 +44,7 @@ def make_params(defaults: dict[str, Any]) -> Callable[..., params.Params]:
 
 
 def scene(seed: int, size: tuple[int, int] = (180, 220)) -> NDArray[np.uint8]:
-    """A photo-like picture: a smooth background whose brightness tells left from right and top from bottom, and boxes."""
+    """A photo-like picture: boxes on a background whose colours tell left from right and top from bottom."""
     rng = np.random.default_rng(seed)
     height, width = size
     image = np.empty((height, width, 3), np.float64)
@@ -101,7 +101,16 @@ def patches_folder(pairs_folder: Path, tiny_patches: params.Patches, tmp_path: P
 def catalog_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A catalog with the columns that matter filled in and the rest left at defaults."""
     base = {
-        "dataset": "test", "role": "pretext", "domain": "photo", "class_name": "", "instance_id": "",
-        "split": "train", "width": 220, "height": 180, "fingerprint": "0" * 16, "group_id": "", "content": "",
+        "dataset": "test",
+        "role": "pretext",
+        "domain": "photo",
+        "class_name": "",
+        "instance_id": "",
+        "split": "train",
+        "width": 220,
+        "height": 180,
+        "fingerprint": "0" * 16,
+        "group_id": "",
+        "content": "",
     }
     return pd.DataFrame([{**base, **row} for row in rows])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +10,6 @@ from pipeline_lib import params
 
 SMOOTHNESS = 0.08
 """Gaussian sigma of the displacement field, fraction of the side: strokes bend, but keep their joints."""
-
-
-def generator_for(*parts: object) -> np.random.Generator:
-    """A random generator seeded by names and numbers, the same on every machine."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def displacement(size: int, amplitude: float, rng: np.random.Generator) -> NDArray[np.float64]:

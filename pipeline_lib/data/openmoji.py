@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.data.files import digest_of_file
-from pipeline_lib.data.handdrawn import generator_for, hand_drawn
+from pipeline_lib.data.handdrawn import hand_drawn
 from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.repeats import descriptor, first_of_each, visible
 from pipeline_lib.data.source import Entry, Excluded
 from pipeline_lib.data.svg_layers import rasterise, read_svg

@@ -102,7 +102,8 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
 
 def read_catalog(path: Path) -> pd.DataFrame:
     """Reads `catalog.parquet`; one row per image, columns as in CATALOG."""
-    return read_table(path, CATALOG).to_pandas()
+    frame: pd.DataFrame = read_table(path, CATALOG).to_pandas()
+    return frame
 
 
 def shard_paths(folder: Path) -> list[Path]:

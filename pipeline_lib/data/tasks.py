@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -127,7 +128,8 @@ def _once(
                 yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
         return
     # Spawned, not forked: OpenCV and Arrow keep threads that a fork would copy half of.
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_finish, work, task): (number, task) for number, task in tasks}
         for future in as_completed(futures):
             number, task = futures[future]
@@ -137,6 +139,13 @@ def _once(
                 yield number, Outcome(task, None, "a worker process died (out of memory?); lower the stage's workers")
             except Exception as failure:  # noqa: BLE001
                 yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent is killed; it would work on beside the next run, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def stats_or_raise(outcomes: Sequence[Outcome[Task]]) -> list[Stats]:

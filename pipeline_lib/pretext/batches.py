@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import shard_paths
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS, generator_for
+from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
 
 Domain = Literal["cross", "photo", "edges"]
 
@@ -184,8 +185,7 @@ class PatchShards:
                 continue
             decoded = [self._decode(group) for group in window]
             for at in range(0, len(order), batch):
-                for piece in self._fill(rest, decoded, window, order[at : at + batch], batch):
-                    yield piece
+                yield from self._fill(rest, decoded, window, order[at : at + batch], batch)
         if rest.image_ids and not drop_last:
             yield rest.take(len(rest.image_ids))
 

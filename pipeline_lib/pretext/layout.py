@@ -6,8 +6,6 @@ place. Regions are numbered row by row: 0 top left, 1 top right, 2 bottom left, 
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,12 +30,6 @@ PAIR_DIRECTIONS = np.array([direction(i, j) for i, j in ORDERED_PAIRS], dtype=np
 
 PAIR_WEIGHTS = (12 / 8 / np.bincount(PAIR_DIRECTIONS)[PAIR_DIRECTIONS]).astype(np.float32)
 """float32[12]: sides occur twice and diagonals once, so each direction gets the same total weight; the mean is 1."""
-
-
-def generator_for(*parts: object) -> np.random.Generator:
-    """A random generator seeded by names and numbers, the same on every machine."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random.Generator) -> NDArray[np.int16]:

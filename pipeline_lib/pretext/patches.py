@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from pipeline_lib import params
 from pipeline_lib.data.files import digest_of, digest_of_code, digest_of_file, publish_folder, replacing
 from pipeline_lib.data.images import decode_encoded
+from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import patches_schema, shard_paths
 from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.pretext.layout import draw_boxes, generator_for
+from pipeline_lib.pretext.layout import draw_boxes
 
 ROW_GROUP = 64
 
@@ -66,7 +67,9 @@ def process_shard(task: PatchesTask) -> Stats:
             photos = [decode_encoded(value.as_buffer()) for value in block["photo"]]
             edges = [decode_encoded(value.as_buffer(), grey=True) for value in block["edges"]]
             marks.append(time.perf_counter())
-            groups = [_one_draw(block["image_id"], photos, edges, draw, task.patches) for draw in range(task.patches.draws)]
+            groups = [
+                _one_draw(block["image_id"], photos, edges, draw, task.patches) for draw in range(task.patches.draws)
+            ]
             marks.append(time.perf_counter())
             for group in groups:
                 writer.write_table(group)

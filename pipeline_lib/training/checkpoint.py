@@ -28,18 +28,17 @@ def save(
     path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, threads: int, device: str
 ) -> None:
     """Writes a checkpoint, whole or not at all: it is on the disk before it takes the old one's name."""
-    with replacing(path) as aside:
-        with aside.open("wb") as stream:
-            state = {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "progress": asdict(progress),
-                "threads": threads,
-                "device": device,
-            }
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with replacing(path) as aside, aside.open("wb") as stream:
+        state = {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "progress": asdict(progress),
+            "threads": threads,
+            "device": device,
+        }
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def restore(

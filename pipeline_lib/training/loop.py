@@ -19,10 +19,10 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import weights
 from pipeline_lib.models.calibration import calibrate
 from pipeline_lib.models.context import ContextNet
+from pipeline_lib.models.device import choose_device, choose_precision, use_threads
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
 from pipeline_lib.training import checkpoint
 from pipeline_lib.training.checkpoint import Progress
-from pipeline_lib.models.device import choose_device, choose_precision, use_threads
 from pipeline_lib.training.step import Pairs, inputs_of, train_step
 from pipeline_lib.training.validation import Predictions, predict
 
@@ -57,7 +57,9 @@ def seed_of(settings: params.Train, step: int) -> int:
     return (settings.seed * 1_000_003 + step + 1) % (1 << 62)
 
 
-def start_network(settings: params.Train, shards: PatchShards, base: Path, device: torch.device) -> tuple[ContextNet, str]:
+def start_network(
+    settings: params.Train, shards: PatchShards, base: Path, device: torch.device
+) -> tuple[ContextNet, str]:
     """The network before its first step, and where its pretrained layers come from."""
     torch.manual_seed(seed_of(settings, -1))
     table = pair_table(settings.domain)
@@ -149,25 +151,22 @@ def train(
     return Trained(model, start, progress.history, predictions, origin, precision, device.type, progress.seconds)
 
 
+@dataclass
 class _Run:
     """What stays the same over all epochs of a run."""
 
-    def __init__(
-        self,
-        settings: params.Train,
-        model: ContextNet,
-        optimiser: torch.optim.SGD,
-        shards: PatchShards,
-        held_out: PatchShards,
-        device: torch.device,
-        precision: str,
-        steps: int,
-        checkpoint_path: Path,
-    ) -> None:
-        self.settings, self.model, self.optimiser = settings, model, optimiser
-        self.shards, self.held_out = shards, held_out
-        self.device, self.precision, self.steps, self.checkpoint_path = device, precision, steps, checkpoint_path
-        self.pairs = Pairs.of(pair_table(settings.domain), device)
+    settings: params.Train
+    model: ContextNet
+    optimiser: torch.optim.SGD
+    shards: PatchShards
+    held_out: PatchShards
+    device: torch.device
+    precision: str
+    steps: int  # of an epoch
+    checkpoint_path: Path
+
+    def __post_init__(self) -> None:
+        self.pairs = Pairs.of(pair_table(self.settings.domain), self.device)
         self.clock = time.monotonic()  # of the time that `progress.seconds` does not hold yet
         self.saved = self.clock
 

@@ -1,4 +1,6 @@
-"""One training step: a batch of layouts in, an updated network out. No global state, so data parallel wrapping is a line.
+"""One training step: a batch of layouts in, an updated network out.
+
+It keeps no global state, so that wrapping the network for data parallel training is one line.
 
 Loss: cross entropy over the pairs of every image, each direction with the same total weight, plus the same for the
 head that sees one patch (which does not reach the encoder).
@@ -14,8 +16,8 @@ from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet, Logits, drop_colours, normalise
-from pipeline_lib.pretext.batches import Batch, PairTable
 from pipeline_lib.models.device import autocast
+from pipeline_lib.pretext.batches import Batch, PairTable
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,6 @@ def train_step(
         logits = model(images, count)
     pair, one_patch, result = losses(logits, pairs)
     optimiser.zero_grad(set_to_none=True)
-    (pair + one_patch).backward()
+    (pair + one_patch).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return result

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet
-from pipeline_lib.pretext.batches import PatchShards
 from pipeline_lib.models.device import autocast
+from pipeline_lib.pretext.batches import PatchShards
 from pipeline_lib.training.step import Pairs, inputs_of, losses
 
 

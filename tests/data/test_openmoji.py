@@ -145,7 +145,7 @@ def test_a_group_once_in_the_gallery_stays_as_the_gallery_grows() -> None:
 
 
 def test_a_copy_in_another_process_reads_the_same(source: OpenMojiSource) -> None:
-    copy: OpenMojiSource = pickle.loads(pickle.dumps(source))  # noqa: S301
+    copy: OpenMojiSource = pickle.loads(pickle.dumps(source))
     path, name = "svg/1F98A.svg", "openmoji/1F98A"
     assert np.array_equal(copy.load(path, "sketch", f"{name}/sketch"), source.load(path, "sketch", f"{name}/sketch"))
     assert copy.content(path) == source.content(path)

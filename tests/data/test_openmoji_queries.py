@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import params
-from pipeline_lib.data.handdrawn import displacement, generator_for, hand_drawn
+from pipeline_lib.data.handdrawn import displacement, hand_drawn
+from pipeline_lib.data.randomness import generator_for
 
 ROOT = Path(__file__).resolve().parents[2]
 STILL = {"query_rotation": 0.0, "query_scale": (1.0, 1.0), "query_shift": 0.0, "query_warp": 0.0}

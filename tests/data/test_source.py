@@ -52,7 +52,7 @@ def test_a_missing_root_names_the_key(tmp_path: Path) -> None:
 def test_the_right_reader_is_opened_and_survives_the_way_to_a_worker(tmp_path: Path) -> None:
     for dataset in ("voc_sketchy", "folder"):
         source = open_source(catalog(dataset=dataset, root=str(tmp_path)), REPOSITORY)
-        assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301  just written
+        assert pickle.loads(pickle.dumps(source)) == source
         assert source.recognises
         assert source.trains_on_gallery == (dataset == "folder")
 

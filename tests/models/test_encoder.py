@@ -124,7 +124,9 @@ def test_photos_and_drawings_are_normalised_alike(make_params: Make) -> None:
     one, other = (normalise(torch.from_numpy(pixels), settings) for pixels in (drawing, photo))
     torch.testing.assert_close(one, other)
     white = normalise(torch.full((1, 4, 4, 3), 255, dtype=torch.uint8), settings)
-    expected = [(1 - mean) / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    expected = [
+        (1 - mean) / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
     torch.testing.assert_close(white[0, :, 0, 0], torch.tensor(expected))
 
 

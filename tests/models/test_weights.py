@@ -32,7 +32,9 @@ def file_params(make_params: Make, path: Path, **changes: object) -> params.Trai
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return make_params(
         {
-            "train.weights": "file", "train.weights_file": str(path), "train.weights_sha256": digest,
+            "train.weights": "file",
+            "train.weights_file": str(path),
+            "train.weights_sha256": digest,
             **{f"train.{key}": value for key, value in changes.items()},
         }
     ).train
@@ -79,7 +81,9 @@ def test_exactly_the_named_layers_are_copied(make_params: Make, state_file: Path
     assert copied == [True] * count + [False] * (5 - count)
 
 
-def test_fc6_is_taken_where_the_file_has_it_and_missed_where_not(make_params: Make, state_file: Path, tmp_path: Path) -> None:
+def test_fc6_is_taken_where_the_file_has_it_and_missed_where_not(
+    make_params: Make, state_file: Path, tmp_path: Path
+) -> None:
     settings = file_params(make_params, state_file, pretrained="fc6")
     encoder = Encoder(settings, 96)
     start = weights.load(settings, Path())
@@ -134,7 +138,9 @@ class _Evil:
         return os.system, ("true",)
 
 
-@pytest.mark.parametrize("content", [_Evil(), {"AlexNet_0": {"Conv_0": _Evil()}}, {"AlexNet_0": np.float64}, {}, [1, 2]])
+@pytest.mark.parametrize(
+    "content", [_Evil(), {"AlexNet_0": {"Conv_0": _Evil()}}, {"AlexNet_0": np.float64}, {}, [1, 2]]
+)
 def test_a_pickle_that_holds_anything_but_arrays_is_refused_without_running_it(content: object) -> None:
     stream = io.BytesIO()
     pickle.dump(content, stream)
@@ -142,7 +148,9 @@ def test_a_pickle_that_holds_anything_but_arrays_is_refused_without_running_it(c
         weights.convs_from_pickle(stream.getvalue())
 
 
-def test_without_a_network_the_download_says_what_else_there_is(make_params: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_download_says_what_else_there_is(
+    make_params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.models import AlexNet_Weights
 
     def refuse(*_: object, **__: object) -> None:
@@ -162,7 +170,7 @@ def test_calibrated_batch_norm_leaves_activations_as_they_were(make_params: Make
     assert start is not None
     for encoder in (plain, normed):
         weights.apply(start, encoder, "conv5")
-    calibrate(normed, "conv5", patches.split(16))
+    calibrate(normed, "conv5", torch.split(patches, 16))
     expected = plain.pool5(patches)
     torch.testing.assert_close(normed.eval().pool5(patches), expected, atol=1e-4, rtol=1e-4)
     # In training the statistics of the same patches are those of the pass, up to Bessel's correction.

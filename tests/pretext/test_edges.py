@@ -25,7 +25,9 @@ def test_edge_map_equals_opencv_canny_with_the_l2_gradient(make_params: Callable
     np.testing.assert_array_equal(edge_map(image, settings), expected)
 
 
-def test_edges_of_a_square_are_dark_lines_on_white_where_the_square_ends(make_params: Callable[..., params.Params]) -> None:
+def test_edges_of_a_square_are_dark_lines_on_white_where_the_square_ends(
+    make_params: Callable[..., params.Params],
+) -> None:
     image = np.full((80, 80, 3), 255, np.uint8)
     image[20:60, 20:60] = 0
     lines = edge_map(image, make_params({"edges.blur": 0.0}).edges)
@@ -79,9 +81,13 @@ def photo_folder(tmp_path: Path) -> Path:
 def _settings(make_params: Callable[..., params.Params], folder: Path, **changes: object) -> params.Params:
     return make_params(
         {
-            "catalog.dataset": "folder", "catalog.root": str(folder), "edges.short_side": 198, "edges.workers": 1,
+            "catalog.dataset": "folder",
+            "catalog.root": str(folder),
+            "edges.short_side": 198,
+            "edges.workers": 1,
             "patches.size": 40,
-            "edges.rows_per_shard": 4, **{key.replace("__", "."): value for key, value in changes.items()},
+            "edges.rows_per_shard": 4,
+            **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import params
+from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import (
     DIRECTIONS,
@@ -16,7 +17,6 @@ from pipeline_lib.pretext.layout import (
     PAIR_WEIGHTS,
     direction,
     draw_boxes,
-    generator_for,
 )
 
 anywhere = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -50,7 +50,13 @@ def test_every_direction_has_the_same_total_weight() -> None:
 )
 def test_patches_lie_inside_the_image_in_their_regions_and_keep_the_gap(
     make_params: Callable[..., params.Params],
-    width: int, height: int, size: int, gap: int, cross: float, jitter: bool, seed: int,
+    width: int,
+    height: int,
+    size: int,
+    gap: int,
+    cross: float,
+    jitter: bool,
+    seed: int,
 ) -> None:
     layout = make_params().patches.model_copy(
         update={"size": size, "gap": gap, "cross_jitter": cross, "jitter": jitter}

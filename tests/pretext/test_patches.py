@@ -51,7 +51,9 @@ def test_making_patches_twice_gives_the_same_bytes(
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
-def test_a_shard_of_pairs_cut_in_half_is_named(pairs_folder: Path, tiny_patches: params.Patches, tmp_path: Path) -> None:
+def test_a_shard_of_pairs_cut_in_half_is_named(
+    pairs_folder: Path, tiny_patches: params.Patches, tmp_path: Path
+) -> None:
     shard = pairs_folder / "part-00001.parquet"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     with pytest.raises(PipelineError, match=r"part-00001\.parquet.*dvc repro"):
@@ -120,4 +122,4 @@ def test_cross_domain_pairs_join_a_photo_with_an_edge_map_in_both_orders() -> No
         assert order == ("photo_edges" if first < 4 else "edges_photo")
         assert way == direction(first % 4, second % 4)
     for domain in ("photo", "edges"):
-        assert len(pair_table(domain).first) == 12  # type: ignore[arg-type]
+        assert len(pair_table(domain).first) == 12

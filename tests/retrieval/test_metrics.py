@@ -134,7 +134,7 @@ def test_average_precision_equals_scikit_learn(seed: int) -> None:
 def test_figures_equal_ranx(monkeypatch: pytest.MonkeyPatch) -> None:
     # As plain Python it takes a second or two; compiled, half a minute.
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    from ranx import Qrels, Run, evaluate  # noqa: PLC0415
+    from ranx import Qrels, Run, evaluate
 
     gallery, queries, scores = random_case(7, photos=30, queries=25)
     _, values = measure(scores, gallery, queries)

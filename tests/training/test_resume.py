@@ -22,8 +22,15 @@ Make = Callable[..., params.Params]
 ROOT = Path(__file__).resolve().parents[2]
 IDS = [f"image/{number:02d}" for number in range(14)]
 TINY = {
-    "train.fc6": 32, "train.head": [16], "train.batch_images": 2, "train.epochs": 3, "train.pretrained": "none",
-    "train.checkpoint_seconds": 0.0, "train.threads": 2, "edges.short_side": 180, "patches.size": 64,
+    "train.fc6": 32,
+    "train.head": [16],
+    "train.batch_images": 2,
+    "train.epochs": 3,
+    "train.pretrained": "none",
+    "train.checkpoint_seconds": 0.0,
+    "train.threads": 2,
+    "edges.short_side": 180,
+    "patches.size": 64,
 }
 RUN = """
 import pickle, sys
@@ -68,7 +75,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(
         kills += 1
         delay += 0.02
     assert kills >= 2
-    whole, cut = (pickle.loads((tmp_path / name).read_bytes()) for name in ("whole.out", "cut.out"))  # noqa: S301
+    whole, cut = (pickle.loads((tmp_path / name).read_bytes()) for name in ("whole.out", "cut.out"))
     assert whole.keys() == cut.keys()
     assert all(whole[name] == cut[name] for name in whole)
 

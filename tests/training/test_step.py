@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,14 +67,18 @@ def test_the_loss_weighs_directions_equally() -> None:
 
 
 def test_a_step_lowers_the_loss_on_its_own_batch(make_params: Make) -> None:
-    settings = make_params({"train.fc6": 64, "train.head": [32], "train.dropout": 0.0, "train.pretrained": "none"}).train
+    settings = make_params(
+        {"train.fc6": 64, "train.head": [32], "train.dropout": 0.0, "train.pretrained": "none"}
+    ).train
     torch.manual_seed(0)
     table = pair_table("cross")
     model = ContextNet(settings, 64, torch.from_numpy(table.first), torch.from_numpy(table.second))
     optimiser = make_optimiser(model, settings)
     pairs = Pairs.of(table, CPU)
     rng = np.random.default_rng(0)
-    batch = Batch(["a", "b"], rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8), rng.integers(0, 256, (2, 4, 64, 64), np.uint8))
+    batch = Batch(
+        ["a", "b"], rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8), rng.integers(0, 256, (2, 4, 64, 64), np.uint8)
+    )
     images = inputs_of(batch, settings, CPU, None)
     found = [float(train_step(model, optimiser, images, 2, pairs, "fp32").loss) for _ in range(30)]
     assert found[-1] < 0.5 * found[0]
@@ -84,7 +89,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(make_params: Make) -> None
     rates = [learning_rate(step, 100, settings) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == rates[10] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.001
 
 
@@ -93,7 +98,11 @@ def test_every_parameter_is_learned_once_and_pretrained_ones_at_their_own_rate(m
     table = pair_table("cross")
     model = ContextNet(settings, 96, torch.from_numpy(table.first), torch.from_numpy(table.second))
     optimiser = make_optimiser(model, settings)
-    grouped = [(id(value), group["factor"], group["weight_decay"]) for group in optimiser.param_groups for value in group["params"]]
+    grouped = [
+        (id(value), group["factor"], group["weight_decay"])
+        for group in optimiser.param_groups
+        for value in group["params"]
+    ]
     assert sorted(key for key, _, _ in grouped) == sorted(id(value) for value in model.parameters())
     factors = {key: factor for key, factor, _ in grouped}
     decays = {key: decay for key, _, decay in grouped}

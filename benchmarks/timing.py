@@ -1,0 +1,111 @@
+"""What all benchmarks share: interleaved timing of ours and a bare limit, and the rows of the table.
+
+The machine is noisy, so ours and the limit take turns, a ratio is taken within each turn, and the median is told
+with its smallest and largest value.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline_lib import params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Run = Callable[[], float]
+"""Does some work and returns its figure: items per second, or bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table. `ratio` is the median over the turns, `low` and `high` its extremes."""
+
+    name: str
+    ours: float
+    limit: float
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    sense: Literal["at least", "at most"]
+    goal: float
+    turns: int
+
+    @property
+    def met(self) -> bool:
+        """Whether the median reaches the goal."""
+        return self.ratio >= self.goal if self.sense == "at least" else self.ratio <= self.goal
+
+
+def compare(
+    name: str, ours: Run, limit: Run, *, unit: str, goal: float, turns: int, sense: Literal["at least", "at most"]
+) -> Row:
+    """Runs both in turns, each first every other time, after one uncounted turn.
+
+    Args:
+        name: of the row.
+        ours: gives this project's figure.
+        limit: gives the bare limit's figure.
+        unit: of both figures.
+        goal: for the median of ours / limit.
+        turns: how often.
+        sense: whether the ratio must be at least or at most the goal.
+    """
+    figures: tuple[list[float], list[float]] = ([], [])
+    for turn in range(turns + 1):
+        for side in (0, 1) if turn % 2 else (1, 0):
+            figure = (ours, limit)[side]()
+            if turn:
+                figures[side].append(figure)
+        print(f"{name}: turn {turn} of {turns}", file=sys.stderr)
+    return row_of(name, *figures, unit=unit, goal=goal, sense=sense)
+
+
+def row_of(
+    name: str,
+    ours: Sequence[float],
+    limit: Sequence[float],
+    *,
+    unit: str,
+    goal: float,
+    sense: Literal["at least", "at most"],
+) -> Row:
+    """The row of figures that were taken in turns."""
+    ratios = [a / b for a, b in zip(ours, limit, strict=True)]
+    medians = [statistics.median(values) for values in (ours, limit, ratios)]
+    return Row(name, *medians[:2], unit, medians[2], min(ratios), max(ratios), sense, goal, len(ratios))
+
+
+def tell(rows: Sequence[Row]) -> None:
+    """Writes rows to standard output as CSV, from which `run.py` reads them."""
+    writer = csv.DictWriter(sys.stdout, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(dataclasses.asdict(row))
+
+
+def changed(changes: dict[str, Any]) -> params.Params:
+    """The default params with some leaf keys changed, given as `{"train.epochs": 2}`."""
+    return params.parse(changed_values(changes))
+
+
+def changed_values(changes: dict[str, Any]) -> dict[str, Any]:
+    """As `changed`, as the plain mapping that params.yaml holds."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *sections, leaf = key.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        if leaf not in place:
+            raise KeyError(key)
+        place[leaf] = value
+    return values

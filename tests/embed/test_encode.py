@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline_lib import params
+from pipeline_lib.data.files import write_json
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.retrieval.encode import Item, batched, export, fc6_of, load_encoder, pool5_of, prepare
+from tests.conftest import scene
+
+Make = Callable[..., params.Params]
+
+
+@pytest.fixture
+def model_folder(make_params: Make, tmp_path: Path) -> Path:
+    settings = make_params({"train.fc6": 12, "train.pretrained": "none"})
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.manual_seed(0)
+    encoder = Encoder(settings.train, settings.patches.size)
+    save_file(encoder.state_dict(), folder / "encoder.safetensors")
+    write_json(folder / "meta.json", {"params": settings.model_dump(include={"train", "patches"})})
+    return folder
+
+
+def items(count: int) -> Iterator[Item]:
+    for number in range(count):
+        yield f"i{number}", "dog", f"t{number}", scene(number)
+
+
+def test_an_encoder_comes_back_as_it_was_written_ready_for_evaluation(model_folder: Path, make_params: Make) -> None:
+    loaded = load_encoder(model_folder)
+    assert not loaded.encoder.training
+    assert loaded.train.fc6 == 12
+    torch.manual_seed(0)
+    same = Encoder(loaded.train, 96).eval()
+    image = torch.randn(1, 3, 160, 160)
+    torch.testing.assert_close(fc6_of(loaded, make_params().embed)(image), same(image))
+    assert pool5_of(loaded)(image).shape == (1, 256 * 4 * 4)
+
+
+def test_weights_that_are_missing_cut_or_of_another_shape_are_named(model_folder: Path) -> None:
+    with pytest.raises(PipelineError, match=r"start\.safetensors.*dvc repro train"):
+        load_encoder(model_folder, "start.safetensors")
+    whole = (model_folder / "encoder.safetensors").read_bytes()
+    (model_folder / "encoder.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PipelineError, match=r"encoder\.safetensors"):
+        load_encoder(model_folder)
+    save_file({"fc6.weight": torch.zeros(3, 3)}, model_folder / "encoder.safetensors")
+    with pytest.raises(PipelineError, match=r"encoder\.safetensors"):
+        load_encoder(model_folder)
+
+
+def test_whole_images_are_scaled_as_torchvision_scales_them(make_params: Make) -> None:
+    from torchvision.transforms import v2
+
+    image = scene(3)
+    reference = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize((96, 96), antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    torch.testing.assert_close(prepare(image, 96, make_params().train)[0], reference(image), atol=1e-5, rtol=1e-5)
+
+
+def test_a_drawing_in_grey_is_prepared_like_the_same_drawing_in_colour(make_params: Make) -> None:
+    grey = scene(1)[..., 0]
+    settings = make_params().train
+    torch.testing.assert_close(prepare(grey, 64, settings), prepare(np.stack([grey] * 3, axis=-1), 64, settings))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_tables_hold_every_image_in_order_whatever_the_batch(make_params: Make, tmp_path: Path, batch: int) -> None:
+    systems: dict[Path, Callable[[Tensor], Tensor]] = {
+        tmp_path / "mean.parquet": lambda images: images.mean(dim=(2, 3)),
+        tmp_path / "corner.parquet": lambda images: images[:, :2, 0, 0],
+    }
+    settings = make_params().train
+    export(items(7), 7, systems, settings, size=48, batch=batch, description="test")
+    mean, corner = (pq.read_table(path) for path in systems)
+    assert mean["image_id"].to_pylist() == [f"i{number}" for number in range(7)]
+    assert mean["instance_id"].to_pylist() == [f"t{number}" for number in range(7)]
+    expected = torch.cat([prepare(image, 48, settings) for _, _, _, image in items(7)])
+    np.testing.assert_allclose(mean["vector"].to_pylist(), expected.mean(dim=(2, 3)), atol=1e-6)
+    np.testing.assert_allclose(corner["vector"].to_pylist(), expected[:, :2, 0, 0], atol=1e-6)
+
+
+def test_no_images_give_an_empty_table_of_the_right_width(make_params: Make, tmp_path: Path) -> None:
+    path = tmp_path / "none.parquet"
+    export(items(0), 0, {path: lambda x: x[:, :, 0, 0]}, make_params().train, size=32, batch=4, description="test")
+    assert pq.read_table(path).num_rows == 0
+    assert pq.read_schema(path).field("vector").type.list_size == 3
+
+
+def test_an_export_that_fails_leaves_no_file(make_params: Make, tmp_path: Path) -> None:
+    def broken() -> Iterator[Item]:
+        yield from items(3)
+        raise PipelineError("photo.jpg: gone")
+
+    path = tmp_path / "table.parquet"
+    with pytest.raises(PipelineError, match=r"photo\.jpg"):
+        export(broken(), 4, {path: lambda x: x[:, :, 0, 0]}, make_params().train, size=32, batch=2, description="t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_are_of_the_size_asked_and_keep_all() -> None:
+    assert [len(chunk) for chunk in batched(items(7), 3)] == [3, 3, 1]
