@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     shards = digest_of([digest_of_file(path) for path in shard_paths(data / "patches")])
     rooms = ("data", "pretext", "models", "training")
     key = digest_of(params.train.model_dump(exclude=FREE), shards, ids, digest_of_code(*rooms))
-    trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, SCRATCH / f"train-{key[:16]}")
+    scratch = SCRATCH / f"train-{key[:16]}"
+    trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, scratch)
 
     groups = pretext["group_id"].loc[trained.predictions.image_ids].to_numpy(str)
     table = pair_table(params.train.domain)
@@ -36,6 +38,7 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     write_text(metrics / "training.csv", "\n".join([",".join(columns), *lines]) + "\n")
     write_json(metrics / "pretext.json", summary)
     save(trained, params, shards, summary, len(ids["train"]), data / "model")
+    shutil.rmtree(scratch)
     print(f"pretext accuracy {summary['accuracy']:.3f} {summary['accuracy_ci95']}, {trained.seconds:.0f} s")
 
 

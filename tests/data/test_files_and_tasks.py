@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_lib.data.files import (
+    digest_of,
+    digest_of_code,
+    digest_of_file,
+    publish_folder,
+    read_json,
+    replacing,
+    write_json,
+)
+from pipeline_lib.data.schemas import read_table, shard_paths, write_table
+from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Task:
+    path: Path
+    rows: int
+    log: Path
+    fails: int = 0
+
+
+def work(task: Task) -> Stats:
+    tries = int(task.log.read_text()) if task.log.exists() else 0
+    task.log.write_text(str(tries + 1))
+    if tries < task.fails:
+        raise OSError(errno.ENOSPC, "No space left on device", str(task.path))
+    write_table(task.path, pa.table({"x": list(range(task.rows))}))
+    return {"rows": task.rows}
+
+
+def die(task: Task) -> Stats:
+    if task.fails:
+        os._exit(9)
+    return work(task)
+
+
+def tasks_in(folder: Path, fails: tuple[int, ...]) -> list[Task]:
+    return [Task(folder / f"part-{n}.parquet", n + 1, folder / f"log-{n}", count) for n, count in enumerate(fails)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_is_done_once_and_outcomes_keep_their_order(tmp_path: Path, workers: int) -> None:
+    tasks = tasks_in(tmp_path, (0, 0, 0, 0))
+    for _ in range(2):  # the second time everything is finished already
+        outcomes = map_shards(work, tasks, workers=workers, description="test", unit="row")
+        assert [outcome.task for outcome in outcomes] == tasks
+        assert [stats["rows"] for stats in stats_or_raise(outcomes)] == [1, 2, 3, 4]
+    assert [task.log.read_text() for task in tasks] == ["1"] * 4
+
+
+def test_a_task_that_fails_once_is_tried_again(tmp_path: Path) -> None:
+    tasks = tasks_in(tmp_path, (0, 1, 0))
+    assert len(stats_or_raise(map_shards(work, tasks, workers=1, description="test", unit="row"))) == 3
+    assert [task.log.read_text() for task in tasks] == ["1", "2", "1"]
+
+
+def test_a_failure_is_a_value_and_the_rest_is_finished_and_kept(tmp_path: Path) -> None:
+    tasks = tasks_in(tmp_path, (0, 9, 0))
+    outcomes = map_shards(work, tasks, workers=1, description="test", unit="row")
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    with pytest.raises(
+        PipelineError, match=r"1 of 3 shards failed.*finished ones are kept[\s\S]*part-1.*No space left"
+    ):
+        stats_or_raise(outcomes)
+    again = [Task(task.path, task.rows, task.log) for task in tasks]
+    assert len(stats_or_raise(map_shards(work, again, workers=1, description="test", unit="row"))) == 3
+    assert tasks[0].log.read_text() == tasks[2].log.read_text() == "1"
+
+
+def test_a_worker_that_dies_is_told_and_does_not_hang(tmp_path: Path) -> None:
+    outcomes = map_shards(die, tasks_in(tmp_path, (0, 1)), workers=2, description="test", unit="row", retries=0)
+    assert outcomes[1].error is not None
+    assert "worker process died" in outcomes[1].error
+
+
+@pytest.mark.parametrize("damage", ["cut", "no stats", "other rows", "stats cut"])
+def test_a_shard_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
+    (task,) = tasks_in(tmp_path, (0,))
+    map_shards(work, [task], workers=1, description="test", unit="row")
+    if damage == "cut":
+        task.path.write_bytes(task.path.read_bytes()[:-20])
+    elif damage == "no stats":
+        stats_path(task.path).unlink()
+    elif damage == "other rows":
+        write_json(stats_path(task.path), {"rows": 5})
+    else:
+        stats_path(task.path).write_text("{")
+    map_shards(work, [task], workers=1, description="test", unit="row")
+    assert task.log.read_text() == "2"
+    assert read_table(task.path).num_rows == 1
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+
+    def fail() -> None:
+        with replacing(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_figures_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_publishing_replaces_a_folder_whole(tmp_path: Path) -> None:
+    for name, file in (("out", "old"), ("new", "fresh")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    publish_folder(tmp_path / "new", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["fresh"]
+    assert not (tmp_path / "new").exists()
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers()), st.dictionaries(st.text(max_size=5), st.integers()))
+def test_digests_tell_values_apart_and_not_their_order(first: dict[str, int], second: dict[str, int]) -> None:
+    assert (digest_of(first) == digest_of(second)) == (first == second)
+    assert digest_of(dict(reversed(first.items()))) == digest_of(first)
+
+
+def test_digests_of_code_differ_between_rooms() -> None:
+    assert digest_of_code("data", "params.py") == digest_of_code("params.py", "data") != digest_of_code("data")
+
+
+@pytest.mark.parametrize("read", [read_table, read_json, digest_of_file])
+def test_a_missing_file_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(PipelineError, match=r"gone\.x"):
+        read(tmp_path / "gone.x")
+
+
+def test_a_table_that_lacks_a_column_is_named_with_it(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet", pa.table({"a": [1]}))
+    with pytest.raises(PipelineError, match=r"t\.parquet: lacks the columns \['b'\]"):
+        read_table(tmp_path / "t.parquet", pa.schema([("a", pa.int64()), ("b", pa.int64())]))
+
+
+def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="holds no shards"):
+        shard_paths(tmp_path)

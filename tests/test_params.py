@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline_lib import params
+from pipeline_lib.errors import PipelineError
+
+Make = Callable[..., params.Params]
+
+
+def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
+    found = make_params()
+    assert found.catalog.dataset == "openmoji"
+    with pytest.raises(ValueError, match="frozen"):
+        found.train.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("catalog.dataset", "imagenet"),
+        ("catalog.val_fraction", 0.0),
+        ("catalog.max_bad_fraction", 1.5),
+        ("edges.line_width", 0),
+        ("edges.jpeg_quality", 101),
+        ("patches.draws", 0),
+        ("train.learning_rate", -0.1),
+        ("train.dropout", 1.0),
+        ("train.head", []),
+        ("train.epochs", "26"),
+        ("train.epochs", 1.5),
+        ("train.batch_norm", "yes"),
+        ("train.pretrained", "conv6"),
+        ("embed.image_size", 0),
+        ("evaluate.bootstrap", 1),
+        ("retrieval.alignment", "mean"),
+        ("catalog.openmoji.query_scale", [1.2, 0.8]),
+    ],
+)
+def test_a_value_out_of_range_is_an_error_that_names_its_key(make_params: Make, key: str, value: Any) -> None:
+    with pytest.raises(PipelineError) as failure:
+        make_params({key: value})
+    section, leaf = key.rsplit(".", 1)
+    assert section in str(failure.value)
+    assert leaf in str(failure.value)
+
+
+@pytest.mark.parametrize("section", [None, "train", "catalog", "retrieval"])
+def test_an_unknown_key_is_an_error_that_names_it(defaults: dict[str, Any], section: str | None) -> None:
+    values = {name: dict(value) for name, value in defaults.items()}
+    (values if section is None else values[section])["learning_rte"] = 1
+    key = "learning_rte" if section is None else f"{section}.learning_rte"
+    with pytest.raises(PipelineError, match=rf"{key}: unknown key"):
+        params.parse(values)
+
+
+def test_a_missing_key_is_an_error_that_names_it(defaults: dict[str, Any]) -> None:
+    values = {name: dict(value) for name, value in defaults.items()}
+    del values["train"]["epochs"]
+    with pytest.raises(PipelineError, match=r"train\.epochs: Field required"):
+        params.parse(values)
+
+
+def test_all_problems_are_told_at_once(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match=r"edges\.blur[\s\S]*train\.fc6"):
+        make_params({"edges.blur": -1.0, "train.fc6": 0})
+
+
+@pytest.mark.parametrize("content", [None, [], "text", 3])
+def test_a_file_that_is_no_mapping_is_an_error(content: object) -> None:
+    with pytest.raises(PipelineError, match=r"params\.yaml can't be used"):
+        params.parse(content)
+
+
+def test_thresholds_the_wrong_way_round_are_an_error(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match="low must not exceed high"):
+        make_params({"edges.low": 200.0, "edges.high": 100.0})
+
+
+def test_patches_that_do_not_fit_their_regions_are_an_error_that_says_what_would(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match=r"raise edges\.short_side or lower patches\.size"):
+        make_params({"edges.short_side": 200})
+
+
+def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match="weights_sha256"):
+        make_params({"train.weights": "file", "train.weights_file": "alexnet.pth"})
