@@ -29,6 +29,7 @@ from pipeline_lib.data.schemas import embeddings_schema, shard_paths
 from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.context import normalise
+from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
@@ -42,6 +43,7 @@ class LoadedEncoder:
     encoder: Encoder
     train: params.Train
     meta: dict[str, Any]
+    device: torch.device
 
 
 def load_encoder(folder: Path, weights: str = "encoder.safetensors") -> LoadedEncoder:
@@ -62,8 +64,9 @@ def load_encoder(folder: Path, weights: str = "encoder.safetensors") -> LoadedEn
     except (OSError, RuntimeError, SafetensorError) as failure:
         raise PipelineError(f"{folder / weights}: can't be used ({failure}); run `dvc repro train` again") from failure
     encoder.eval()
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedEncoder(encoder, settings, meta)
+    device = choose_device(settings)
+    encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedEncoder(encoder, settings, meta, device)
 
 
 def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tensor:
@@ -88,7 +91,7 @@ def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], 
     """The function from prepared images to fc6 that section `embed` describes."""
 
     def embed(images: Tensor) -> Tensor:
-        values: Tensor = loaded.encoder(images, settings.fc6_input)
+        values: Tensor = loaded.encoder(images.to(loaded.device), settings.fc6_input)
         return functional.relu(values) if settings.activation == "relu" else values
 
     return embed
@@ -96,7 +99,7 @@ def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], 
 
 def pool5_of(loaded: LoadedEncoder) -> Callable[[Tensor], Tensor]:
     """The function from prepared images to flattened pool5 (float[N, C * h * w])."""
-    return lambda images: loaded.encoder.pool5(images).flatten(1)
+    return lambda images: loaded.encoder.pool5(images.to(loaded.device)).flatten(1)
 
 
 def catalog_images(catalog: pd.DataFrame, source: Source) -> Iterator[Item]:
@@ -168,7 +171,7 @@ def export(
                 images = torch.cat([prepare(item[3], size, settings) for item in chunk])
                 for path, embed in systems.items():
                     started = time.perf_counter()
-                    vectors = embed(images.contiguous(memory_format=torch.channels_last)).float().numpy()
+                    vectors = embed(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
                     seconds[path] += time.perf_counter() - started
                     writers[path].write_table(_table(chunk, vectors))
                 bar.update(len(chunk))
