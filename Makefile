@@ -4,6 +4,7 @@
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
+# make readme       writes the results of README.md from the committed metrics
 # Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ RUN := env PATH="$(abspath $(BIN)):$(PATH)"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro test lint bench voc-sketchy own-photos
+.PHONY: help setup setup-dev repro test lint bench readme voc-sketchy own-photos
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -45,7 +46,7 @@ setup-dev: $(STAMPS)/dev
 repro: setup
 	@$(RUN) dvc repro
 	@echo && echo "metrics:" && $(RUN) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
-	  $(BIN)/python stages/show.py && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
+	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
 
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint
@@ -54,6 +55,10 @@ test: setup-dev lint
 
 lint: setup-dev
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) lint-imports
+
+# The README's results, from the committed metrics.
+readme: setup
+	@$(RUN) python -m tools.readme
 
 bench: setup-dev
 	@$(RUN) python benchmarks/run.py

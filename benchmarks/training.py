@@ -76,9 +76,7 @@ def write_patches(folder: Path, images: int, size: int) -> list[str]:
         photos = [rng.bytes(4 * size * size * 3) for _ in names]
         edges = [np.where(rng.random(4 * size * size) < 0.05, 0, 255).astype(np.uint8).tobytes() for _ in names]
         columns = [names, pa.array(np.zeros(len(names), np.int16)), boxes, photos, edges]
-        write_table(
-            folder / f"part-{number:05d}.parquet", pa.table(columns, patches_schema(size)), row_group=ROW_GROUP
-        )
+        write_table(folder / f"part-{number:05d}.parquet", pa.table(columns, patches_schema(size)), row_group=ROW_GROUP)
     return ids
 
 

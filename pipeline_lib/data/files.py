@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -14,21 +16,44 @@ from typing import Any
 from pipeline_lib.errors import PipelineError
 
 LIBRARY = Path(__file__).resolve().parents[1]
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the name `path` when the block ends, and only then.
 
-    A block that fails leaves `path` as it was and removes what it wrote.
+    A block that fails leaves `path` as it was and removes what it wrote; what a killed process wrote is removed by the
+    next one that writes `path`.
+
+    Raises:
+        PipelineError: there is no room; names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield aside
         aside.replace(path)
+    except Exception as failure:
+        if _lacks_room(failure, path.parent):
+            raise PipelineError(
+                f"{path}: can't be written, the disk is full or a quota is reached; make room and run again, finished "
+                f"parts are kept ({failure})"
+            ) from failure
+        raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _lacks_room(failure: Exception, folder: Path) -> bool:
+    """Whether a write failed for want of room. Libraries say so in many ways, or not at all; the disk does plainly."""
+    if isinstance(failure, PipelineError):
+        return False
+    if isinstance(failure, OSError) and failure.errno is not None:
+        return failure.errno in NO_ROOM
+    return "No space left" in str(failure) or shutil.disk_usage(folder).free < 1 << 20
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,112 @@
+"""The results of the README, written from the metrics files so that they cannot drift from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline_lib.data.files import read_json
+from pipeline_lib.errors import PipelineError
+
+BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+
+ROWS = {
+    "chance": "chance",
+    "hog+pretext_mean": "HOG on edges, learns nothing",
+    "start_pool5": "frozen ImageNet AlexNet, pool5",
+    "start_pool5+pretext_mean": "the same, domain means removed",
+    "untrained_fc6+pretext_mean": "fc6 before training",
+    "context_fc6": "**fc6 after training (ours)**",
+}
+"""Systems of comparison.csv in the order of the table, and what they are called there."""
+
+
+def results(folders: dict[str, Path]) -> str:
+    """The results block.
+
+    Args:
+        folders: per data set's title the folder with pretext.json, comparison.csv and paired.csv.
+
+    Raises:
+        PipelineError: a file is missing or lacks a row.
+    """
+    parts = [
+        "Pretext task, held-out images, chance 12.5 %; 95 % intervals in brackets:",
+        "",
+        "| | accuracy, % | from one patch alone | difference |",
+        "|---|---|---|---|",
+        *(_pretext_row(title, read_json(folder / "pretext.json")) for title, folder in folders.items()),
+    ]
+    for title, folder in folders.items():
+        parts += ["", *_retrieval(title, folder)]
+    return "\n".join([BEGIN, *parts, END])
+
+
+def with_results(text: str, block: str) -> str:
+    """A README's text with the results block in place of the old one.
+
+    Raises:
+        PipelineError: the text has no such block.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise PipelineError(f"README.md: lacks the lines {BEGIN!r} and {END!r} between which results are written")
+    return before + block + after
+
+
+def _pretext_row(title: str, found: dict[str, Any]) -> str:
+    cells = []
+    for name in ("accuracy", "accuracy_one_patch", "accuracy_gain_over_one_patch"):
+        low, high = found[f"{name}_ci95"]
+        cells.append(_percent(found[name], low, high))
+    return f"| {title}, {found['images']} images | " + " | ".join(cells) + " |"
+
+
+def _retrieval(title: str, folder: Path) -> list[str]:
+    table = pd.read_csv(folder / "comparison.csv").set_index("system")
+    missing = [name for name in ROWS if name not in table.index]
+    if missing:
+        raise PipelineError(f"{folder / 'comparison.csv'}: lacks the rows {missing}; run `dvc repro evaluate`")
+    classes = bool(table["class_hit_at_5"].notna().any())
+    ours = table.loc["context_fc6"]
+    columns = ["instance@1", "instance@5", "instance@10", *(["in class@5", "class@5", "mAP"] if classes else [])]
+    lines = [
+        f"**{title}**: {int(ours['queries']):,} drawings, {int(ours['gallery']):,} photos, hits in %.",
+        "",
+        "| | labels seen | " + " | ".join(columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for name, label in ROWS.items():
+        row = table.loc[name]
+        cells = [
+            _percent(row["instance_hit_at_1"]),
+            _interval(row, "instance_hit_at_5"),
+            _percent(row["instance_hit_at_10"]),
+        ]
+        if classes:
+            cells += [_percent(row["in_class_hit_at_5"]), _interval(row, "class_hit_at_5"), _percent(row["map"])]
+        lines.append(f"| {label} | {row['supervision']} | " + " | ".join(cells) + " |")
+    return [*lines, "", _gain(folder, classes=classes)]
+
+
+def _gain(folder: Path, *, classes: bool) -> str:
+    paired = pd.read_csv(folder / "paired.csv").set_index("against").loc["untrained_fc6+pretext_mean"]
+    words = (
+        f"What training gives fc6, on the same drawings: instance@5 {_interval(paired, 'instance_hit_at_5', sign=True)}"
+    )
+    if classes:
+        words += f", class@5 {_interval(paired, 'class_hit_at_5', sign=True)}"
+    return words + " points."
+
+
+def _interval(row: pd.Series[Any], name: str, *, sign: bool = False) -> str:
+    return _percent(row[name], row[f"{name}_low"], row[f"{name}_high"], sign=sign)
+
+
+def _percent(value: float, low: float | None = None, high: float | None = None, *, sign: bool = False) -> str:
+    style = "+.1f" if sign else ".1f"
+    text = format(100 * value, style)
+    return text if low is None or high is None else f"{text} [{100 * low:{style}}, {100 * high:{style}}]"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.report.results import BEGIN, END, results, with_results
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_of_the_readme_are_those_of_the_committed_metrics() -> None:
+    block = results({"OpenMoji": ROOT / "metrics", "VOC 2012 + Sketchy": ROOT / "metrics/voc_sketchy"})
+    assert block in README
+
+
+def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert with_results(text, f"{BEGIN}\nnew\n{END}") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    with pytest.raises(PipelineError, match=r"README\.md: lacks the lines"):
+        with_results("no block", "x")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/method.md"])
+def test_every_link_to_a_file_leads_to_one(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`?make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_make_alone_lists_the_targets() -> None:
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "make repro" in shown
+    assert "make test" in shown
