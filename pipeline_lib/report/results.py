@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ def _pretext_row(title: str, found: dict[str, Any]) -> str:
 
 
 def _retrieval(title: str, folder: Path) -> list[str]:
-    table = pd.read_csv(folder / "comparison.csv").set_index("system")
-    missing = [name for name in ROWS if name not in table.index]
+    table = _rows(folder / "comparison.csv", "system")
+    missing = [name for name in ROWS if name not in table]
     if missing:
         raise PipelineError(f"{folder / 'comparison.csv'}: lacks the rows {missing}; run `dvc repro evaluate`")
-    classes = bool(table["class_hit_at_5"].notna().any())
-    ours = table.loc["context_fc6"]
+    ours = table["context_fc6"]
+    classes = not math.isnan(ours["class_hit_at_5"])
     columns = ["instance@1", "instance@5", "instance@10", *(["in class@5", "class@5", "mAP"] if classes else [])]
     lines = [
         f"**{title}**: {int(ours['queries']):,} drawings, {int(ours['gallery']):,} photos, hits in %.",
@@ -80,7 +81,7 @@ def _retrieval(title: str, folder: Path) -> list[str]:
         "|---" * (2 + len(columns)) + "|",
     ]
     for name, label in ROWS.items():
-        row = table.loc[name]
+        row = table[name]
         cells = [
             _percent(row["instance_hit_at_1"]),
             _interval(row, "instance_hit_at_5"),
@@ -93,7 +94,7 @@ def _retrieval(title: str, folder: Path) -> list[str]:
 
 
 def _gain(folder: Path, *, classes: bool) -> str:
-    paired = pd.read_csv(folder / "paired.csv").set_index("against").loc["untrained_fc6+pretext_mean"]
+    paired = _rows(folder / "paired.csv", "against")["untrained_fc6+pretext_mean"]
     words = (
         f"What training gives fc6, on the same drawings: instance@5 {_interval(paired, 'instance_hit_at_5', sign=True)}"
     )
@@ -102,7 +103,14 @@ def _gain(folder: Path, *, classes: bool) -> str:
     return words + " points."
 
 
-def _interval(row: pd.Series[Any], name: str, *, sign: bool = False) -> str:
+def _rows(path: Path, key: str) -> dict[str, dict[Any, Any]]:
+    if not path.exists():
+        raise PipelineError(f"{path}: is not there; run `dvc repro`, or `make voc-sketchy`")
+    table = pd.read_csv(path)
+    return {str(row[key]): row for row in table.to_dict("records")}
+
+
+def _interval(row: dict[Any, Any], name: str, *, sign: bool = False) -> str:
     return _percent(row[name], row[f"{name}_low"], row[f"{name}_high"], sign=sign)
 
 
