@@ -143,9 +143,14 @@ def _once(
 
 def _end_with_parent() -> None:
     """Lets a worker end when its parent is killed; it would work on beside the next run, and then wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def stats_or_raise(outcomes: Sequence[Outcome[Task]]) -> list[Stats]:
