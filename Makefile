@@ -63,12 +63,12 @@ readme: setup
 bench: setup-dev
 	@$(RUN) python benchmarks/run.py
 
-# What differs from the defaults: the 26 epochs of the source, and fewer draws since there are more images.
+# What differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
 voc-sketchy: setup
 	@test -n "$(ROOT)" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
 	@$(RUN) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root="$(abspath $(ROOT))" \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
-	  -S patches.draws=4 -S train.epochs=26
+	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
 
 own-photos: setup

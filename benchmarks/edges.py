@@ -41,8 +41,8 @@ def bare(paths: Sequence[Path]) -> None:
             image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
             grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 2.0)
             lines = cv2.bitwise_not(cv2.dilate(cv2.Canny(grey, 80.0, 160.0, L2gradient=True), pen))
-            for extension, pixels, options in (".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95]), (".png", lines, []):
-                stream.write(cv2.imencode(extension, pixels, options)[1])
+            stream.write(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].data)
+            stream.write(cv2.imencode(".png", lines)[1].data)
 
 
 def timed(pool: ProcessPoolExecutor, work: Callable[[Task], object], tasks: Sequence[Task]) -> float:

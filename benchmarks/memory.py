@@ -22,7 +22,7 @@ from benchmarks.timing import ROOT, Row, changed_values, row_of, tell
 COUNTS = (2_000, 20_000)
 STAGES = ("catalog", "edges", "patches", "embed")
 GOAL = 1.1
-POLL = 0.02  # seconds; a process's last moments may be missed
+POLL = 0.05  # seconds; a process's last moments may be missed
 SETTINGS = {
     "catalog.dataset": "folder",
     "edges.short_side": 180,
@@ -78,13 +78,18 @@ def peaks(command: list[str], cwd: Path) -> tuple[float, float]:
 
 def descendants(top: int) -> list[int]:
     """A process and all it has started, directly or not."""
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                # After the name in brackets: state, then the parent's number.
+                parent = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            except OSError:  # it has ended
+                continue
+            children.setdefault(int(parent), []).append(int(place.name))
     found = [top]
     for number in found:
-        try:
-            for task in Path(f"/proc/{number}/task").iterdir():
-                found += map(int, (task / "children").read_text(encoding="ascii").split())
-        except OSError:  # it has ended
-            continue
+        found += children.get(number, [])
     return found
 
 
@@ -111,20 +116,16 @@ def main() -> None:
             for stage in STAGES:
                 found[stage].append(peaks([sys.executable, f"stages/{stage}.py"], tree))
                 print(f"memory: {stage}, {count} images: {found[stage][-1]} MB", file=sys.stderr)
-    rows: list[Row] = []
-    for stage, (few, many) in found.items():
-        for which, name in enumerate(("all processes", "largest process")):
-            rows.append(  # noqa: PERF401
-                row_of(
-                    f"memory: {stage}, {name}",
-                    [many[which]],
-                    [few[which]],
-                    unit=f"MB at {COUNTS[1]:,} and at {COUNTS[0]:,} images",
-                    goal=GOAL,
-                    sense="at most",
-                )
-            )
-    tell(rows)
+    tell([row for stage in STAGES for row in rows_of(stage, *found[stage])])
+
+
+def rows_of(stage: str, few: tuple[float, float], many: tuple[float, float]) -> list[Row]:
+    """How a stage's peaks with many images compare with those with few."""
+    unit = f"MB at {COUNTS[1]:,} and {COUNTS[0]:,} images"
+    return [
+        row_of(f"memory: {stage}, {name}", [large], [small], unit=unit, goal=GOAL, sense="at most")
+        for name, large, small in zip(("all processes", "largest process"), many, few, strict=True)
+    ]
 
 
 if __name__ == "__main__":

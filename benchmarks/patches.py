@@ -44,10 +44,12 @@ def bare(task: tuple[Path, int]) -> None:
         for photo_bytes, edge_bytes, draws in _loaded(path):
             photo = cv2.imdecode(np.frombuffer(photo_bytes, np.uint8), cv2.IMREAD_COLOR)
             lines = cv2.imdecode(np.frombuffer(edge_bytes, np.uint8), cv2.IMREAD_GRAYSCALE)
+            if photo is None or lines is None:
+                raise RuntimeError(f"{path} holds no images")
             for corners in draws:
                 for x, y in corners:
-                    stream.write(np.ascontiguousarray(photo[y : y + size, x : x + size]))
-                    stream.write(np.ascontiguousarray(lines[y : y + size, x : x + size]))
+                    stream.write(np.ascontiguousarray(photo[y : y + size, x : x + size]).data)
+                    stream.write(np.ascontiguousarray(lines[y : y + size, x : x + size]).data)
 
 
 def main() -> None:

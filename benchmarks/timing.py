@@ -39,11 +39,6 @@ class Row:
     goal: float
     turns: int
 
-    @property
-    def met(self) -> bool:
-        """Whether the median reaches the goal."""
-        return self.ratio >= self.goal if self.sense == "at least" else self.ratio <= self.goal
-
 
 def compare(
     name: str, ours: Run, limit: Run, *, unit: str, goal: float, turns: int, sense: Literal["at least", "at most"]
@@ -80,8 +75,9 @@ def row_of(
 ) -> Row:
     """The row of figures that were taken in turns."""
     ratios = [a / b for a, b in zip(ours, limit, strict=True)]
-    medians = [statistics.median(values) for values in (ours, limit, ratios)]
-    return Row(name, *medians[:2], unit, medians[2], min(ratios), max(ratios), sense, goal, len(ratios))
+    median = statistics.median
+    low, high = min(ratios), max(ratios)
+    return Row(name, median(ours), median(limit), unit, median(ratios), low, high, sense, goal, len(ratios))
 
 
 def tell(rows: Sequence[Row]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from common import ROOT, SCRATCH, run
-from safetensors.torch import save_file
 
-from pipeline_lib.data.files import digest_of, digest_of_code, digest_of_file, replacing, write_json, write_text
+from pipeline_lib.data.files import digest_of, digest_of_code, digest_of_file, write_json, write_text
 from pipeline_lib.data.schemas import read_catalog, shard_paths
 from pipeline_lib.params import Params
 from pipeline_lib.pretext.batches import pair_table
-from pipeline_lib.training.loop import Trained, train
+from pipeline_lib.training.artefact import save_model
+from pipeline_lib.training.loop import train
 from pipeline_lib.training.summary import summarise
 
 FREE = {"threads", "checkpoint_seconds", "bootstrap"}  # may differ between a checkpoint and the run that goes on
@@ -37,29 +36,9 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     lines = [",".join(str(row[name]) for name in columns) for row in trained.history]
     write_text(metrics / "training.csv", "\n".join([",".join(columns), *lines]) + "\n")
     write_json(metrics / "pretext.json", summary)
-    save(trained, params, shards, summary, len(ids["train"]), data / "model")
+    save_model(data / "model", trained, params, summary, shards, len(ids["train"]))
     shutil.rmtree(scratch)
     print(f"pretext accuracy {summary['accuracy']:.3f} {summary['accuracy_ci95']}, {trained.seconds:.0f} s")
-
-
-def save(trained: Trained, params: Params, shards: str, summary: dict[str, object], images: int, folder: Path) -> None:
-    """Writes the model's files; the record comes last, so a folder with a record is whole."""
-    for name, state in (("start", trained.start), ("encoder", trained.model.encoder.state_dict())):
-        with replacing(folder / f"{name}.safetensors") as aside:
-            save_file({key: value.contiguous() for key, value in state.items()}, aside)
-    record = {
-        "architecture": f"{params.train.encoder}, fc6 {params.train.fc6}",
-        "start_weights": trained.origin,
-        "training_images": images,
-        "data_sha256": shards,
-        "accuracy": summary["accuracy"],
-        "accuracy_ci95": summary["accuracy_ci95"],
-        "precision": trained.precision,
-        "device": trained.device,
-        "python": sys.version.split()[0],
-        "params": params.model_dump(include={"edges", "patches", "train"}),
-    }
-    write_json(folder / "meta.json", record)
 
 
 if __name__ == "__main__":

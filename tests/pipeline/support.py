@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import yaml
 from PIL import Image
 
@@ -19,6 +21,7 @@ from tests.conftest import scene
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline_lib/", "stages/")
+IDENTITY = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
 STAGES = ("catalog", "edges", "patches", "train", "embed", "index", "baselines", "evaluate", "report")
 SMALL: dict[str, Any] = {
     "catalog.dataset": "folder",
@@ -79,7 +82,7 @@ def set_params(tree: Path, changes: Mapping[str, Any]) -> None:
 
 
 def draw_photos(folder: Path, photos: int = 24, sketches: int = 10) -> Path:
-    """Fills a folder with photos of 200 x 240 px, and a folder `sketches` in it with edge drawings of the first ones."""
+    """Fills a folder with photos of 200 x 240 px, and its folder `sketches` with drawings of the first of them."""
     folder.mkdir(parents=True)
     settings = params.parse(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))).edges
     for number in range(photos):
@@ -130,4 +133,51 @@ def commit(tree: Path, words: str, *, env: Mapping[str, str]) -> None:
         assert code == 0, said
 
 
-IDENTITY = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+def processes_of(env: Mapping[str, str]) -> list[Any]:
+    """Processes that run in an environment made by `environment`: its home is theirs alone."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == env["HOME"] and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A copy of the repository, with what it runs on.
+
+    Attributes:
+        tree: root of the copy.
+        photos: its data, beside it.
+        env: environment of its commands.
+        said: what the run that made it said.
+    """
+
+    tree: Path
+    photos: Path
+    env: dict[str, str]
+    said: str = ""
+
+    def run(self, *command: str | Path, succeeds: bool = True) -> str:
+        """Runs a command in the tree; returns what it said on both streams."""
+        code, said = run(command, self.tree, env=self.env)
+        assert (code == 0) == succeeds, said
+        return said
+
+    def stage(self, name: str, *, succeeds: bool = True) -> str:
+        """Runs a stage script from another folder; returns what it said on both streams."""
+        code, said = stage(self.tree, name, env=self.env)
+        assert (code == 0) == succeeds, said
+        return said
+
+
+def small_case(top: Path, *, photos: int = 24, sketches: int = 10) -> Case:
+    """A fresh copy of the repository, photos beside it in a folder whose name needs quoting; nothing has run yet."""
+    folder = draw_photos(top / "own photos", photos, sketches)
+    tree = copy_program(top / "repository")
+    changes = {"catalog.root": str(folder), "catalog.sketches": "sketches" if sketches else ""}
+    set_params(tree, {**SMALL, **changes})
+    return Case(tree, folder, environment(top / "home"))

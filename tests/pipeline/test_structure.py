@@ -1,0 +1,240 @@
+"""The tree keeps the shape that docs/architecture.md promises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.pipeline.closure import imported_files
+from tests.pipeline.support import ROOT, STAGES, tracked_files
+
+# These change how fast a stage is, or how safe, but not one bit of its results.
+FREE = {"catalog.workers", "edges.workers", "patches.workers", "train.checkpoint_seconds"}
+STAGE_LINES = 60
+MODULE_LINES = 260
+LIBRARY = sorted((ROOT / "pipeline_lib").rglob("*.py"))
+TEXT = {".py", ".yaml", ".yml", ".toml", ".md", ".txt", ".cfg", ".json", ".csv", ".lock", ""}
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def leaf_keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaf_keys(value, f"{above}{key}.")
+        else:
+            yield above + key
+
+
+def names_of(items: list[Any]) -> list[str]:
+    """Outs and their kin are names, or a name with settings."""
+    return [next(iter(item)) if isinstance(item, dict) else item for item in items]
+
+
+def source_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_the_stages_stand_in_the_order_in_which_data_flows(stages: dict[str, Any]) -> None:
+    assert tuple(stages) == STAGES
+    made: set[str] = {"${catalog.root}"}
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"python stages/{name}.py"
+        assert stage["desc"].strip()
+        data = {dep for dep in stage["deps"] if not dep.endswith(".py")}
+        assert data <= made, f"{name} reads what no stage before it makes: {data - made}"
+        made |= set(names_of([*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]))
+
+
+def test_metrics_and_plots_are_kept_by_git_and_artefacts_by_dvc(stages: dict[str, Any]) -> None:
+    for stage in stages.values():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                (place,) = names_of([out])
+                by_git = isinstance(out, dict) and out[place].get("cache") is False
+                assert by_git == place.startswith("${paths.metrics}/"), place
+                assert by_git or place.startswith("${paths.data}/"), place
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_files_that_it_imports(name: str, stages: dict[str, Any]) -> None:
+    listed = [dep for dep in stages[name]["deps"] if dep.endswith(".py")]
+    assert listed == sorted(imported_files(ROOT / "stages" / f"{name}.py", ROOT))
+
+
+def test_stages_name_leaf_keys_and_every_key_that_matters_is_named(
+    stages: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    keys = set(leaf_keys(defaults))
+    named: set[str] = set()
+    for name, stage in stages.items():
+        assert set(stage["params"]) <= keys, f"{name}: {set(stage['params']) - keys}"
+        assert len(stage["params"]) == len(set(stage["params"])), name
+        named |= set(stage["params"])
+    assert keys - named == FREE
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_names_the_params_that_its_script_reads(
+    name: str, stages: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    keys = set(leaf_keys(defaults))
+    known = keys | {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
+    named = set(stages[name]["params"]) | FREE
+    for node in ast.walk(source_of(ROOT / "stages" / f"{name}.py")):
+        chain = _chain(node)
+        if len(chain) > 1 and chain[0] == "params":
+            read = ".".join(chain[1:] if ".".join(chain[1:]) in known else chain[1:-1])  # the last may be a method
+            assert read in known, chain
+            assert any(key == read or key.startswith(f"{read}.") for key in named), read
+
+
+def _chain(node: ast.AST) -> list[str]:
+    """The names of `a.b.c`; nothing for other expressions."""
+    if isinstance(node, ast.Name):
+        return [node.id]
+    if isinstance(node, ast.Attribute):
+        before = _chain(node.value)
+        return [*before, node.attr] if before else []
+    return []
+
+
+def test_stage_scripts_and_modules_are_short() -> None:
+    limits = dict.fromkeys((ROOT / "stages").glob("*.py"), STAGE_LINES) | dict.fromkeys(LIBRARY, MODULE_LINES)
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in limits}
+    assert {path.name: lines[path] for path in limits if lines[path] > limits[path]} == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in [*LIBRARY, *(ROOT / "stages").glob("*.py")]:
+        assert ast.get_docstring(source_of(path)), path
+
+
+OUTSIDE = {"os.environ", "os.environb", "os.getenv", "os.putenv", "os.getcwd", "os.getcwdb", "os.chdir", "Path.cwd"}
+
+
+def outside_reads(module: ast.Module) -> list[str]:
+    """Where code asks the environment, the working directory or a params file."""
+    found = []
+    for node in ast.walk(module):
+        name = ".".join(_chain(node))
+        if name in OUTSIDE or name.endswith((".Path.cwd", "os.environ")):
+            found.append(name)
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            found += [f"os.{alias.name}" for alias in node.names if f"os.{alias.name}" in OUTSIDE]
+        opened = [*node.args] if isinstance(node, ast.Call) else [node.right] if isinstance(node, ast.BinOp) else []
+        texts = [part.value for part in opened if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        found += [text for text in texts if re.fullmatch(r"\S*params\.yaml", text)]
+    return found
+
+
+def test_the_check_for_outside_reads_finds_them() -> None:
+    for code in (
+        "import os\nx = os.environ['A']", "from os import getcwd", "from pathlib import Path\nPath.cwd()",
+        "open('params.yaml')", "root / 'params.yaml'", "import pathlib\npathlib.Path.cwd()",
+    ):  # fmt: skip
+        assert outside_reads(ast.parse(code)), code
+    assert outside_reads(ast.parse("def parse(values, source='params.yaml'): ...")) == []
+
+
+def test_the_library_reads_no_environment_no_working_directory_and_no_params_file() -> None:
+    assert {path.name: found for path in LIBRARY if (found := outside_reads(source_of(path)))} == {}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What importing some modules in a process of their own did: what it said, left in its folder and loaded."""
+
+    said: str
+    left: list[str]
+    engines: set[str]
+
+
+def import_alone(modules: list[str], cwd: Path) -> Imported:
+    code = (
+        f"import importlib, sys; sys.path[:0] = [{str(ROOT / 'stages')!r}, {str(ROOT)!r}]\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print('loaded', *(name for name in ('torch', 'faiss') if name in sys.modules))"
+    )
+    cwd.mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    *others, loaded = done.stdout.splitlines() or [""]
+    return Imported(
+        "\n".join([*others, done.stderr]).strip(), [path.name for path in cwd.iterdir()], set(loaded.split())
+    )
+
+
+@pytest.fixture(scope="module")
+def imports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Imported]:
+    """Every stage imported in a process of its own; under "rest" the modules that no stage imports."""
+    seen = set().union(*(imported_files(ROOT / "stages" / f"{name}.py", ROOT) for name in STAGES))
+    names = {path.relative_to(ROOT).as_posix() for path in LIBRARY if path.name != "__init__.py"}
+    rest = sorted(name.removesuffix(".py").replace("/", ".") for name in names - seen)
+    work: dict[str, list[str]] = {**{name: [name] for name in STAGES}, "rest": rest}
+    top = tmp_path_factory.mktemp("imports")
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(work, pool.map(lambda item: import_alone(item[1], top / item[0]), work.items()), strict=True))
+
+
+@pytest.mark.parametrize("name", [*STAGES, "rest"])
+def test_importing_says_nothing_and_leaves_nothing(name: str, imports: dict[str, Imported]) -> None:
+    assert (imports[name].said, imports[name].left) == ("", [])
+
+
+def test_a_stage_loads_torch_or_faiss_but_never_both(imports: dict[str, Imported]) -> None:
+    engines = {name: found.engines - {"loaded"} for name, found in imports.items() if name != "rest"}
+    torch, faiss = ("train", "embed", "baselines"), ("index", "evaluate")
+    expected = {name: {"torch"} if name in torch else {"faiss"} if name in faiss else set() for name in STAGES}
+    assert engines == expected
+
+
+def test_rooms_import_only_the_rooms_above_them() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9]\d* kept, 0 broken", done.stdout)
+
+
+def test_no_file_names_a_place_on_the_machine_it_was_written_on() -> None:
+    places = [f"/{name}/" for name in ("work", "root", "tmp/w", "home")]
+    found: dict[str, str] = {}
+    for name in tracked_files():
+        path = ROOT / name
+        if path.suffix in TEXT and path.name != "LICENSE":
+            text = path.read_text(encoding="utf-8")
+            found |= dict.fromkeys((place for place in places if re.search(rf"(?<![\w.~}}-]){place}", text)), name)
+    assert found == {}
+
+
+def test_every_requirement_is_pinned() -> None:
+    files = [*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]
+    assert len(files) > 2
+    for path in files:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            words = line.split("#")[0].strip()
+            if words and not words.startswith(("-r ", "-c ")):
+                assert re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+( --hash=sha256:[0-9a-f]{64})?", words), line
+
+
+def test_dvc_sends_no_analytics() -> None:
+    config = ConfigParser()
+    config.read(ROOT / ".dvc/config", encoding="utf-8")
+    assert config["core"]["analytics"] == "false"
+    assert "__pycache__/" in (ROOT / ".dvcignore").read_text(encoding="utf-8").split()
