@@ -39,7 +39,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "processor": processor(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "opencv-python", "pyarrow")},
+        **{name: version(name) for name in ("torch", "numpy", "pyarrow")},
     }
 
 

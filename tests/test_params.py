@@ -15,7 +15,7 @@ def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
     found = make_params()
     assert found.catalog.dataset == "openmoji"
     with pytest.raises(ValueError, match="frozen"):
-        found.train.epochs = 3  # type: ignore[misc]
+        found.train.epochs = 3
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_value_out_of_range_is_an_error_that_names_its_key(make_params: Make, 
 
 @pytest.mark.parametrize("section", [None, "train", "catalog", "retrieval"])
 def test_an_unknown_key_is_an_error_that_names_it(defaults: dict[str, Any], section: str | None) -> None:
-    values = {name: dict(value) for name, value in defaults.items()}
+    values: dict[str, Any] = {name: dict(value) for name, value in defaults.items()}
     (values if section is None else values[section])["learning_rte"] = 1
     key = "learning_rte" if section is None else f"{section}.learning_rte"
     with pytest.raises(PipelineError, match=rf"{key}: unknown key"):

@@ -22,6 +22,7 @@ from tests.conftest import scene
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline_lib/", "stages/")
 IDENTITY = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+HANGS = 900.0  # seconds; a busy machine may take its time
 STAGES = ("catalog", "edges", "patches", "train", "embed", "index", "baselines", "evaluate", "report")
 SMALL: dict[str, Any] = {
     "catalog.dataset": "folder",
@@ -111,19 +112,24 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     }
 
 
-def run(command: Sequence[str | Path], cwd: Path, *, env: Mapping[str, str], timeout: float = 120) -> tuple[int, str]:
-    """Runs a command; returns its exit status and what it said on both streams."""
-    done = subprocess.run(
+def run(command: Sequence[str | Path], cwd: Path, *, env: Mapping[str, str]) -> tuple[int, str]:
+    """Runs a command; returns its exit status and what it said on both streams. One that hangs is ended."""
+    with subprocess.Popen(
         [str(part) for part in command],
-        cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout
+        cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as running:  # fmt: skip
+        try:
+            said, _ = running.communicate(timeout=HANGS)
+        except subprocess.TimeoutExpired:
+            for process in processes_of(env):
+                process.kill()
+            raise
+    return running.returncode, said
 
 
-def stage(tree: Path, name: str, *, env: Mapping[str, str], timeout: float = 120) -> tuple[int, str]:
+def stage(tree: Path, name: str, *, env: Mapping[str, str]) -> tuple[int, str]:
     """Runs a stage script from a working directory that is not its tree."""
-    return run([sys.executable, tree / "stages" / f"{name}.py"], tree.parent, env=env, timeout=timeout)
+    return run([sys.executable, tree / "stages" / f"{name}.py"], tree.parent, env=env)
 
 
 def commit(tree: Path, words: str, *, env: Mapping[str, str]) -> None:

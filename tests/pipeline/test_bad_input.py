@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline_lib.data import files
 from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
 from tests.conftest import scene
-from tests.pipeline.support import Case, processes_of, set_params, small_case
+from tests.pipeline.support import Case, processes_of, run, set_params, small_case
 
 
 def refusal(said: str) -> str:
@@ -114,7 +116,9 @@ def test_odd_files_are_taken_bad_ones_listed_and_too_many_named(fresh: Case) -> 
 
     said = fresh.stage("edges")
     assert "19 pairs, 0 bad images" in said
-    ids = [name for path in sorted(fresh.tree.glob("data/pairs/*")) for name in pq.read_table(path)["image_id"].to_pylist()]
+    ids = [
+        name for path in sorted(fresh.tree.glob("data/pairs/*")) for name in pq.read_table(path)["image_id"].to_pylist()
+    ]
     assert len(ids) == len(set(ids)) == 19
     assert {Path(name).name for name in ids} >= good
 
@@ -149,23 +153,119 @@ def test_a_shard_cut_in_half_between_stages_is_named_and_repro_mends_it(case: Ca
     assert (digests(case.tree / "data/pairs"), digests(case.tree / "data/patches")) == whole
 
 
-class TestAPairsFolder:
-    """Patches are cut anew in a tree that has pairs."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, dict[str, str]]:
+    """A tree with pairs of 22 photos in 8 shards, the last a smaller one; and the bytes of patches cut in peace."""
+    case = small_case(tmp_path_factory.mktemp("cutting"), photos=22, sketches=0)
+    set_params(case.tree, {"edges.rows_per_shard": 3, "patches.draws": 40, "patches.workers": 2})
+    for name in ("catalog", "edges", "patches"):
+        case.stage(name)
+    return case, digests(case.tree / "data/patches")
 
-    @pytest.fixture(scope="class")
-    def ready(self, tmp_path_factory: pytest.TempPathFactory) -> Case:
-        """Pairs of 24 photos in 12 shards; many draws, so that cutting takes a while."""
-        case = small_case(tmp_path_factory.mktemp("kill"), photos=24, sketches=0)
-        set_params(case.tree, {"edges.rows_per_shard": 2, "patches.draws": 60, "patches.workers": 2})
-        case.stage("catalog")
-        case.stage("edges")
-        return case
 
-    @pytest.fixture
-    def expected(self, ready: Case) -> dict[str, str]:
-        """Bytes of the patches of a run that nothing disturbs; all that it made is removed."""
-        ready.stage("patches")
-        made = digests(ready.tree / "data/patches")
-        shutil.rmtree(ready.tree / "data/patches")
-        shutil.rmtree(ready.tree / ".scratch")
-        return made
+@pytest.fixture
+def uncut(undisturbed: tuple[Case, dict[str, str]]) -> Case:
+    """That tree without its patches."""
+    case = undisturbed[0]
+    shutil.rmtree(case.tree / "data/patches", ignore_errors=True)
+    shutil.rmtree(case.tree / ".scratch", ignore_errors=True)
+    return case
+
+
+def finished_shards(case: Case) -> dict[str, int]:
+    """Shards of patches that wait in the scratch folder with their stats, and when they were written."""
+    return {
+        path.stem: path.with_suffix(".parquet").stat().st_mtime_ns
+        for path in case.tree.glob(".scratch/patches-*/part-*.json")
+    }
+
+
+def kept(case: Case) -> dict[str, int]:
+    """Published shards of patches, and when they were written."""
+    return {path.stem: path.stat().st_mtime_ns for path in (case.tree / "data/patches").iterdir()}
+
+
+def test_a_killed_stage_takes_its_workers_along_and_a_rerun_ends_in_the_same_bytes(
+    uncut: Case, undisturbed: tuple[Case, dict[str, str]]
+) -> None:
+    command = [sys.executable, str(uncut.tree / "stages/patches.py")]
+    with subprocess.Popen(command, env=uncut.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        wait_until(lambda: len(finished_shards(uncut)) >= 2 or running.poll() is not None)
+        running.send_signal(signal.SIGKILL)
+    wait_until(lambda: processes_of(uncut.env) == [])
+    before = finished_shards(uncut)
+    assert 2 <= len(before) < len(undisturbed[1])
+    assert not (uncut.tree / "data/patches").exists()
+    # What a worker was writing when it died, in case that none was caught at it.
+    (folder,) = uncut.tree.glob(".scratch/patches-*")
+    unfinished = next(name for name in undisturbed[1] if Path(name).stem not in before)
+    (folder / f".{unfinished}.1.tmp").write_bytes(b"half")
+
+    uncut.stage("patches")
+    assert digests(uncut.tree / "data/patches") == undisturbed[1]
+    assert before.items() <= kept(uncut).items()
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_full_disk_names_the_file_and_a_rerun_goes_on(uncut: Case, undisturbed: tuple[Case, dict[str, str]]) -> None:
+    """A limit on the size of files stands for the full disk: the smallest shard fits, the others do not."""
+    uncut.stage("patches")
+    smallest = min((uncut.tree / "data/patches").iterdir(), key=lambda path: path.stat().st_size)
+    limit = smallest.stat().st_size
+    shutil.rmtree(uncut.tree / "data/patches")
+
+    script = str(uncut.tree / "stages/patches.py")
+    code = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+    code += f"import sys; sys.argv = [{script!r}]; sys.path[0] = {str(Path(script).parent)!r}; "
+    command = [sys.executable, "-c", code + f"runpy.run_path({script!r}, run_name='__main__')"]
+    status, said = run(command, uncut.tree.parent, env=uncut.env)
+    assert status == 1
+    assert "7 of 8 shards failed; finished ones are kept, run the stage again" in refusal(said)
+    assert re.search(r"part-0000\d\.parquet: can't be written, the disk is full or a quota is reached", said)
+    before = finished_shards(uncut)
+    assert set(before) == {smallest.stem}
+    assert not list(uncut.tree.rglob("*.tmp"))
+
+    uncut.stage("patches")
+    assert digests(uncut.tree / "data/patches") == undisturbed[1]
+    assert before.items() <= kept(uncut).items()
+
+
+@pytest.mark.parametrize(
+    ("failure", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1 << 40),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1 << 40),
+        (RuntimeError("write_index: (No space left on device)"), 1 << 40),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"), 4096),
+    ],
+)
+def test_whatever_library_meets_the_full_disk_the_file_is_named(
+    failure: Exception, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(PipelineError, match=r"weights\.safetensors: can't be written, the disk is full"):
+        _fail_while_writing(path, failure)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_other_failures_while_writing_stay_what_they_are(tmp_path: Path) -> None:
+    for failure in (RuntimeError("a mistake in the program"), PermissionError(errno.EACCES, "Permission denied")):
+        with pytest.raises(type(failure), match=str(failure.args[-1])):
+            _fail_while_writing(tmp_path / "x", failure)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _fail_while_writing(path: Path, failure: Exception) -> None:
+    with replacing(path) as aside:
+        aside.write_bytes(b"half")
+        raise failure
