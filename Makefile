@@ -11,6 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 RUN := env PATH="$(abspath $(BIN)):$(PATH)"
+# Experiments are commits, and git wants to know whose; where nobody has said so, this does.
+AUTHOR := $(shell git config user.name >/dev/null && git config user.email >/dev/null || \
+  echo GIT_AUTHOR_NAME=dvc GIT_AUTHOR_EMAIL=dvc@localhost GIT_COMMITTER_NAME=dvc GIT_COMMITTER_EMAIL=dvc@localhost)
+# The path in a variable as `dvc exp run -S` reads it: absolute, and quoted, since it may hold blanks, commas, brackets.
+PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]).replace("\47", "\134\47"))' "$$$(1)")'"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
@@ -65,15 +70,15 @@ bench: setup-dev
 
 # What differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
 voc-sketchy: setup
-	@test -n "$(ROOT)" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
-	@$(RUN) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root="$(abspath $(ROOT))" \
+	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
+	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
 	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
 
 own-photos: setup
-	@test -n "$(PHOTOS)" || { echo "name the folder of photos: make own-photos PHOTOS=/path [SKETCHES=/path]"; exit 1; }
-	@$(RUN) dvc exp run -S catalog.dataset=folder -S catalog.root="$(abspath $(PHOTOS))" \
-	  -S catalog.sketches="$(if $(SKETCHES),$(abspath $(SKETCHES)))" \
+	@test -n "$$PHOTOS" || { echo "name the folder of photos: make own-photos PHOTOS=/path [SKETCHES=/path]"; exit 1; }
+	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=folder -S catalog.root=$(call PATH_IN,PHOTOS) \
+	  -S catalog.sketches=$(if $(SKETCHES),$(call PATH_IN,SKETCHES)) \
 	  -S paths.data=data/own -S paths.metrics=private/own/metrics
 	@echo "metrics: private/own/metrics/; back to the defaults: git checkout params.yaml dvc.lock"

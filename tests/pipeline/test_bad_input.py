@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,13 +154,15 @@ def test_a_shard_cut_in_half_between_stages_is_named_and_repro_mends_it(case: Ca
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, dict[str, str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Case, dict[str, str]]]:
     """A tree with pairs of 22 photos in 8 shards, the last a smaller one; and the bytes of patches cut in peace."""
     case = small_case(tmp_path_factory.mktemp("cutting"), photos=22, sketches=0)
     set_params(case.tree, {"edges.rows_per_shard": 3, "patches.draws": 40, "patches.workers": 2})
     for name in ("catalog", "edges", "patches"):
         case.stage(name)
-    return case, digests(case.tree / "data/patches")
+    yield case, digests(case.tree / "data/patches")
+    for process in processes_of(case.env):
+        process.kill()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline_lib.data.schemas import CATALOG, EXCLUDED, PAIRS, embeddings_schema, patches_schema
-from tests.pipeline.support import STAGES, Case, processes_of, small_case
+from tests.pipeline.support import ROOT, STAGES, Case, commit, copy_program, processes_of, small_case
 
 TABLES = ("photos", "sketches", "pretext_photos", "pretext_edges")
 
@@ -172,7 +173,7 @@ def test_the_same_seed_trains_to_the_same_bytes(case: Case) -> None:
     names = ("metrics/pretext.json", "metrics/training.csv", "data/model/encoder.safetensors")
     first = {name: (case.tree / name).read_bytes() for name in names}
     for name in ("data/model", ".scratch"):
-        shutil.rmtree(case.tree / name)
+        shutil.rmtree(case.tree / name, ignore_errors=True)
     for name in names[:2]:
         (case.tree / name).unlink()
     case.stage("train")
@@ -198,3 +199,34 @@ def test_photos_without_sketches_run_to_the_end(unsketched: Case) -> None:
     assert not list((unsketched.tree / ".scratch").rglob("*.tmp"))
     # A stage run from elsewhere writes into its own tree only.
     assert {path.name for path in unsketched.tree.parent.iterdir()} == {"home", "own photos", "repository"}
+
+
+def test_make_own_photos_takes_any_path_and_needs_no_name_in_git(finished: Case, tmp_path: Path) -> None:
+    """The real `dvc exp run`, in a tree with changes, which DVC commits; cut short after the catalog."""
+    case = Case(tmp_path / "repository", tmp_path / "it's, [my] photos (é) $HOME", finished.env)
+    shutil.copytree(finished.photos, case.photos)
+    copy_program(case.tree)
+    for path in (ROOT / "Makefile", ROOT / "constraints.txt", *ROOT.glob("requirements*.txt")):
+        shutil.copy2(path, case.tree)
+    binaries, stamps = case.tree / ".venv/bin", case.tree / ".venv/.stamps"
+    stamps.mkdir(parents=True)
+    binaries.mkdir()
+    for name, more in (("python", ""), ("dvc", "catalog")):
+        program = Path(sys.executable).with_name(name)
+        (binaries / name).write_text(f'#!/bin/sh\nexec "{program}" "$@" {more}\n', encoding="utf-8")
+        (binaries / name).chmod(0o755)
+    for name in ("venv", "program", "weights"):
+        (stamps / name).touch()
+    case.run("git", "init", "--quiet")
+    commit(case.tree, "program", env=case.env)
+    (case.tree / "note.txt").touch()
+    case.run("git", "add", "note.txt")
+
+    place = case.photos.name.replace("$", "$$")  # as make reads it
+    case.run("make", "own-photos", f"PHOTOS=../{place}", f"SKETCHES=../{place}/sketches")
+    values = yaml.safe_load((case.tree / "params.yaml").read_text(encoding="utf-8"))["catalog"]
+    assert (values["dataset"], values["root"]) == ("folder", str(case.photos))
+    figures = read_json(case.tree / "private/own/metrics/catalog.json")
+    assert figures["images"]["folder"]["query"] == {"test": 10}
+    # A run of its own leaves nothing where the default's results are.
+    assert not (case.tree / "metrics").exists()
