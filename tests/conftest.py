@@ -65,7 +65,7 @@ def pairs_folder(tmp_path: Path, make_params: Callable[..., params.Params]) -> P
     from pipeline_lib.data.schemas import PAIRS, write_rows
     from pipeline_lib.pretext.edges import edge_map
 
-    settings = make_params().edges
+    settings = make_params({"edges.blur": 1.0, "edges.line_width": 1}).edges
     folder = tmp_path / "pairs"
     rows = []
     for number in range(14):

@@ -49,7 +49,8 @@ def test_vectors_have_length_1_and_do_not_depend_on_polarity(seed: int) -> None:
     assert vector.dtype == np.float32
     assert vector.shape == (3 * 3 * 36,)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    assert np.allclose(vector, hog_vector(255 - lines, SMALL), atol=1e-5)
+    # Not equal to the last bit: a gradient on the border of two orientations may fall to either side.
+    assert vector @ hog_vector(255 - lines, SMALL) > 0.999
 
 
 def test_contrast_does_not_matter() -> None:
@@ -117,7 +118,8 @@ class Shapes:
 def test_the_export_writes_four_tables_that_can_be_ranked(
     tmp_path: Path, pairs_folder: Path, make_params: Callable[..., params.Params]
 ) -> None:
-    chosen = make_params({"edges.short_side": 120, "patches.size": 40})
+    drawn_as_stored = {"edges.blur": 1.0, "edges.line_width": 1}
+    chosen = make_params({"edges.short_side": 120, "patches.size": 40, **drawn_as_stored})
     rows = [
         {"image_id": f"photo/{name}", "role": "gallery", "domain": "photo", "path": name, "class_name": "shape"}
         for name in (*SHAPES, "blank")

@@ -116,7 +116,8 @@ def test_queries_differ_between_images_and_are_equal_in_another_process(
     program = (
         "import sys, numpy as np, hashlib\n"
         "from pipeline_lib import params\n"
-        "from pipeline_lib.data.handdrawn import *\n"
+        "from pipeline_lib.data.handdrawn import hand_drawn\n"
+        "from pipeline_lib.data.randomness import generator_for\n"
         "settings = params.OpenMoji.model_validate_json(sys.argv[1], strict=False)\n"
         "image = np.full((129, 129, 3), 255, np.uint8); image[62:67, 62:67] = 0\n"
         "print(hand_drawn(image, settings, generator_for('one')).tobytes().hex()[:2000000])"

@@ -18,7 +18,7 @@ SKETCHES = Path(__file__).resolve().parents[3] / "shared/data/sketchy/256x256/sk
 
 
 def test_edge_map_equals_opencv_canny_with_the_l2_gradient(make_params: Callable[..., params.Params]) -> None:
-    settings = make_params({"edges.blur": 0.0}).edges
+    settings = make_params({"edges.blur": 0.0, "edges.line_width": 1}).edges
     image = scene(0)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     expected = 255 - cv2.Canny(grey, settings.low, settings.high, L2gradient=True)
@@ -30,7 +30,7 @@ def test_edges_of_a_square_are_dark_lines_on_white_where_the_square_ends(
 ) -> None:
     image = np.full((80, 80, 3), 255, np.uint8)
     image[20:60, 20:60] = 0
-    lines = edge_map(image, make_params({"edges.blur": 0.0}).edges)
+    lines = edge_map(image, make_params({"edges.blur": 0.0, "edges.line_width": 1}).edges)
     assert set(np.unique(lines)) == {0, 255}
     ys, xs = np.nonzero(lines == 0)
     distance = np.minimum.reduce([abs(ys - 19.5), abs(ys - 59.5), abs(xs - 19.5), abs(xs - 59.5)])
@@ -41,8 +41,8 @@ def test_edges_of_a_square_are_dark_lines_on_white_where_the_square_ends(
 
 def test_polarity_and_line_width_do_what_they_say(make_params: Callable[..., params.Params]) -> None:
     image = scene(1)
-    thin = edge_map(image, make_params().edges)
-    inverted = edge_map(image, make_params({"edges.polarity": "white_on_dark"}).edges)
+    thin = edge_map(image, make_params({"edges.line_width": 1}).edges)
+    inverted = edge_map(image, make_params({"edges.line_width": 1, "edges.polarity": "white_on_dark"}).edges)
     thick = edge_map(image, make_params({"edges.line_width": 3}).edges)
     np.testing.assert_array_equal(inverted, 255 - thin)
     assert ((thick == 0) | (thin == 255)).all()
