@@ -18,7 +18,7 @@ import torch
 from benchmarks.timing import changed, compare, tell
 from pipeline_lib.data.schemas import patches_schema, write_table
 from pipeline_lib.models.context import ContextNet
-from pipeline_lib.models.device import choose_device, choose_precision, use_threads
+from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
 from pipeline_lib.training.loop import learning_rate, make_optimiser, seed_of, start_network
 from pipeline_lib.training.step import Pairs, inputs_of, train_step
@@ -34,6 +34,7 @@ class Trainer:
         settings = changed({"train.pretrained": "none"})
         self.settings, size = settings.train, settings.patches.size
         use_threads(self.settings.threads)
+        keep_freed_memory()
         self.device = choose_device(self.settings)
         self.precision = choose_precision(self.settings, self.device)
         ids = write_patches(folder, STEPS * self.settings.batch_images, size)

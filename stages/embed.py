@@ -9,7 +9,7 @@ from common import ROOT, run
 from pipeline_lib.data.files import write_json
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.models.device import use_threads
+from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_tables
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
@@ -19,6 +19,7 @@ from pipeline_lib.retrieval.vectors import EmbeddingTable
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Runs the stage."""
     use_threads(params.embed.threads)
+    keep_freed_memory()
     catalog = read_catalog(data / "catalog.parquet")
     loaded = load_encoder(data / "model")
     out = data / "embeddings"

@@ -71,7 +71,6 @@ class LateFusion(nn.Module):
 
     def __init__(self, width: int, settings: params.Train, patches: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(settings.dropout)
         self.halves = nn.ModuleList(nn.Linear(width, settings.head[0], bias=part == 0) for part in range(patches))
         sizes = [*settings.head, 8]
         layers = [nn.Linear(before, after) for before, after in pairwise(sizes)]
@@ -89,14 +88,13 @@ class LateFusion(nn.Module):
         """Logits of the directions.
 
         Args:
-            fc6: float[B, P, D], the P patches of each image, before the ReLU.
+            fc6: float[B, P, D], the P patches of each image, after the ReLU and dropout.
             places: per fused patch int64[K], which of the P patches it is in each of K pairs.
 
         Returns:
             float[B, K, 8].
         """
-        inputs = self.dropout(functional.relu(fc6))
-        hidden = sum(half(inputs)[:, index] for half, index in zip(self.halves, places, strict=True))
+        hidden = sum(half(fc6)[:, index] for half, index in zip(self.halves, places, strict=True))
         for layer in self.rest:
             hidden = layer(functional.relu(hidden))
         logits: Tensor = hidden
@@ -125,6 +123,7 @@ class ContextNet(nn.Module):
         super().__init__()
         self.settings = settings
         self.encoder = Encoder(settings, patch_size)
+        self.dropout = nn.Dropout(settings.dropout)
         self.fusion = LateFusion(settings.fc6, settings, patches=2)
         self.one_patch = LateFusion(settings.fc6, settings, patches=1)
         self.register_buffer("first", first, persistent=False)
@@ -140,7 +139,7 @@ class ContextNet(nn.Module):
             count: number of images B.
         """
         fc6 = self.encoder(images)
-        fc6 = fc6.view(count, -1, fc6.shape[1])
+        fc6 = self.dropout(functional.relu(fc6)).view(count, -1, fc6.shape[1])
         # Detached: the measure must not shape what it measures.
         alone = self.one_patch(fc6.detach(), [self.first])
         return Logits(self.fusion(fc6, [self.first, self.second]), alone)

@@ -66,11 +66,12 @@ class Encoder(nn.Module):
             parts: list[nn.Module] = [
                 nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, conv.padding),
                 nn.BatchNorm2d(conv.channels) if settings.batch_norm else nn.Identity(),
-                nn.ReLU(inplace=True),
             ]
             if conv.pool:
                 # Doersch's network was built in Caffe, whose pooling rounds up: 96 px would vanish otherwise.
+                # Before the ReLU, which commutes with a maximum: the same numbers from a quarter of the work.
                 parts.append(nn.MaxPool2d(3, 2, ceil_mode=settings.encoder == "doersch"))
+            parts.append(nn.ReLU(inplace=True))
             if conv.normalise:
                 parts.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
             stages.append(nn.Sequential(*parts))

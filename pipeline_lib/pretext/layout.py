@@ -50,26 +50,21 @@ def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random
     """
     near, far = settings.gap // 2, settings.gap - settings.gap // 2
     starts = []
-    for side in (width, height):
-        shift = rng.uniform(-settings.cross_jitter, settings.cross_jitter)
-        cut = round(side * (0.5 + shift))
-        low = _start(0, cut - near, settings, rng)
-        low_other = _start(0, cut - near, settings, rng)
-        high = _start(cut + far, side, settings, rng)
-        high_other = _start(cut + far, side, settings, rng)
-        starts.append((low, low_other, high, high_other))
+    # All numbers in one call, and the same ones whether there is jitter or not, so that both see the same cross.
+    for side, (shift, *places) in zip((width, height), rng.random((2, 5)).tolist(), strict=True):
+        cut = round(side * (0.5 + settings.cross_jitter * (2 * shift - 1)))
+        regions = ((0, cut - near), (0, cut - near), (cut + far, side), (cut + far, side))
+        starts.append([_start(*region, place, settings) for region, place in zip(regions, places, strict=True)])
     (x_low, x_low_2, x_high, x_high_2), (y_low, y_low_2, y_high, y_high_2) = starts
     corners = [(x_low, y_low), (x_high, y_low_2), (x_low_2, y_high), (x_high_2, y_high_2)]
     return np.array([(x, y, x + settings.size, y + settings.size) for x, y in corners], dtype=np.int16)
 
 
-def _start(low: int, high: int, settings: params.Patches, rng: np.random.Generator) -> int:
+def _start(low: int, high: int, place: float, settings: params.Patches) -> int:
     free = high - low - settings.size
     if free < 0:
         raise PipelineError(
             f"a region of {high - low} px is too small for a patch of {settings.size} px; raise edges.short_side or "
             "lower patches.size, patches.gap or patches.cross_jitter"
         )
-    # One number is drawn either way, so that jitter on and off see the same cross.
-    place = int(rng.integers(0, free + 1))
-    return low + (place if settings.jitter else free // 2)
+    return low + (int(place * (free + 1)) if settings.jitter else free // 2)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +28,8 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import draw_boxes
 
 ROW_GROUP = 64
+SAMPLE = 8  # photos by which a shard's compression is chosen
+WORTHWHILE = 0.9  # compressed to a larger part than this, patches are better stored as they are
 
 
 def cut(image: NDArray[np.uint8], boxes: NDArray[np.int16], out: NDArray[np.uint8]) -> None:
@@ -36,7 +40,7 @@ def cut(image: NDArray[np.uint8], boxes: NDArray[np.int16], out: NDArray[np.uint
         boxes: int16[4, 4] as `layout.draw_boxes` gives them.
         out: uint8[4, size, size, 3] or uint8[4, size, size]; filled.
     """
-    for region, (x0, y0, x1, y1) in enumerate(boxes):
+    for region, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         out[region] = image[y0:y1, x0:x1]
 
 
@@ -59,26 +63,49 @@ def process_shard(task: PatchesTask) -> Stats:
     """Cuts all draws of a shard of pairs, block by block, and writes one shard of patches."""
     cv2.setNumThreads(1)  # the shards already keep every core busy
     seconds = {"read": 0.0, "compute": 0.0, "write": 0.0}
-    rows = 0
-    schema = patches_schema(task.patches.size)
-    with replacing(task.path) as aside, pq.ParquetWriter(aside, schema, compression="lz4") as writer:
+    rows, room = 0, _Room.of(ROW_GROUP, task.patches.size)
+    pairs = pq.ParquetFile(task.pairs, memory_map=True)
+    with replacing(task.path) as aside, _writer(aside, pairs, task.patches.size) as writer:
         marks = [time.perf_counter()]
-        for block in pq.ParquetFile(task.pairs, memory_map=True).iter_batches(ROW_GROUP):
+        for block in pairs.iter_batches(ROW_GROUP):
             photos = [decode_encoded(value.as_buffer()) for value in block["photo"]]
             edges = [decode_encoded(value.as_buffer(), grey=True) for value in block["edges"]]
             marks.append(time.perf_counter())
-            groups = [
-                _one_draw(block["image_id"], photos, edges, draw, task.patches) for draw in range(task.patches.draws)
-            ]
-            marks.append(time.perf_counter())
-            for group in groups:
+            seconds["read"] += marks[-1] - marks[-2]
+            for draw in range(task.patches.draws):
+                group = _one_draw(block["image_id"], photos, edges, draw, task.patches, room)
+                marks.append(time.perf_counter())
                 writer.write_table(group)
                 rows += group.num_rows
-            marks.append(time.perf_counter())
-            for name, spent in zip(seconds, np.diff(marks), strict=True):
-                seconds[name] += float(spent)
+                marks.append(time.perf_counter())
+                seconds["compute"] += marks[-2] - marks[-3]
+                seconds["write"] += marks[-1] - marks[-2]
             marks = marks[-1:]
     return {"rows": rows, "seconds": seconds}
+
+
+def _writer(path: Path, pairs: pq.ParquetFile, size: int) -> pq.ParquetWriter:
+    """A writer of patches; photos that hardly shorten are stored as they are, quicker to write and to read."""
+    compression = dict.fromkeys(patches_schema(size).names, "lz4")
+    for block in islice(pairs.iter_batches(SAMPLE, columns=["photo"]), 1):
+        sample = np.concatenate([decode_encoded(value.as_buffer()).ravel() for value in block["photo"]])
+        if len(pa.compress(sample, codec="lz4_raw", asbytes=True)) > WORTHWHILE * len(sample):
+            compression["photo_patches"] = "none"
+    # No two patches are alike, and none is looked for by its bytes.
+    return pq.ParquetWriter(
+        path, patches_schema(size), compression=compression, use_dictionary=False, write_statistics=False
+    )
+
+
+class _Room(NamedTuple):
+    """Memory for the patches of a row group, filled anew by every draw: fresh memory costs more than the copying."""
+
+    photos: NDArray[np.uint8]  # uint8[N, 4, size, size, 3]
+    edges: NDArray[np.uint8]  # uint8[N, 4, size, size]
+
+    @classmethod
+    def of(cls, rows: int, size: int) -> _Room:
+        return cls(np.empty((rows, 4, size, size, 3), np.uint8), np.empty((rows, 4, size, size), np.uint8))
 
 
 def _one_draw(
@@ -87,25 +114,24 @@ def _one_draw(
     edges: list[NDArray[np.uint8]],
     draw: int,
     settings: params.Patches,
+    room: _Room,
 ) -> pa.Table:
-    """One draw of a block of images: the rows of one row group."""
-    count, size = len(names), settings.size
+    """One draw of a block of images: the rows of one row group, as views into `room`."""
+    count = len(names)
     boxes = np.empty((count, 4, 4), np.int16)
-    photo_patches = np.empty((count, 4, size, size, 3), np.uint8)
-    edge_patches = np.empty((count, 4, size, size), np.uint8)
     for row, (name, photo, lines) in enumerate(zip(names.to_pylist(), photos, edges, strict=True)):
         height, width = lines.shape
         boxes[row] = draw_boxes(width, height, settings, generator_for(settings.seed, name, draw))
-        cut(photo, boxes[row], photo_patches[row])
-        cut(lines, boxes[row], edge_patches[row])
+        cut(photo, boxes[row], room.photos[row])
+        cut(lines, boxes[row], room.edges[row])
     columns = [
         names,
         pa.array(np.full(count, draw, np.int16)),
         pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 16),
-        _as_binary(photo_patches),
-        _as_binary(edge_patches),
+        _as_binary(room.photos[:count]),
+        _as_binary(room.edges[:count]),
     ]
-    return pa.table(columns, schema=patches_schema(size))
+    return pa.table(columns, schema=patches_schema(settings.size))
 
 
 def _as_binary(tensor: NDArray[np.uint8]) -> pa.Array:

@@ -81,8 +81,8 @@ def test_late_fusion_equals_layers_over_the_concatenated_vectors(make_params: Ma
     fusion = LateFusion(24, settings, patches=2).eval()
     table = pair_table("cross")
     first, second = torch.from_numpy(table.first), torch.from_numpy(table.second)
-    fc6 = torch.randn(5, 8, 24)
-    joint = torch.cat([fc6[:, first], fc6[:, second]], dim=-1).relu()
+    fc6 = torch.randn(5, 8, 24).relu()
+    joint = torch.cat([fc6[:, first], fc6[:, second]], dim=-1)
     weight = torch.cat([half.weight for half in fusion.halves], dim=1)  # type: ignore[misc]
     hidden = functional.linear(joint, weight, fusion.halves[0].bias)  # type: ignore[arg-type]
     for layer in fusion.rest:
