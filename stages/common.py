@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,8 @@ from pipeline_lib.params import Params, parse  # noqa: E402
 SCRATCH = ROOT / ".scratch"
 
 
-def load_params() -> Params:
-    """Reads and checks params.yaml of this tree."""
-    path = ROOT / "params.yaml"
+def load_params(path: Path = ROOT / "params.yaml") -> Params:
+    """Reads and checks a params file: that of this tree, or one with the same keys."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as failure:
@@ -30,8 +30,10 @@ def load_params() -> Params:
 
 def run(stage: Callable[[Params, Path, Path], None]) -> None:
     """Calls `stage(params, data folder, metrics folder)`; a PipelineError becomes one message and exit status 1."""
+    parser = argparse.ArgumentParser(description="one stage of the pipeline, as `dvc repro` runs it")
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="another file of the same keys")
     try:
-        params = load_params()
+        params = load_params(parser.parse_args().params)
         data, metrics = ROOT / params.paths.data, ROOT / params.paths.metrics
         data.mkdir(parents=True, exist_ok=True)
         metrics.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,169 @@
+"""One run of the ablation, from its row in grid.yaml to metrics/ablation/NAME.json: `python -m experiments.cell NAME`.
+
+It runs the pipeline's own stages with the row's params. Rows with the same images, edges and patches share those. Each
+stage that has finished is skipped when the run is started again, and training goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.grid import ROOT, read_grid
+from pipeline_lib.data.files import digest_of, read_json, write_json, write_text
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.params import Params
+
+PLACE = Path("data/ablation")
+OUT = Path("metrics/ablation")
+SHARED = ("catalog.parquet", "excluded.parquet", "pairs", "patches")
+CURVE = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_accuracy_one_patch")
+
+
+def stage(name: str, params: Params, data: Path) -> None:
+    """Runs a stage script on a data folder, unless it has finished there with the same params.
+
+    Raises:
+        PipelineError: it failed; its own message stands above.
+    """
+    values = params.model_dump(mode="json") | {"paths": {"data": str(data), "metrics": str(data / "metrics")}}
+    done, path = ROOT / data / f".{name}.done", ROOT / data / "params.yaml"
+    key = digest_of(values)
+    if done.exists() and done.read_text(encoding="utf-8") == key:
+        return
+    write_text(path, yaml.safe_dump(values))
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), "--params", str(path)]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise PipelineError(f"stage {name} of {data} failed; mend what it says and start the row again")
+    write_text(done, key)
+
+
+def prepare(params: Params) -> Path:
+    """Catalog, pairs and patches of a row, shared by all rows with the same settings; returns their folder."""
+    settings = params.model_dump(mode="json", include={"catalog", "edges", "patches"})
+    data = PLACE / f"images-{digest_of(settings)[:12]}"
+    for name in ("catalog", "edges", "patches"):
+        # The rest of the params differs from row to row and does not matter here.
+        if not (ROOT / data / f".{name}.done").exists():
+            stage(name, params, data)
+    return data
+
+
+def link(images: Path, data: Path) -> None:
+    """Lets a run's folder show the shared artefacts."""
+    for name in SHARED:
+        target, source = ROOT / data / name, Path("..") / images.name / name
+        if target.is_symlink() and target.readlink() != source:
+            target.unlink()
+        if not target.is_symlink():
+            target.symlink_to(source)
+
+
+def lacks_weights(params: Params) -> str:
+    """Why a row that starts from fc6 can't be made: no source at hand holds those weights. Empty where it can."""
+    if params.train.pretrained != "fc6":
+        return ""
+    from pipeline_lib.models import weights  # noqa: PLC0415  loads torch, for these rows alone
+
+    try:
+        weights.load(params.train, ROOT)
+    except PipelineError as failure:
+        return str(failure)
+    return ""
+
+
+def commit() -> str:
+    """The commit of this tree, with a plus where files differ from it."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, check=False
+    )
+    return found.stdout.decode().strip() or "unknown"
+
+
+def record(name: str, params: Params, data: Path, seconds: float) -> dict[str, Any]:
+    """The content of metrics/ablation/NAME.json."""
+    grid = read_grid()
+    row = grid.rows[name]
+    analysis = read_json(ROOT / data / "analysis.json")
+    counts = read_json(ROOT / data / "model" / "meta.json")
+    return {
+        "name": name,
+        "group": row.group,
+        "set": row.set,
+        "note": row.note,
+        "dataset": "sketchy",
+        "encoder": params.train.encoder,
+        "domain": params.train.domain,
+        "pretrained": params.train.pretrained,
+        "batch_norm": params.train.batch_norm,
+        "epochs": params.train.epochs,
+        "seed": params.train.seed,
+        "training_images": counts["training_images"],
+        "start_weights": counts["start_weights"],
+        "seconds": round(seconds, 1),
+        "commit": commit(),
+        **analysis,
+    }
+
+
+def keep_curve(data: Path, out: Path) -> None:
+    """Copies what the validation curves need."""
+    with (ROOT / data / "metrics" / "training.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    write_text(out, "\n".join([",".join(CURVE), *(",".join(row[name] for name in CURVE) for row in rows)]) + "\n")
+
+
+def run(name: str) -> None:
+    """Runs a row to its end.
+
+    Raises:
+        PipelineError: the row does not exist or a stage failed.
+    """
+    grid = read_grid()
+    params = grid.params_of(name)
+    reason = lacks_weights(params)
+    if reason:
+        write_json(ROOT / OUT / f"{name}.json", {"name": name, "group": grid.rows[name].group, "skipped": reason})
+        write_text(ROOT / OUT / f"{name}.csv", ",".join(CURVE) + "\n")
+        print(f"{name}: skipped, {reason}")
+        return
+    images = prepare(params)
+    data = PLACE / name
+    (ROOT / data).mkdir(parents=True, exist_ok=True)
+    link(images, data)
+    started = time.monotonic()
+    stage("train", params, data)
+    trained = time.monotonic() - started
+    stage("embed", params, data)
+    if grid.rows[name].before:
+        stage("baselines", params, data)
+    metrics, analysis = data / "metrics", data / "analysis.json"
+    command = [sys.executable, "-m", "experiments.analyse", *map(str, (data, metrics, analysis))]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise PipelineError(f"the analysis of {data} failed; mend what it says and start the row again")
+    keep_curve(data, ROOT / OUT / f"{name}.csv")
+    write_json(ROOT / OUT / f"{name}.json", record(name, params, data, trained))
+    if not grid.rows[name].before:
+        shutil.rmtree(ROOT / data)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="one run of the ablation")
+    parser.add_argument("name", help="a row of experiments/grid.yaml")
+    try:
+        run(parser.parse_args().name)
+    except PipelineError as failure:
+        sys.exit(f"error: {failure}")
+
+
+if __name__ == "__main__":
+    main()
