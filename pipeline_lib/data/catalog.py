@@ -178,7 +178,8 @@ def _limited(images: pa.Table, training: _Training, catalog: params.Catalog) -> 
     """Rows and groups of at most `limit` training photos: the first ones in the order of a stable hash."""
     if not 0 < catalog.limit < len(training.rows):
         return training.rows, training.groups
-    place = [stable_fraction(catalog.seed, name) for name in _texts(images, "image_id", training.rows)]
+    # Another hash than the one that holds groups out: by the same one the first photos would all be held out.
+    place = [stable_fraction(catalog.seed, f"limit\0{name}") for name in _texts(images, "image_id", training.rows)]
     first = np.sort(np.argsort(place, kind="stable")[: catalog.limit])
     return training.rows[first], [training.groups[n] for n in first.tolist()]
 
