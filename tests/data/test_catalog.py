@@ -252,6 +252,14 @@ def test_the_limit_keeps_the_same_first_photos_however_large(tmp_path: Path, mak
     assert kept[3] < kept[6] < kept[100] == kept[0]
 
 
+def test_photos_within_the_limit_are_held_out_as_often_as_all_photos(tmp_path: Path, make_params: MakeParams) -> None:
+    root = folder(tmp_path / "p", 40)
+    rows = frame(build(make_params, root, tmp_path / "s", limit=16, val_fraction=0.25))
+    split = rows.loc[rows["role"] == "pretext", "split"]
+    assert len(split) == 16
+    assert 1 <= (split == "val").sum() <= 8
+
+
 def test_what_is_finished_is_not_read_again_and_what_changed_is(
     tmp_path: Path, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,284 @@
+"""The source's claims, each with a rule, a verdict and its figures: metrics/ablation/*.json -> metrics/claims.md.
+
+`python -m experiments.claims`. A claim whose rows are not made yet says so. Rules are stated in the text, so that a
+reader can disagree with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from experiments.grid import ROOT, read_grid
+from experiments.table import KIND, finished, percent
+from pipeline_lib.data.files import write_text
+
+DEFAULT = "cross-conv5-bn-s0"
+HARDLY = 0.20
+"""A net 'hardly learns' below this accuracy; chance is 0.125, and one patch alone gives 0.2 to 0.26 away."""
+
+Record = dict[str, Any]
+Records = dict[str, Record]
+
+
+class Verdict(NamedTuple):
+    """What became of a claim."""
+
+    word: str
+    figures: list[str]
+
+
+def accuracy(record: Record) -> list[float]:
+    """Pretext accuracy with its interval."""
+    return [record["pretext"]["accuracy"], *record["pretext"]["accuracy_ci95"]]
+
+
+def seeds_of(records: Records, stem: str) -> list[Record]:
+    """The runs of one setting, all seeds that are made."""
+    return [records[f"{stem}-s{seed}"] for seed in range(3) if f"{stem}-s{seed}" in records]
+
+
+def tell(records: list[Record]) -> list[str]:
+    """A line per run."""
+    return [f"`{record['name']}`: {percent(accuracy(record))}" for record in records]
+
+
+def mean_of(records: list[Record]) -> float:
+    """Mean accuracy over seeds."""
+    return float(np.mean([accuracy(record)[0] for record in records]))
+
+
+def hold(*, condition: bool) -> str:
+    """The word for a rule that was checked."""
+    return "held" if condition else "did not hold"
+
+
+def claim_escape(records: Records) -> Verdict | None:
+    """Claim 1."""
+    plain, norm = seeds_of(records, "cross-none-plain"), seeds_of(records, "cross-none-bn")
+    if not (plain and norm):
+        return None
+    hardly = max(accuracy(record)[0] for record in plain) < HARDLY
+    escapes = min(accuracy(record)[1] for record in norm) > max(accuracy(record)[2] for record in plain)
+    word = f"without BatchNorm hardly learns: {hold(condition=hardly)}; with it escapes: {hold(condition=escapes)}"
+    return Verdict(word, tell(plain + norm))
+
+
+def claim_levels(records: Records) -> Verdict | None:
+    """Claim 2."""
+    lines, verdicts = [], []
+    for suffix in ("bn", "plain"):
+        levels = [
+            (level, seeds_of(records, f"cross-{level}-{suffix}"))
+            for level in ("none", *(f"conv{n}" for n in range(1, 6)))
+        ]
+        made = [(level, runs) for level, runs in levels if runs]
+        if len(made) < 3 or made[-1][0] != "conv5":
+            continue
+        lines.append(f"{suffix}: " + ", ".join(f"{level} {100 * mean_of(runs):.1f}" for level, runs in made))
+        best = max(made, key=lambda item: mean_of(item[1]))[0]
+        steps = [mean_of(b[1]) - mean_of(a[1]) for a, b in pairwise(made)]
+        lines.append(f"{suffix}: mean step between the levels made {100 * float(np.mean(steps)):+.1f} points")
+        verdicts.append(f"{suffix}: highest at {best}, {hold(condition=best == 'conv5')}")
+    return Verdict("; ".join(verdicts), lines) if verdicts else None
+
+
+def claim_norm_costs(records: Records) -> Verdict | None:
+    """Claim 3."""
+    norm, plain = seeds_of(records, "cross-conv5-bn"), seeds_of(records, "cross-conv5-plain")
+    if not (norm and plain):
+        return None
+    lowers = mean_of(norm) < mean_of(plain)
+    apart = min(accuracy(r)[1] for r in plain) > max(accuracy(r)[2] for r in norm)
+    word = hold(condition=lowers and apart) + ("" if lowers == apart else " (lower, but the intervals overlap)")
+    return Verdict(word, tell(norm + plain))
+
+
+def claim_edges(records: Records) -> Verdict | None:
+    """Claim 4."""
+    runs = seeds_of(records, "edges-none-plain")
+    if not runs:
+        return None
+    gains = [record["pretext"]["accuracy_gain_over_one_patch_ci95"][0] for record in runs]
+    figures = tell(runs)
+    gain = "accuracy_gain_over_one_patch"
+    for pretext in (record["pretext"] for record in runs):
+        figures.append(f"minus one patch alone: {percent([pretext[gain], *pretext[f'{gain}_ci95']])}")
+    return Verdict(hold(condition=min(gains) > 0), figures)
+
+
+def claim_retrieval(records: Records) -> Verdict | None:
+    """Claim 5."""
+    if DEFAULT not in records or not records[DEFAULT]["minus"]["none"]:
+        return None
+    record, figures, words = records[DEFAULT], [], []
+    for kind in ("none", KIND):
+        for part, found in record["minus"][kind]["start_pool5"].items():
+            figures.append(
+                f"fc6 minus pool5, {part}, alignment {kind}: "
+                + ", ".join(f"{name.replace('_hit_at_5', '@5')} {percent(v)}" for name, v in found.items())
+            )
+        found = record["minus"][kind]["start_pool5"]["all ten"]
+        words.append(f"{kind}: {hold(condition=found['class_hit_at_5'][1] > 0)} (class@5, ten classes)")
+    return Verdict("; ".join(words), [*figures, "", *class_table(record)])
+
+
+def class_table(record: Record) -> list[str]:
+    """hit@5 per class, fc6 beside frozen pool5, no alignment."""
+    ours, other = (record["per_class"]["none"][name] for name in ("context_fc6", "start_pool5"))
+    lines = ["| class | instance fc6 / pool5 | in class fc6 / pool5 | class fc6 / pool5 |", "|---|---|---|---|"]
+    for name, found in ours.items():
+        cells = [
+            f"{100 * found[column][0]:.1f} / {100 * other[name][column][0]:.1f}"
+            for column in ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def claim_domains(records: Records) -> Verdict | None:
+    """Claim 6."""
+    if DEFAULT not in records or "untrained_fc6" not in records[DEFAULT]["domains"]["none"]:
+        return None
+    figures, words = [], []
+    for kind in ("none", KIND):
+        before, after = (records[DEFAULT]["domains"][kind][name] for name in ("untrained_fc6", "context_fc6"))
+        figures += [
+            f"{kind}, {title}: {before[key]:.3f} before, {after[key]:.3f} after"
+            for key, title in (
+                ("cross_domain_share", "share of the other domain among the 10 nearest"),
+                ("domain_accuracy", "linear domain classifier"),
+                ("partner_place", "mean place of the true photo, 0 first and 0.5 by chance"),
+            )
+        ]
+        less = (
+            after["cross_domain_share"] > before["cross_domain_share"],
+            after["domain_accuracy"] < before["domain_accuracy"],
+            after["partner_place"] < before["partner_place"],
+        )
+        words.append(f"{kind}: {sum(less)} of 3 numbers moved that way")
+    return Verdict("; ".join(words), figures)
+
+
+def claim_carries_over(records: Records) -> Verdict | None:
+    """Claim 7."""
+    rows = list(records.values())
+    if len(rows) < 6:
+        return None
+    rng = np.random.default_rng(0)
+    figures, words = [], []
+    pretext = np.array([accuracy(record)[0] for record in rows])
+    for name in ("instance_hit_at_5", "class_hit_at_5"):
+        hits = np.array([record["retrieval"][KIND][name][0] for record in rows])
+        draws = rng.integers(0, len(rows), (2000, len(rows)))
+        spread = [spearmanr(pretext[draw], hits[draw]).statistic for draw in draws if len(set(pretext[draw])) > 2]
+        low, high = np.nanpercentile(spread, [2.5, 97.5])
+        rho = spearmanr(pretext, hits).statistic
+        figures.append(f"{name}: Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(rows)} rows")
+        words.append(f"{name.replace('_hit_at_5', '@5')}: {hold(condition=low > 0)}")
+    return Verdict("; ".join(words), figures)
+
+
+def claim_clusters(records: Records) -> Verdict | None:
+    """Claim 8."""
+    if DEFAULT not in records or "untrained_fc6" not in records[DEFAULT]["domains"]["none"]:
+        return None
+    figures, words = [], []
+    for kind in ("none", KIND):
+        before, after = (records[DEFAULT]["domains"][kind][name] for name in ("untrained_fc6", "context_fc6"))
+        figures.append(
+            f"{kind}: with class {before['nmi_class']:.3f} before, {after['nmi_class']:.3f} after; with domain "
+            f"{before['nmi_domain']:.3f} before, {after['nmi_domain']:.3f} after"
+        )
+        words.append(f"{kind}: {hold(condition=after['nmi_class'] > after['nmi_domain'])}")
+    return Verdict("; ".join(words), figures)
+
+
+def claim_conv1(records: Records) -> Verdict | None:
+    """Claim 9."""
+    none, conv1 = seeds_of(records, "photo-none-plain"), seeds_of(records, "photo-conv1-plain")
+    if not (none and conv1):
+        return None
+    gain = mean_of(conv1) - mean_of(none)
+    figures = [*tell(none + conv1), f"difference {100 * gain:+.1f} points"]
+    figures += tell(seeds_of(records, "photo-conv5-plain") + seeds_of(records, "cross-conv5-plain"))
+    return Verdict(f"conv1 alone helps by at least 5 points: {hold(condition=gain >= 0.05)}", figures)
+
+
+CLAIMS: tuple[tuple[str, str, Callable[[Records], Verdict | None]], ...] = (
+    (
+        "Without pretraining and without BatchNorm the cross-domain task hardly learns; with BatchNorm it escapes.",
+        f"Hardly: below {100 * HARDLY:.0f} % for all seeds. Escapes: its lower ends above the others' upper ends.",
+        claim_escape,
+    ),
+    (
+        "Full pretraining gives the highest accuracy; resetting the higher layers costs 2-3 points each.",
+        "The highest mean over seeds among the levels made.",
+        claim_levels,
+    ),
+    ("BatchNorm lowers the accuracy at higher levels of pretraining.", "Intervals apart.", claim_norm_costs),
+    (
+        "On edges alone even the net without pretraining learns something.",
+        "Both patches tell more than one alone, interval above zero, for all seeds.",
+        claim_edges,
+    ),
+    (
+        "fc6 of the context predictor retrieves better than frozen ImageNet AlexNet.",
+        "Paired interval of class hit@5 over the source's ten classes above zero. AlexNet is its pool5 at 224 px.",
+        claim_retrieval,
+    ),
+    (
+        "Domains are less separated after training.",
+        "More of the other domain among neighbours, a weaker domain classifier, a better place of the true photo.",
+        claim_domains,
+    ),
+    (
+        "Doing well on the pretext task carries over to retrieval.",
+        "Rank correlation over all rows, interval (resampling rows) above zero.",
+        claim_carries_over,
+    ),
+    (
+        "Embeddings cluster by content, not by domain.",
+        "Normalised mutual information of k-means clusters (k = number of classes) higher with class than with domain.",
+        claim_clusters,
+    ),
+    ("Even conv1 alone helps much on photos.", "At least 5 points over none.", claim_conv1),
+)
+
+
+def markdown(records: Records) -> str:
+    """The content of metrics/claims.md."""
+    lines = [
+        "# The source's claims, checked",
+        "",
+        "Made by `python -m experiments.claims` from the rows of the ablation.",
+    ]
+    lines += ["Pretext accuracy on held-out photos, %, 95 % intervals over photos in brackets.", ""]
+    for number, (claim, rule, check) in enumerate(CLAIMS, start=1):
+        verdict = check(records)
+        lines += [f"## {number}. {claim}", "", f"Rule: {rule}", ""]
+        if verdict is None:
+            lines += ["**Not measured yet**: its rows are not made.", ""]
+            continue
+        lines += [f"**{verdict.word}**", ""]
+        table = False
+        for figure in verdict.figures:
+            table = table or not figure
+            lines.append(figure if table else f"- {figure}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Writes the page."""
+    records = {record["name"]: record for record in finished(read_grid()) if "skipped" not in record}
+    write_text(ROOT / "metrics" / "claims.md", markdown(records))
+    print(f"claims: checked on {len(records)} rows")
+
+
+if __name__ == "__main__":
+    main()
