@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from pipeline_lib.data.files import read_json, write_text
 from pipeline_lib.retrieval.comparison import write_csv
 
 ROWS = ROOT / "metrics" / "ablation"
-KIND = "pretext_mean"
+KIND: Final = "pretext_mean"
 """The alignment whose figures stand in the table; the others are in each row's JSON."""
 FIGURES = ("instance_hit_at_5", "instance_hit_at_10", "in_class_hit_at_5", "class_hit_at_5", "class_hit_at_10")
 TITLES = {
@@ -70,8 +70,8 @@ def markdown(grid: Grid, records: list[Record]) -> str:
             f"{len(done)} of {len(grid.order)} rows are made, {len(skipped)} skipped."
         ),
         (
-            f"Trained on {' or '.join(map(str, images)) or 'no'} photos (of VOC 2012 and `photos/`, minus what must stay "
-            "out), 26 epochs where the row says nothing else, linear warm-up over the first tenth of the steps, then a "
+            f"Trained on {' or '.join(map(str, images)) or 'no'} photos (of VOC 2012 and `photos/`, less what must "
+            "stay out), 26 epochs where the row says nothing else, linear warm-up over a tenth of the steps, then a "
             "cosine to 0. Pretext: accuracy on held-out photos, chance 12.5 %. Retrieval: fc6 on Sketchy at 224 px, "
             "whole gallery, means of pretext photos and edges removed. Hits in %, 95 % intervals in brackets."
         ),

@@ -1,0 +1,165 @@
+"""Pictures of the ablation: `python -m experiments.pictures`, after any number of rows.
+
+Charts without photos go to metrics/ablation/pictures/, which git keeps; retrieval grids of photos go to private/.
+Maps, filters and grids need the embeddings of the row that keeps them (data/ablation/), so they are drawn where that
+row was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from experiments.analyse import CLASSES, PER_CLASS
+from experiments.cell import PLACE
+from experiments.claims import DEFAULT
+from experiments.grid import ROOT, read_grid
+from experiments.table import KIND, ROWS, finished, flat
+from pipeline_lib.data.files import replacing
+from pipeline_lib.data.schemas import read_catalog
+from pipeline_lib.data.source import open_source
+from pipeline_lib.report.canvas import save_png
+from pipeline_lib.report.charts import carry_over, class_bars, filters, validation_curves
+from pipeline_lib.report.embedding_map import MapPoints, embedding_maps
+from pipeline_lib.report.retrieval_grid import choose_queries, grid_rows, retrieval_grid
+from pipeline_lib.retrieval.alignment import of_kind
+from pipeline_lib.retrieval.comparison import System, measure
+from pipeline_lib.retrieval.evaluation import rankings_table
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+
+OUT = ROWS / "pictures"
+SEED = 0
+BEFORE_AFTER = {"before training": "untrained_fc6", "after training": "context_fc6"}
+PRETEXT_POINTS = 300
+QUERIES, NEIGHBOURS = 12, 8
+
+Record = dict[str, Any]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png")
+    print(f"pictures: {path.relative_to(ROOT)}")
+
+
+def curves(records: list[Record]) -> Figure:
+    """Validation curves, a panel per kind of row."""
+    panels: dict[str, dict[str, pd.DataFrame]] = {}
+    titles = {"cross": "cross-domain", "photo": "photos alone", "edges": "edges alone"}
+    for record in records:
+        if record["group"] in ("claim", "grid") and record["seed"] == 0:
+            title, name = (
+                titles[record["domain"]],
+                f"{record['pretrained']}, {'BN' if record['batch_norm'] else 'plain'}",
+            )
+        elif record["group"] in ("ablation", "length", "encoder"):
+            title, name = "other rows, cross-domain", record["name"]
+        else:
+            continue
+        panels.setdefault(title, {})[name] = pd.read_csv(ROWS / f"{record['name']}.csv")
+    return validation_curves(panels)
+
+
+def bars(record: Record) -> dict[str, Figure]:
+    """hit@5 of the source's ten classes under each protocol, before, after and beside frozen AlexNet and HOG."""
+    shown = {
+        "fc6, trained": "context_fc6",
+        "fc6, untrained": "untrained_fc6",
+        "pool5, frozen": "start_pool5",
+        "HOG": "hog",
+    }
+    found = record["per_class"][KIND]
+    return {
+        column: class_bars(
+            {
+                title: {name: found[key][name][column] for name in CLASSES if name in found[key]}
+                for title, key in shown.items()
+            },
+            f"{column.removesuffix('_hit_at_5').replace('_', ' ')} protocol, domain means removed",
+        )
+        for column in PER_CLASS
+    }
+
+
+def sketchy_points(system: System) -> MapPoints:
+    """Photos and sketches of the source's ten classes."""
+    photos = EmbeddingTable.open(system.folder / "photos.parquet")
+    sketches = EmbeddingTable.open(system.folder / "sketches.parquet")
+    alignment = of_kind(KIND, photos, sketches)
+    rows = [np.isin(table.labels.class_names, CLASSES) for table in (photos, sketches)]
+    a = alignment.apply(photos.read()[rows[0]], "photo")
+    b = alignment.apply(sketches.read()[rows[1]], "sketch")
+    place = {name: row for row, name in enumerate(photos.labels.image_ids[rows[0]].tolist())}
+    pairs = [
+        (place[name], len(a) + row)
+        for row, name in enumerate(sketches.labels.instance_ids[rows[1]].tolist())
+        if name in place
+    ]
+    classes = np.concatenate([photos.labels.class_names[rows[0]], sketches.labels.class_names[rows[1]]])
+    return MapPoints(np.concatenate([a, b]), np.arange(len(a) + len(b)) < len(a), classes, np.array(pairs))
+
+
+def pretext_points(system: System) -> MapPoints:
+    """Some pretext photos and their own edge maps."""
+    photos = EmbeddingTable.open(system.folder / "pretext_photos.parquet")
+    edges = EmbeddingTable.open(system.folder / "pretext_edges.parquet")
+    alignment = of_kind(KIND, photos, edges)
+    rows: NDArray[np.int64] = np.sort(np.random.default_rng(SEED).permutation(len(photos))[:PRETEXT_POINTS])
+    a = alignment.apply(photos.read()[rows], "photo")
+    b = alignment.apply(edges.read()[rows], "sketch")
+    count = len(rows)
+    pairs = np.stack([np.arange(count), np.arange(count) + count], axis=1)
+    return MapPoints(np.concatenate([a, b]), np.arange(2 * count) < count, np.full(2 * count, ""), pairs)
+
+
+def draw_kept(data: Path) -> None:
+    """What needs the embeddings and weights of the row that keeps them."""
+    folders = {"context_fc6": data / "embeddings", "untrained_fc6": data / "baselines" / "untrained_fc6"}
+    systems = {title: System.read(folders[name]) for title, name in BEFORE_AFTER.items()}
+    maps = {
+        "sketchy": {title: sketchy_points(system) for title, system in systems.items()},
+        "pretext": {title: pretext_points(system) for title, system in systems.items()},
+    }
+    for name, points in maps.items():
+        save(embedding_maps(points, SEED), OUT / f"map_{name}.png")
+    kernels = {
+        title: load_file(data / "model" / f"{name}.safetensors")["stages.0.0.weight"]
+        for title, name in (("conv1 before training", "start"), ("conv1 after training", "encoder"))
+    }
+    save(filters(kernels), OUT / "conv1.png")
+    params = read_grid().params_of(DEFAULT)
+    catalog = read_catalog(data / "catalog.parquet")
+    row = measure(systems["after training"], KIND, plain=KIND, top=50)
+    rankings: pd.DataFrame = rankings_table(row.evaluation).to_pandas()
+    rows = grid_rows(choose_queries(rankings, QUERIES, SEED), catalog, open_source(params.catalog, ROOT), NEIGHBOURS)
+    path = ROOT / "private" / "ablation" / "retrieval_grid.png"
+    save_png(path, retrieval_grid(rows, gallery=int((catalog["role"] == "gallery").sum())))
+    print(f"pictures: {path.relative_to(ROOT)}")
+
+
+def main() -> None:
+    """Draws what can be drawn from the rows that are made."""
+    records = [record for record in finished(read_grid()) if "skipped" not in record]
+    if not records:
+        print("pictures: no row is made yet")
+        return
+    save(curves(records), OUT / "curves.png")
+    save(carry_over(pd.DataFrame([flat(record) for record in records])), OUT / "carry_over.png")
+    for record in records:
+        if record["name"] == DEFAULT:
+            for name, figure in bars(record).items():
+                save(figure, OUT / f"classes_{name.removesuffix('_hit_at_5')}.png")
+    data = ROOT / PLACE / DEFAULT
+    if (data / "embeddings").is_dir():
+        draw_kept(data)
+
+
+if __name__ == "__main__":
+    main()
