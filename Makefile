@@ -3,6 +3,7 @@
 # make lint         lint and types alone
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
+# make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
 # Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).
@@ -19,7 +20,7 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro test lint bench readme voc-sketchy own-photos
+.PHONY: help setup setup-dev repro test lint bench readme voc-sketchy ablation ablation-results own-photos
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -75,6 +76,13 @@ voc-sketchy: setup
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
 	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
+
+# Hours to days: stop it at any time, it goes on where it stopped. The tables are made of what is there.
+ablation: setup
+	@$(RUN) dvc repro --keep-going experiments/dvc.yaml; $(MAKE) --no-print-directory ablation-results
+
+ablation-results: setup
+	@$(RUN) python -m experiments.table && $(RUN) python -m experiments.claims && $(RUN) python -m experiments.pictures
 
 own-photos: setup
 	@test -n "$$PHOTOS" || { echo "name the folder of photos: make own-photos PHOTOS=/path [SKETCHES=/path]"; exit 1; }

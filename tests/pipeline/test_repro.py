@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline_lib.data.schemas import CATALOG, EXCLUDED, PAIRS, embeddings_schema, patches_schema
-from tests.pipeline.support import ROOT, STAGES, Case, commit, copy_program, processes_of, small_case
+from tests.pipeline.support import ROOT, STAGES, Case, commit, copy_program, processes_of, set_params, small_case
 
 TABLES = ("photos", "sketches", "pretext_photos", "pretext_edges")
 
@@ -122,6 +122,23 @@ def test_an_experiment_in_the_workspace_is_told_by_the_diffs(case: Case) -> None
     loss = moved["metrics/pretext.json"]["loss"]
     assert loss["old"] == first["metrics/pretext.json"]["loss"]
     assert loss["new"] == read_json(case.tree / "metrics/pretext.json")["loss"] != loss["old"]
+
+
+def test_the_variables_of_the_ablation_are_leaf_keys_that_the_diff_names(case: Case) -> None:
+    changes = {
+        "train.domain": "photo",
+        "train.pretrained": "none",
+        "train.batch_norm": False,
+        "train.encoder": "doersch",
+        "train.seed": 2,
+        "patches.gap": 4,
+        "edges.blur": 0.5,
+    }
+    before = json.loads(case.run("dvc", "params", "diff", "--json") or "{}")
+    assert before == {}
+    set_params(case.tree, changes)
+    found = json.loads(case.run("dvc", "params", "diff", "--json"))["params.yaml"]
+    assert {key: change["new"] for key, change in found.items()} == changes
 
 
 def test_experiments_apart_from_the_workspace_read_the_same_photos(case: Case) -> None:

@@ -16,7 +16,7 @@ def test_every_run_is_a_curve_in_its_panel_in_percent_beside_chance() -> None:
     figure = validation_curves({"cross": {"a": history(0.3), "b": history(0.4)}, "photo": {"c": history(0.5)}})
     first, second = figure.axes
     assert [line.get_label() for line in first.lines][:2] == ["a", "b"]
-    assert first.lines[1].get_ydata()[-1] == pytest.approx(40.0)  # type: ignore[index, arg-type]
+    assert first.lines[1].get_ydata()[-1] == pytest.approx(40.0)  # type: ignore[index]
     assert list(first.lines[-1].get_ydata()) == [12.5, 12.5]  # type: ignore[arg-type]
     assert len(second.lines) == 2
 
