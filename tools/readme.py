@@ -1,4 +1,4 @@
-"""Writes the results block of README.md from the committed metrics: `python -m tools.readme`."""
+"""Writes the results blocks of README.md from the committed metrics: `python -m tools.readme`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline_lib.data.files import write_text
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import results, with_results
+from pipeline_lib.report.results import ablation, results, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +16,8 @@ def main() -> None:
     """Rewrites README.md."""
     folders = {"OpenMoji": ROOT / "metrics", "VOC 2012 + Sketchy": ROOT / "metrics" / "voc_sketchy"}
     path = ROOT / "README.md"
-    write_text(path, with_results(path.read_text(encoding="utf-8"), results(folders)))
+    text = with_results(path.read_text(encoding="utf-8"), results(folders))
+    write_text(path, with_results(text, ablation(ROOT / "metrics" / "ablation.csv")))
 
 
 if __name__ == "__main__":

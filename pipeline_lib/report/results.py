@@ -12,6 +12,7 @@ from pipeline_lib.data.files import read_json
 from pipeline_lib.errors import PipelineError
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+BEGIN_ABLATION, END_ABLATION = "<!-- ablation: written by `make readme` -->", "<!-- end of ablation -->"
 
 ROWS = {
     "chance": "chance",
@@ -45,16 +46,44 @@ def results(folders: dict[str, Path]) -> str:
     return "\n".join([BEGIN, *parts, END])
 
 
+def ablation(path: Path) -> str:
+    """The ablation's block: the runs that carry a claim, with commit and command.
+
+    Args:
+        path: metrics/ablation.csv.
+
+    Raises:
+        PipelineError: the file is missing.
+    """
+    lines = [
+        BEGIN_ABLATION,
+        "| run | pretext, % | one patch | instance@5 | class@5 | photos | commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in _rows(path, "name").items():
+        if row["group"] == "claim":
+            low, high = map(float, row["pretext_accuracy_ci95"].split("-"))
+            cells = [
+                f"`{name}`",
+                _percent(row["pretext_accuracy"], low, high),
+                _percent(row["pretext_accuracy_one_patch"]),
+            ]
+            cells += [_interval(row, "instance_hit_at_5"), _interval(row, "class_hit_at_5")]
+            lines.append("| " + " | ".join([*cells, f"{row['training_images']:,}", f"`{row['commit']}`"]) + " |")
+    return "\n".join([*lines, END_ABLATION])
+
+
 def with_results(text: str, block: str) -> str:
-    """A README's text with the results block in place of the old one.
+    """A README's text with a block in place of the old one; its first and last line say which.
 
     Raises:
         PipelineError: the text has no such block.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = block.splitlines()[0], block.splitlines()[-1]
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise PipelineError(f"README.md: lacks the lines {BEGIN!r} and {END!r} between which results are written")
+        raise PipelineError(f"README.md: lacks the lines {first!r} and {last!r} between which results are written")
     return before + block + after
 
 
