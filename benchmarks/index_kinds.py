@@ -69,10 +69,8 @@ def vectors(base: Matrix, count: int) -> Iterator[Matrix]:
 
 def exact(base: Matrix, queries: Matrix, count: int) -> NDArray[np.int64]:
     """The true neighbours, int64[Q, TOP], block by block."""
-    best: list[Matrix] = []
-    for block in vectors(base, count):
-        best.append(queries @ block.T)
-    order: NDArray[np.int64] = np.argsort(-np.concatenate(best, axis=1), axis=1, kind="stable")[:, :TOP]
+    scores = np.concatenate([queries @ block.T for block in vectors(base, count)], axis=1)
+    order: NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
     return order
 
 
