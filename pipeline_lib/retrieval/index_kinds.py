@@ -41,6 +41,8 @@ PROBED: Final = 64
 """Inverted lists that a query looks through."""
 EF_SEARCH: Final = 128
 EF_CONSTRUCTION: Final = 80
+ROUNDS: Final = 10
+"""Of k-means, for the lists' centres; more hardly move them."""
 SEED: Final = 1234
 
 
@@ -128,7 +130,7 @@ def _core(kind: IndexKind, width: int, count: int) -> Any:  # each kind has sett
         index = faiss.IndexIVFFlat(coarse, width, lists, inner)
     index.own_fields = True
     coarse.this.disown()
-    index.cp.seed = SEED
+    index.cp.seed, index.cp.niter = SEED, ROUNDS
     index.nprobe = min(PROBED, lists)
     return index
 

@@ -58,7 +58,7 @@ class Gallery:
     def label(self, row: int) -> str:
         """A short name for people: of an emoji its Unicode name, of a photo its file name."""
         image_id, path = self.image_ids[row], PurePosixPath(self.paths[row])
-        return _emoji_name(path.stem) or path.name if image_id.startswith("openmoji/") else path.name
+        return _emoji_name(path.stem) or path.stem if image_id.startswith("openmoji/") else path.name
 
 
 def _emoji_name(stem: str) -> str:

@@ -40,7 +40,7 @@ def as_text(hits: Sequence[Hit], gallery: Gallery) -> str:
     lines = []
     for hit in hits:
         path, label = gallery.paths[hit.row], gallery.label(hit.row)
-        named = "" if path.endswith(label) else f"  ({label})"
+        named = "" if label in path else f"  ({label})"
         lines.append(f"{hit.rank:4d}  {hit.score:7.4f}  {path}{named}")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import uvicorn
 
 from pipeline_lib.data.files import digest_of_file
@@ -84,6 +85,8 @@ def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.so
     service: Service = app.state.service
     if len(engine.gallery) <= WARM_UP_TO:
         threading.Thread(target=warm, args=(service.pictures,), daemon=True).start()
+    blank = engine.prepare(np.full((64, 64), 255, np.uint8))
+    engine.search([blank], 1)  # the first pass through a network is slow
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     print(f"{len(engine.gallery)} photos of {engine.gallery.name}: http://{shown}:{port}/  (Ctrl-C ends)", flush=True)

@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline_lib import params
 from pipeline_lib.data.images import encode_png
+from pipeline_lib.models.context import IMAGENET_MEAN, IMAGENET_STD
 from pipeline_lib.search.batching import Admission, Batcher
 from pipeline_lib.search.engine import Hit, SearchEngine
 from pipeline_lib.search.gallery import Pixels
@@ -24,6 +25,11 @@ PREPARERS = 2
 """Threads that decode uploads and scale them."""
 WARM_UP_TO = 2000
 """Photos up to which all thumbnails are made ahead, while nobody searches."""
+
+
+TITLES = {"openmoji": "OpenMoji", "sketchy": "Sketchy", "folder": "your folder"}
+CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
+"""Data sets as people know them, and what must be said of those that ask for it."""
 
 
 class Service:
@@ -64,7 +70,7 @@ class Service:
         colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         edges = self.pictures.edges_of(colours)
         told = Seen(
-            input=data_address(encode_png(pixels_of(prepared))),
+            input=data_address(encode_png(pixels_of(prepared, patch_norm=self.engine.encoder.loaded.train.patch_norm))),
             edges=data_address(encode_png(edges)),
         )
         return prepared, told
@@ -108,7 +114,8 @@ class Service:
         engine, meta = self.engine, self.engine.encoder.loaded.meta
         embed = engine.encoder.embed
         return ModelInfo(
-            gallery=engine.gallery.name,
+            gallery=TITLES.get(engine.gallery.name, engine.gallery.name),
+            credit=CREDITS.get(engine.gallery.name, ""),
             photos=len(engine.gallery),
             architecture=str(meta.get("architecture", "")),
             start_weights=str(meta.get("start_weights", "")),
@@ -128,12 +135,20 @@ class Service:
         self._preparers.shutdown(cancel_futures=True)
 
 
-def pixels_of(prepared: Tensor) -> Pixels:
-    """The encoder's input as a picture: float32[1, 3, S, S] stretched from its darkest to its brightest to 0..255."""
-    values: Any = prepared[0].permute(1, 2, 0).numpy()
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
-    return np.asarray(np.round(scaled * 255), np.uint8)
+def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
+    """The encoder's input as a picture.
+
+    Args:
+        prepared: float32[1, 3, S, S], normalised.
+        patch_norm: normalised by its own mean and deviation; it is then stretched from its darkest to its brightest.
+    """
+    values: NDArray[np.float32] = prepared[0].permute(1, 2, 0).numpy()
+    if patch_norm:
+        low, high = float(values.min()), float(values.max())
+        values = (values - low) / (high - low) if high > low else np.ones_like(values)
+    else:
+        values = values * np.array(IMAGENET_STD, np.float32) + np.array(IMAGENET_MEAN, np.float32)
+    return np.asarray(np.clip(np.round(values * 255), 0, 255), np.uint8)
 
 
 def version_of(*parts: str) -> str:

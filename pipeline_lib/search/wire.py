@@ -88,6 +88,7 @@ class ModelInfo(Wire):
     """The model and index that are searched with."""
 
     gallery: str
+    credit: str = Field(description="whose pictures these are, where that must be said")
     photos: int
     architecture: str
     start_weights: str

@@ -257,6 +257,7 @@ async function about() {
     "Domain alignment": model.alignment,
     Index: model.index,
     Version: model.version,
+    ...(model.credit ? { Pictures: model.credit } : {}),
   };
   $("model").replaceChildren(...Object.entries(rows).map(([name, value]) => {
     const row = element("div");
