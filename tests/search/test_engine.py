@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -38,7 +39,7 @@ def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, fini
         assert [hit.rank for hit in hits] == list(range(1, len(gallery) + 1))
         assert sorted(hit.row for hit in hits) == list(range(len(gallery)))
         np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=1e-4)
-        assert all(before.score >= after.score for before, after in zip(hits, hits[1:], strict=False))
+        assert all(before.score >= after.score for before, after in itertools.pairwise(hits))
         assert hits[0].distance == pytest.approx(1 - hits[0].score)
 
 
