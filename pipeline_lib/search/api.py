@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from pipeline_lib import params
 from pipeline_lib.data.images import BadImage
@@ -131,6 +132,10 @@ def _add_failures(app: FastAPI) -> None:
     def on_bad_image(_: Request, failure: Exception) -> JSONResponse:
         return problem(404, f"the picture can't be read any more: {failure}")
 
+    def on_gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
+    app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(UploadError, on_upload)
     app.add_exception_handler(BusyError, on_busy)
     app.add_exception_handler(PipelineError, on_pipeline)

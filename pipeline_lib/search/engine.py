@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,14 @@ class SearchEngine:
     """The encoder in this process, the index in the worker, and the photos that its rows mean.
 
     `prepare` may run in any thread; `search` in one at a time.
+
+    Attributes:
+        encoder: of the run.
+        faiss: the worker, with the index open.
+        facts: of that index.
+        gallery: its photos, row by row.
+        examples: drawings to try the search with; may be empty.
+        folder: that the index was read from.
     """
 
     encoder: QueryEncoder
@@ -50,6 +59,7 @@ class SearchEngine:
     facts: IndexFacts
     gallery: Gallery
     examples: Gallery
+    folder: Path
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """A drawing as the encoder's input; uint8[H, W, 3] RGB or uint8[H, W], dark lines on white."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.schemas import read_catalog
-from pipeline_lib.data.source import open_source
+from pipeline_lib.data.source import Source, open_source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params, parse
@@ -101,9 +102,17 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
     own = which == "own" or (which == "auto" and (run.own / "index").exists())
     encoder = open_encoder(run, run.params.search.threads)
     catalog = read_catalog(run.data / "catalog.parquet")
-    source = open_source(run.params.catalog, run.root)
     folder = (run.own if own else run.data) / "index"
-    if own:
+    source: Source | None
+    try:
+        source = open_source(run.params.catalog, run.root)
+        examples = catalog_examples(catalog, source)
+    except PipelineError:
+        if not own:
+            raise
+        # One's own photos can be searched without the data that the model was trained on, if without its drawings.
+        source, examples = None, Gallery("", (), (), "sketch", FolderSource(run.root, 1, ""))
+    if own or source is None:
         check_model(run.own, run.model_key(), run.alignment_file, run.params.retrieval.alignment)
         gallery = own_gallery(read_record(run.own), folder, run.params.catalog.max_pixels)
     else:
@@ -118,7 +127,7 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
             f"{encoder.alignment.dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
-    return SearchEngine(encoder, faiss, facts, gallery, catalog_examples(catalog, source))
+    return SearchEngine(encoder, faiss, facts, gallery, examples, folder)
 
 
 def _check_embeddings(encoder: QueryEncoder, gallery: Gallery, path: Path) -> None:

@@ -77,8 +77,7 @@ def serve(asked: argparse.Namespace) -> int:
 
 def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.socket) -> None:
     """Serves one engine on a socket."""
-    own = engine.gallery.name != engine.examples.name
-    version = version_of(run.model_key(), digest_of_file((run.own if own else run.data) / "index" / ROWS_NAME))
+    version = version_of(run.model_key(), digest_of_file(engine.folder / ROWS_NAME))
     # On all addresses of a machine no list of its names can be known.
     hosts = LOOPBACK if host in LOOPBACK else ("*",)
     app = create_app(engine, run.params.search, version=version, hosts=hosts)
