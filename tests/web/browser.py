@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from selenium import webdriver
@@ -101,8 +101,9 @@ class Page:
         canvas = self.element("canvas")
         box = canvas.rect
         for line in lines:
-            actions = ActionBuilder(self.driver, mouse=PointerInput(kind, f"{kind} pointer"), duration=0)
-            pointer = actions.pointer_action
+            device: Any = PointerInput  # Selenium tells no types here
+            actions = ActionBuilder(self.driver, mouse=device(kind, f"{kind} pointer"), duration=0)
+            pointer: Any = actions.pointer_action
             for place, (x, y) in enumerate([*line, line[0]] if len(line) > 2 else line):
                 offset = (round((x - 0.5) * box["width"]), round((y - 0.5) * box["height"]))
                 pointer.move_to(canvas, *offset)
@@ -132,7 +133,8 @@ class Page:
 
     def complaints(self) -> list[str]:
         """What the browser's console says of failures, refused addresses among them."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        driver: Any = self.driver
+        return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def phone(self) -> None:
         """Makes the window a phone's, with touch."""

@@ -22,7 +22,7 @@ def trace(drawing: NDArray[np.uint8], tolerance: float = 0.8) -> tuple[list[Line
     """
     grey = drawing if drawing.ndim == 2 else cv2.cvtColor(drawing, cv2.COLOR_RGB2GRAY)
     ink = grey < 128
-    thin = skeletonize(ink)
+    thin = skeletonize(ink)  # type: ignore[no-untyped-call]  # scikit-image tells no types
     width = float(ink.sum() / max(1, thin.sum()))
     # A contour runs around a line one pixel wide: along it and back.
     contours, _ = cv2.findContours(thin.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
