@@ -1,6 +1,9 @@
 # make repro        the whole pipeline on the embedded data set, then its metrics
 # make test         lint, types and all tests
 # make lint         lint and types alone
+# make serve        draw and find in a web page, on this machine alone; PORT=, HOST=, GALLERY=own|pipeline
+# make index PHOTOS=/path         a folder of your own photos for `make serve`; again, it embeds only what is new
+# make test-web     the web page in a real browser, which is installed where that is allowed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
@@ -20,7 +23,8 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro test lint bench readme voc-sketchy ablation ablation-results own-photos
+.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme voc-sketchy ablation \
+  ablation-results own-photos
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -54,10 +58,27 @@ repro: setup
 	@echo && echo "metrics:" && $(RUN) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
 	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
 
+serve: setup
+	@$(RUN) python -m pipeline_lib.search.serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+	  $(if $(GALLERY),--gallery $(GALLERY))
+
+index: setup
+	@test -n "$$PHOTOS" || { echo "name the folder of photos: make index PHOTOS=/path"; exit 1; }
+	@$(RUN) python -m pipeline_lib.search.index_photos "$$PHOTOS" $(if $(AFRESH),--afresh)
+
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint
-	@$(RUN) pytest --ignore=tests/retrieval
+	@$(RUN) pytest --ignore=tests/retrieval --ignore=tests/web
 	@$(RUN) pytest tests/retrieval
+
+test-web: setup-dev browser
+	@$(RUN) pytest tests/web
+
+browser:
+	@command -v chromedriver >/dev/null || { echo "installing Chromium and its driver" && \
+	  $$(test "$$(id -u)" = 0 || echo sudo -n) sh -c 'apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver' >/dev/null || \
+	  { echo "the browser tests need Chromium and its driver, and they can't be installed here: install the packages chromium and chromium-driver (Debian), or whatever puts chromium and chromedriver on the PATH"; exit 1; }; }
 
 lint: setup-dev
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) lint-imports

@@ -206,6 +206,20 @@ class Report(Section):
     seed: int = Field(ge=0)
 
 
+class Search(Section):
+    """Section `search`: the web page, the command line, and the index of one's own photos. No stage reads it."""
+
+    kind: Literal["auto", "exact", "ivf", "hnsw", "pq"]
+    dimension: int = Field(ge=0, le=16384)
+    threads: int = Field(ge=1, le=64)
+    batch: int = Field(ge=1, le=256)
+    queue: int = Field(ge=1, le=10000)
+    upload_bytes: int = Field(ge=1000, le=1 << 30)
+    upload_pixels: int = Field(ge=100, le=178_956_970)
+    thumbnail: int = Field(ge=32, le=1024)
+    cache_bytes: int = Field(ge=0)
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -220,6 +234,7 @@ class Params(Section):
     index: Index
     evaluate: Evaluate
     report: Report
+    search: Search
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:

@@ -37,6 +37,8 @@ def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
         ("embed.image_size", 0),
         ("evaluate.bootstrap", 1),
         ("retrieval.alignment", "mean"),
+        ("search.kind", "flat"),
+        ("search.queue", 0),
         ("catalog.openmoji.query_scale", [1.2, 0.8]),
     ],
 )

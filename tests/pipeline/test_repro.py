@@ -127,7 +127,7 @@ def test_an_experiment_in_the_workspace_is_told_by_the_diffs(case: Case) -> None
 def test_the_variables_of_the_ablation_are_leaf_keys_that_the_diff_names(case: Case) -> None:
     changes = {
         "train.domain": "photo",
-        "train.pretrained": "none",
+        "train.pretrained": "conv3",
         "train.batch_norm": False,
         "train.encoder": "doersch",
         "train.seed": 2,

@@ -1,0 +1,225 @@
+"""The page's server under load, and the latency of one query -> metrics/serve.csv.
+
+    python -m benchmarks.serve
+
+Each row is measured over HTTP, from a process other than the server's. `latency` sends one query after another;
+`load` sends 50 a second for a minute, each at its own time whether or not the ones before it are answered, and watches
+the resident memory of the server and of the process that holds FAISS. The large gallery: 100,000 vectors of fc6, each a
+real photo's with noise, indexed as one's own photos are. Thumbnails are not part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from benchmarks.run import ROOT, processor
+from pipeline_lib.data.schemas import embeddings_schema, read_catalog
+from pipeline_lib.data.source import open_source
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.search.messages import BuildJob
+from pipeline_lib.search.opening import Run
+from pipeline_lib.search.own_record import Record, alignment_key, write_record
+from pipeline_lib.search.remote import RemoteFaiss
+
+RATE, SECONDS = 50, 60
+ONE_BY_ONE = 200
+LARGE = 100_000
+NOISE = 0.5
+BLOCK = 5000
+SEND = "import sys, json; from benchmarks.serve import send; print(json.dumps(send(*json.loads(sys.argv[1]))))"
+COLUMNS = [
+    "what", "photos", "index", "requests", "errors", "per_second", "median_ms", "p95_ms", "p99_ms", "largest_ms",
+    "memory_first_mb", "memory_last_mb", "load_average", "cores", "processor",
+]  # fmt: skip
+
+
+def drawings(run: Run, count: int) -> list[bytes]:
+    """PNGs of the catalog's first drawings."""
+    catalog = read_catalog(run.data / "catalog.parquet")
+    source = open_source(run.params.catalog, run.root)
+    rows = catalog[catalog["role"] == "query"].head(count)
+    bodies = []
+    for image_id, path in zip(rows["image_id"], rows["path"], strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(source.load(path, "sketch", image_id)).save(buffer, "PNG")
+        bodies.append(buffer.getvalue())
+    return bodies
+
+
+def send(address: str, folder: str, rate: float, count: int) -> dict[str, Any]:
+    """Sends queries; `rate` a second, or one after another where it is 0. Runs in a process of its own."""
+    bodies = [path.read_bytes() for path in sorted(Path(folder).glob("*.png"))]
+    seconds: list[float] = []
+    statuses: list[int] = []
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        started = time.perf_counter()
+        try:
+            answer = await client.post(f"{address}/api/search/image?top=24", content=bodies[number % len(bodies)])
+            status = answer.status_code
+        except httpx.HTTPError:
+            status = 0
+        seconds.append(time.perf_counter() - started)
+        statuses.append(status)
+
+    async def everything() -> float:
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+        async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+            started = time.perf_counter()
+            if not rate:
+                for number in range(count):
+                    await one(client, number)
+            else:
+                tasks = []
+                for number in range(count):
+                    await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
+                    tasks.append(asyncio.create_task(one(client, number)))
+                await asyncio.gather(*tasks)
+            return time.perf_counter() - started
+
+    took = asyncio.run(everything())
+    return {"seconds": seconds, "errors": sum(status != 200 for status in statuses), "took": took}
+
+
+@contextmanager
+def server(run: Run, gallery: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A server in a process of its own: its address and process."""
+    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", gallery]
+    command += ["--params", str(run.root / "params.yaml")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None  # noqa: S101  it is a pipe
+        said = process.stdout.readline()
+        if "http://" not in said:
+            raise RuntimeError(f"the server did not start: {said}")
+        try:
+            yield "http://" + said.split("http://")[1].split("/")[0], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+def memory(process: psutil.Process) -> float:
+    """Resident memory of a process and its children, MB."""
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 1e6
+
+
+def measure(address: str, process: psutil.Process, folder: Path, rate: float, count: int) -> dict[str, Any]:
+    """The figures of one row."""
+    arguments = json.dumps([address, str(folder), rate, count])
+    watched = []
+    with subprocess.Popen(
+        [sys.executable, "-c", SEND, arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as sender:
+        while sender.poll() is None:
+            watched.append(memory(process))
+            time.sleep(1)
+        assert sender.stdout is not None  # noqa: S101  it is a pipe
+        told = json.loads(sender.stdout.read())
+    seconds = sorted(told["seconds"])
+    sixth = max(1, len(watched) // 6)
+    return {
+        "requests": count,
+        "errors": told["errors"],
+        "per_second": round(count / told["took"], 1),
+        "median_ms": round(1e3 * statistics.median(seconds), 1),
+        "p95_ms": round(1e3 * float(np.quantile(seconds, 0.95)), 1),
+        "p99_ms": round(1e3 * float(np.quantile(seconds, 0.99)), 1),
+        "largest_ms": round(1e3 * seconds[-1], 1),
+        # The second sixth, when everything has been touched once, and the last.
+        "memory_first_mb": round(statistics.mean(watched[sixth : 2 * sixth] or watched)),
+        "memory_last_mb": round(statistics.mean(watched[-sixth:])),
+        "load_average": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+        "processor": processor(),
+    }
+
+
+def large_run(run: Run, place: Path, count: int) -> Run:
+    """The same model, with an index of `count` perturbed photos as if they were one's own."""
+    shutil.copy(run.root / "params.yaml", place)
+    for name in ("model", "embeddings", "catalog.parquet"):
+        (place / run.params.paths.data).mkdir(exist_ok=True)
+        (place / run.params.paths.data / name).symlink_to((run.data / name).resolve())
+    large = Run.read(place / "params.yaml")
+    base = EmbeddingTable.open(run.data / "embeddings" / "photos.parquet").read()
+    spread = (NOISE * base.std(axis=0)).astype(np.float32)
+    random = np.random.default_rng(3)
+    schema = embeddings_schema(base.shape[1])
+    shards = large.own / "vectors"
+    shards.mkdir(parents=True)
+    for number, start in enumerate(range(0, count, BLOCK)):
+        size = min(BLOCK, count - start)
+        block = base[random.integers(0, len(base), size)]
+        block = block + spread * random.standard_normal(block.shape, np.float32)
+        names = pa.array([f"{start + row:07d}.jpg" for row in range(size)])
+        column = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), base.shape[1])
+        table = pa.table([names, pa.array([""] * size), names, column], schema=schema)
+        pq.write_table(table, shards / f"part-{number:05d}.parquet", compression="lz4", use_dictionary=False)
+    kind, search = run.params.retrieval.alignment, run.params.search
+    tables = tuple(sorted(shards.glob("*.parquet")))
+    faiss = RemoteFaiss()
+    faiss.build(BuildJob(tables, run.alignment_file, kind, search.kind, search.dimension, large.own / "index"))
+    faiss.close()
+    key = alignment_key(large.alignment_file, kind)
+    write_record(large.own, Record(str(place), large.model_key(), key, "made for the benchmark"))
+    return large
+
+
+def rows(run: Run, folder: Path, gallery: str) -> Iterator[dict[str, Any]]:
+    """Latency and load of one gallery."""
+    with server(run, gallery) as (address, process):
+        model = httpx.get(f"{address}/api/model", timeout=30).json()
+        time.sleep(15)  # the thumbnails of a small gallery are made ahead
+        facts = {"photos": model["photos"], "index": model["index"]}
+        for what, rate, count in (("latency", 0, ONE_BY_ONE), ("load", RATE, RATE * SECONDS)):
+            row = {"what": what, **facts, **measure(address, process, folder, rate, count)}
+            print(row, file=sys.stderr)
+            yield row
+
+
+def main() -> None:
+    """Measures all rows and writes them."""
+    parser = argparse.ArgumentParser(description="latency and load of the page's server")
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
+    parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "serve.csv")
+    parser.add_argument("--large", type=int, default=LARGE, help="photos of the large gallery; 0 leaves it out")
+    asked = parser.parse_args()
+    run = Run.read(asked.params)
+    with tempfile.TemporaryDirectory(prefix="bench-serve-") as place:
+        folder, tree = Path(place, "drawings"), Path(place, "large")
+        folder.mkdir()
+        tree.mkdir()
+        for number, body in enumerate(drawings(run, 100)):
+            (folder / f"{number:03d}.png").write_bytes(body)
+        found = list(rows(run, folder, "pipeline"))
+        if asked.large:
+            found += rows(large_run(run, tree, asked.large), folder, "own")
+    with asked.out.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The HTTP API and the page: `create_app` makes them from a search engine. /openapi.json describes the API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from pipeline_lib import params
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.batching import BusyError
+from pipeline_lib.search.engine import MOST_HITS, SearchEngine
+from pipeline_lib.search.guard import BodyLimit, KnownHosts, SecurityHeaders
+from pipeline_lib.search.service import Service
+from pipeline_lib.search.strokes import rasterise
+from pipeline_lib.search.uploads import UploadError, decode_upload, read_picture
+from pipeline_lib.search.wire import Answer, Health, ModelInfo, Problem, StrokesQuery
+
+PAGE: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+KEPT: Final = {"cache-control": "private, max-age=31536000, immutable"}
+"""Addresses of pictures carry the version of what is searched, so a browser may keep them."""
+JSON_BYTES: Final = 4_000_000
+FORM_BYTES: Final = 10_000
+"""What a form may take beside the file."""
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "the request can't be read"},
+    408: {"model": Problem, "description": "the request took too long to arrive"},
+    413: {"model": Problem, "description": "too many bytes or pixels"},
+    415: {"model": Problem, "description": "not a picture"},
+    422: {"description": "the request, or the picture, is damaged"},
+    503: {"model": Problem, "description": "too many searches at once; try again in a moment"},
+}
+MISSING: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Problem, "description": "there is no such picture"}}
+PICTURE_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+Row = Annotated[int, Path(ge=0, le=1 << 53, description="number of the picture")]
+
+
+def create_app(
+    engine: SearchEngine, settings: params.Search, *, version: str, hosts: tuple[str, ...] = ("*",)
+) -> FastAPI:
+    """The application; threads start with it, and the engine is left open when it ends.
+
+    Args:
+        engine: what searches.
+        settings: section `search`.
+        version: changes with the model and the index.
+        hosts: names in the Host header that are answered; ("*",) for all.
+    """
+    service = Service(engine, settings, version)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await run_in_threadpool(service.close)
+
+    app = FastAPI(
+        title="Draw and find",
+        description="Finds photos by drawing. Drawings are dark lines on white.",
+        version="1",
+        docs_url=None,  # FastAPI's page of documentation is loaded from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.add_middleware(BodyLimit, limit=body_limit(settings))
+    app.add_middleware(KnownHosts, hosts=hosts)
+    app.add_middleware(SecurityHeaders)
+    _add_failures(app)
+    _add_search(app, service, settings)
+    _add_pictures(app, service)
+    _add_page(app)
+    return app
+
+
+def body_limit(settings: params.Search) -> Callable[[str], int]:
+    """How many bytes a body of a content type may take."""
+
+    def limit(content_type: str) -> int:
+        if content_type.startswith("application/json"):
+            return JSON_BYTES
+        return settings.upload_bytes + (FORM_BYTES if content_type.startswith("multipart/") else 0)
+
+    return limit
+
+
+def _add_failures(app: FastAPI) -> None:
+    def problem(status: int, detail: str) -> JSONResponse:
+        headers = {"retry-after": "1"} if status == 503 else None
+        return JSONResponse({"detail": detail}, status, headers)
+
+    def on_upload(_: Request, failure: Exception) -> JSONResponse:
+        assert isinstance(failure, UploadError)  # noqa: S101  registered for it alone
+        return problem(failure.status, failure.detail)
+
+    def on_busy(_: Request, __: Exception) -> JSONResponse:
+        return problem(503, "too many searches at once; try again in a moment")
+
+    def on_pipeline(_: Request, failure: Exception) -> JSONResponse:
+        return problem(503, str(failure))
+
+    def on_missing(_: Request, __: Exception) -> JSONResponse:
+        return problem(404, "there is no such picture")
+
+    def on_bad_image(_: Request, failure: Exception) -> JSONResponse:
+        return problem(404, f"the picture can't be read any more: {failure}")
+
+    def on_gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
+    app.add_exception_handler(ClientDisconnect, on_gone)
+    app.add_exception_handler(UploadError, on_upload)
+    app.add_exception_handler(BusyError, on_busy)
+    app.add_exception_handler(PipelineError, on_pipeline)
+    app.add_exception_handler(IndexError, on_missing)
+    app.add_exception_handler(BadImage, on_bad_image)
+
+
+def _add_search(app: FastAPI, service: Service, settings: params.Search) -> None:
+    @app.post("/api/search/strokes", responses=REFUSALS, tags=["search"])
+    async def search_by_strokes(query: StrokesQuery) -> Answer:
+        """Searches by a drawing given as strokes."""
+        started = time.perf_counter()
+        strokes = [stroke.stroke() for stroke in query.strokes]
+        with service.admission.enter():
+            found, seen = await service.find(lambda: rasterise(strokes), query.top, seen=query.seen)
+        return Answer(found=found, seen=seen, milliseconds=since(started))
+
+    @app.post("/api/search/image", responses=REFUSALS, openapi_extra=PICTURE_BODY, tags=["search"])
+    async def search_by_image(
+        request: Request,
+        top: Annotated[int, Query(ge=1, le=MOST_HITS)] = 24,
+        seen: bool = False,  # noqa: FBT001, FBT002  a query parameter
+    ) -> Answer:
+        """Searches by a picture: the body of the request, or the part `file` of a form."""
+        started = time.perf_counter()
+        with service.admission.enter():
+            data = await read_picture(request)
+            found, told = await service.find(lambda: decode_upload(data, settings.upload_pixels), top, seen=seen)
+        return Answer(found=found, seen=told, milliseconds=since(started))
+
+    @app.get("/api/health", tags=["about"])
+    def health() -> Health:
+        """Whether the server can search."""
+        return service.health()
+
+    @app.get("/api/model", tags=["about"])
+    def model() -> ModelInfo:
+        """The model and index that are searched with."""
+        return service.model()
+
+
+def _add_pictures(app: FastAPI, service: Service) -> None:
+    jpeg: dict[str, Any] = {"response_class": Response, "tags": ["pictures"]}
+    content: dict[str, Any] = {"jpeg": {"image/jpeg": {}}, "png": {"image/png": {}}}
+
+    def picture(path: str, make: Callable[[int], bytes], kind: str, words: str) -> None:
+        def endpoint(number: Row) -> Response:
+            return Response(make(number), media_type=f"image/{kind}", headers=KEPT)
+
+        endpoint.__doc__ = words
+        endpoint.__name__ = make.__name__
+        responses = {**MISSING, 200: {"content": content[kind]}}
+        app.get(path, responses=responses, **jpeg)(endpoint)
+
+    picture("/photos/{number}", service.pictures.photo, "jpeg", "A photo of the gallery.")
+    picture("/photos/{number}/thumbnail", service.pictures.thumbnail, "jpeg", "A small version of a photo.")
+    picture("/photos/{number}/edges", service.pictures.edge_map, "png", "The edge map of a photo.")
+    picture("/examples/{number}", service.example, "png", "A drawing to try the search with.")
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = resources.files("pipeline_lib.search") / "page"
+
+    def serve(path: str, data: bytes, kind: str) -> None:
+        app.get(path, include_in_schema=False)(
+            lambda: Response(data, media_type=kind, headers={"cache-control": "no-cache"})
+        )
+
+    for path, (name, kind) in PAGE.items():
+        serve(path, (folder / name).read_bytes(), kind)
+
+
+def since(started: float) -> float:
+    """Milliseconds since `started` (perf_counter)."""
+    return round((time.perf_counter() - started) * 1e3, 2)

@@ -1,0 +1,116 @@
+"""Queries that come at the same time are embedded together; those that would have to wait too long are refused."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+Query = TypeVar("Query")
+Result = TypeVar("Result")
+
+
+class BusyError(Exception):
+    """More queries wait than may; the caller should come again in a moment."""
+
+
+class Admission:
+    """Counts what is in progress, from before a request is read until it is answered."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = 0
+        self.answered = 0
+        self.refused = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Holds a place.
+
+        Raises:
+            BusyError: all places are taken.
+        """
+        with self._lock:
+            if self.waiting >= self.limit:
+                self.refused += 1
+                raise BusyError
+            self.waiting += 1
+        try:
+            yield
+            with self._lock:
+                self.answered += 1
+        finally:
+            with self._lock:
+                self.waiting -= 1
+
+
+class Batcher(Generic[Query, Result]):
+    """One thread that takes whatever waits, up to a batch, and works on it at once.
+
+    No query waits for others to come: the first goes alone, and those that arrive meanwhile go together.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Query]], Sequence[Result]], batch: int) -> None:
+        """Starts the thread.
+
+        Args:
+            work: one result for each query, in order; runs in the batcher's thread alone.
+            batch: queries at once at most.
+        """
+        self._work = work
+        self._batch = batch
+        self._waiting: queue.SimpleQueue[tuple[Query, Future[Result]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, query: Query) -> Future[Result]:
+        """Puts a query in the queue; its future gets the result, or the exception that the batch ended with."""
+        if self._closed:
+            raise RuntimeError("the batcher is closed")
+        future: Future[Result] = Future()
+        self._waiting.put((query, future))
+        return future
+
+    def close(self) -> None:
+        """Answers what waits, then ends the thread."""
+        self._closed = True
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            batch, ends = self._take()
+            # A query whose caller has gone is not worked on.
+            wanted = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
+            if wanted:
+                self._answer(wanted)
+            if ends:
+                return
+
+    def _take(self) -> tuple[list[tuple[Query, Future[Result]]], bool]:
+        batch = []
+        item = self._waiting.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == self._batch:
+                return batch, False
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _answer(self, wanted: list[tuple[Query, Future[Result]]]) -> None:
+        try:
+            results = self._work([query for query, _ in wanted])
+            for (_, future), result in zip(wanted, results, strict=True):
+                future.set_result(result)
+        except Exception as failure:  # noqa: BLE001  it belongs to those who wait, and the thread must live on
+            for _, future in wanted:
+                if not future.done():
+                    future.set_exception(failure)

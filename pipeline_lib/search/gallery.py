@@ -1,0 +1,96 @@
+"""What is searched: the photos of an index, row by row, and where each is read."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.schemas import read_table
+from pipeline_lib.data.source import Source
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.messages import ROWS_NAME
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Photos or drawings that can be shown, by number.
+
+    Attributes:
+        name: of the data set or folder, as shown to people.
+        image_ids: row -> image_id; for the photos of an index, its rows.
+        paths: row -> path, relative to the source's root.
+        domain: "photo" or "sketch".
+        source: where the images are read.
+    """
+
+    name: str
+    image_ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    domain: str
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def load(self, row: int) -> Pixels:
+        """The image of a row, uint8[H, W, 3], RGB.
+
+        Raises:
+            BadImage: it can't be read any more.
+            IndexError: there is no such row.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        try:
+            return self.source.load(self.paths[row], self.domain, self.image_ids[row])
+        except OSError as failure:
+            raise BadImage(failure.strerror or str(failure)) from failure
+
+    def label(self, row: int) -> str:
+        """A short name for people: of an emoji its Unicode name, of a photo its file name."""
+        image_id, path = self.image_ids[row], PurePosixPath(self.paths[row])
+        return _emoji_name(path.stem) or path.stem if image_id.startswith("openmoji/") else path.name
+
+
+def _emoji_name(stem: str) -> str:
+    """Unicode's names of an emoji's code points, without joiners; "" where it knows none (OpenMoji's own)."""
+    try:
+        characters = [chr(int(code, 16)) for code in stem.split("-")]
+    except ValueError:
+        return ""
+    names = (unicodedata.name(character, "") for character in characters if ord(character) not in {0x200D, 0xFE0F})
+    return ", ".join(name.lower() for name in names if name)
+
+
+def catalog_gallery(catalog: pd.DataFrame, source: Source, index_folder: Path) -> Gallery:
+    """The photos of the pipeline's own index, in its order.
+
+    Raises:
+        PipelineError: the index holds photos that the catalog does not.
+    """
+    rows = read_table(index_folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
+    image_ids = tuple(rows.column("image_id").to_pylist())
+    photos = catalog[catalog["role"] == "gallery"]
+    paths = dict(zip(photos["image_id"], photos["path"], strict=True))
+    if not paths.keys() >= set(image_ids):
+        raise PipelineError(f"{index_folder / ROWS_NAME}: holds photos that the catalog lacks; run `dvc repro`")
+    return Gallery(_dataset(photos), image_ids, tuple(paths[name] for name in image_ids), "photo", source)
+
+
+def catalog_examples(catalog: pd.DataFrame, source: Source) -> Gallery:
+    """The queries of the catalog, to try the search with; may be empty."""
+    queries = catalog[catalog["role"] == "query"].sort_values("image_id")
+    return Gallery(_dataset(queries), tuple(queries["image_id"]), tuple(queries["path"]), "sketch", source)
+
+
+def _dataset(rows: pd.DataFrame) -> str:
+    return ", ".join(sorted(set(rows["dataset"])))

@@ -1,0 +1,117 @@
+"""What stands before every request: security headers, a limit on bodies, and the names the server answers to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY: Final = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+class SecurityHeaders:
+    """Adds the security headers to every answer, errors included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class KnownHosts:
+    """Answers only to names that the server goes by: another site can't reach it under a name of its own."""
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] == "http" and "*" not in self.hosts:
+            host = host_name(Headers(scope=scope).get("host", ""))
+            if host not in self.hosts:
+                words = "this server does not go by that name; start it with --host to allow it"
+                await JSONResponse({"detail": words}, 400)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower()
+
+
+BODY_SECONDS: Final = 20.0
+"""A body that takes longer to arrive is given up."""
+
+
+class BodyLimit:
+    """Refuses bodies that are too long, before the first byte where the length is announced, and those that dawdle."""
+
+    def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
+        """Stands before `app`; `limit` tells the bytes that a body of a content type may take."""
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        limit = self.limit(headers.get("content-type", ""))
+        words = f"the request takes more than {limit / 1e6:g} MB; send less"
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > limit:
+            await JSONResponse({"detail": words}, 413)(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        size, whole = 0, False
+
+        async def counted() -> Message:
+            nonlocal size, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as failure:
+                raise HTTPException(408, f"the request took more than {BODY_SECONDS:g} s to arrive") from failure
+            size += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if size > limit:
+                raise HTTPException(413, words)
+            return message
+
+        await self.app(scope, counted, send)

@@ -1,0 +1,252 @@
+"""The index of one's own photos: what is new is embedded, what is gone leaves, and the rest stays as it is.
+
+Vectors lie in shards of `vectors/`, each written whole, so that an update that was cut off goes on where it stopped. A
+photo is known by its path, size and time. The index is built from the shards by the process that holds FAISS.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline_lib.data.files import digest_of, read_json, write_json
+from pipeline_lib.data.folder import FolderSource, image_files, left_out
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.schemas import embeddings_schema, write_table
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.search.encoder import QueryEncoder
+from pipeline_lib.search.messages import BuildJob
+from pipeline_lib.search.opening import Run
+from pipeline_lib.search.own_record import (
+    AFRESH,
+    RECORD_NAME,
+    Record,
+    alignment_key,
+    read_record,
+    write_record,
+)
+from pipeline_lib.search.remote import RemoteFaiss
+
+SHARD_ROWS: Final = 512
+READERS: Final = 4
+"""Threads that decode photos while others are embedded."""
+BAD_NAME: Final = "bad.json"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did.
+
+    Attributes:
+        photos: in the index now.
+        added: embedded by this update.
+        removed: that left the index.
+        bad: path -> why it was skipped, of all files that are.
+        settings: the kind of index, in words; "" where nothing changed.
+    """
+
+    photos: int
+    added: int
+    removed: int
+    bad: dict[str, str]
+    settings: str
+
+
+def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = False) -> Update:
+    """Brings the index of one's own photos up to date.
+
+    Args:
+        run: a finished run, whose model embeds them.
+        photos: folder of photos, of any nesting and format.
+        encoder: of the run.
+        afresh: forget an index that is there.
+
+    Raises:
+        PipelineError: the folder holds no photos, or is not that of the index, or the model has changed.
+    """
+    root = photos.expanduser().resolve()
+    if not root.is_dir():
+        raise PipelineError(f"{photos}: is not a folder; name the one that holds your photos")
+    alignment = alignment_key(run.alignment_file, run.params.retrieval.alignment)
+    if afresh:
+        shutil.rmtree(run.own, ignore_errors=True)
+    record = _begin(run, root)
+    source = FolderSource(root, run.params.catalog.max_pixels, "")
+    found = {path: source.signature(path) for path in image_files(root)}
+    if not found:
+        raise PipelineError(f"{root}: holds no photos; the index is left as it is")
+    shards = run.own / "vectors"
+    known, removed = keep_current(shards, found)
+    bad = _known_bad(run.own, found)
+    todo = [path for path in found if path not in known and path not in bad]
+    added = _embed(todo, found, source, encoder, shards, bad)
+    write_json(run.own / BAD_NAME, [[path, found[path], why] for path, why in sorted(bad.items())])
+    current, _ = keep_current(shards, found)
+    if not current:
+        raise PipelineError(f"{root}: none of its {len(found)} files can be read as a photo; see {run.own / BAD_NAME}")
+    settings = run.params.search
+    state = digest_of(sorted((path, found[path]) for path in current), alignment, settings.kind, settings.dimension)
+    words = ""
+    if state != record.state or not (run.own / "index").exists():
+        words = _build(run, sorted(shards.glob("part-*.parquet")))
+        write_record(run.own, Record(str(root), record.model, alignment, state))
+    return Update(len(current), added, removed, {**bad, **dict(left_out(root))}, words)
+
+
+def _begin(run: Run, root: Path) -> Record:
+    """The record of the index that is there, checked, or a new one."""
+    model = run.model_key()
+    if not (run.own / RECORD_NAME).exists():
+        write_record(run.own, Record(str(root), model))
+    record = read_record(run.own)
+    if record.root != str(root):
+        raise PipelineError(f"{run.own}: is the index of {record.root}, not of {root}; {AFRESH}")
+    if record.model != model:
+        raise PipelineError(
+            f"{run.own}: the model, or section embed of the params, has changed since these photos were indexed; "
+            f"{AFRESH}"
+        )
+    return record
+
+
+def keep_current(shards: Path, found: dict[str, str]) -> tuple[set[str], int]:
+    """Drops the vectors of photos that are gone or have changed.
+
+    Args:
+        shards: folder of shards.
+        found: path -> signature of the photos that there are.
+
+    Returns:
+        The paths that have a vector, and how many vectors were dropped.
+    """
+    known: set[str] = set()
+    dropped = 0
+    for path in sorted(shards.glob("part-*.parquet")):
+        try:
+            rows = pq.read_table(path, columns=["image_id", "signature"])
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{path}: can't be read ({failure}); delete it and run `make index` again") from failure
+        pairs = zip(rows["image_id"].to_pylist(), rows["signature"].to_pylist(), strict=True)
+        keep = [name not in known and found.get(name) == signature for name, signature in pairs]
+        known.update(name for name, kept in zip(rows["image_id"].to_pylist(), keep, strict=True) if kept)
+        dropped += keep.count(False)
+        if not any(keep):
+            path.unlink()
+        elif not all(keep):
+            write_table(path, pq.read_table(path).filter(pa.array(keep)))
+    return known, dropped
+
+
+def _known_bad(own: Path, found: dict[str, str]) -> dict[str, str]:
+    """Files that could not be read before and have not changed since."""
+    if not (own / BAD_NAME).exists():
+        return {}
+    return {path: why for path, signature, why in read_json(own / BAD_NAME) if found.get(path) == signature}
+
+
+def _embed(
+    todo: Sequence[str],
+    signatures: dict[str, str],
+    source: FolderSource,
+    encoder: QueryEncoder,
+    shards: Path,
+    bad: dict[str, str],
+) -> int:
+    """Embeds photos into new shards; those that can't be read are added to `bad`. Returns how many were embedded."""
+    used = [int(path.stem.removeprefix("part-")) for path in shards.glob("part-*.parquet")]
+    number, added = max(used, default=-1) + 1, 0
+    with (
+        ThreadPoolExecutor(READERS) as readers,
+        tqdm(total=len(todo), desc="embed photos", unit="photo", mininterval=1.0, disable=not todo) as bar,
+    ):
+        for start in range(0, len(todo), SHARD_ROWS):
+            paths: list[str] = []
+            vectors: list[Vectors] = []
+            batch: list[tuple[str, Tensor]] = []
+            step = encoder.embed.batch
+            chunk = todo[start : start + SHARD_ROWS]
+            for place, (path, image) in enumerate(zip(chunk, _read(chunk, source, encoder, readers), strict=True)):
+                if isinstance(image, str):
+                    bad[path] = image
+                else:
+                    batch.append((path, image))
+                if batch and (len(batch) == step or place + 1 == len(chunk)):
+                    paths += [name for name, _ in batch]
+                    vectors.append(encoder.raw([prepared for _, prepared in batch]))
+                    batch = []
+                bar.update()
+            added += _write(shards / f"part-{number:05d}.parquet", paths, vectors, signatures, bad)
+            number += 1
+    return added
+
+
+def _read(
+    paths: Sequence[str], source: FolderSource, encoder: QueryEncoder, readers: ThreadPoolExecutor
+) -> Iterator[Tensor | str]:
+    """Each photo prepared for the encoder, or why it can't be read, in order and a few ahead."""
+
+    def read(path: str) -> Tensor | str:
+        try:
+            return encoder.prepare(source.load(path, "photo", path))
+        except (BadImage, OSError) as failure:
+            return str(failure)
+        except MemoryError:
+            return "too large for this machine's memory"
+
+    work: Callable[[str], Tensor | str] = read
+    ahead = 4 * READERS
+    waiting = [readers.submit(work, path) for path in paths[:ahead]]
+    for place in range(len(paths)):
+        yield waiting.pop(0).result()
+        if place + ahead < len(paths):
+            waiting.append(readers.submit(work, paths[place + ahead]))
+
+
+def _write(
+    shard: Path, paths: list[str], vectors: list[Vectors], signatures: dict[str, str], bad: dict[str, str]
+) -> int:
+    """Writes a shard, without vectors that can't be ranked; returns its rows."""
+    if not paths:
+        return 0
+    values = np.concatenate(vectors)
+    lengths = np.einsum("ij,ij->i", values, values)
+    good = np.isfinite(lengths) & (lengths > 0)
+    bad.update({path: "its vector is zero or not finite" for path, fine in zip(paths, good, strict=True) if not fine})
+    names = [path for path, fine in zip(paths, good, strict=True) if fine]
+    values = values[good]
+    if names:
+        width = values.shape[1]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
+        labels = [pa.array(names), pa.array([""] * len(names)), pa.array(names)]
+        table = pa.table([*labels, column], schema=embeddings_schema(width))
+        write_table(shard, table.append_column("signature", pa.array([signatures[name] for name in names])))
+    return len(names)
+
+
+def _build(run: Run, tables: Sequence[Path]) -> str:
+    """Builds the index from all shards in the process that holds FAISS; returns its kind in words."""
+    kind = run.params.retrieval.alignment
+    job = BuildJob(
+        tuple(tables),
+        None if kind == "none" else run.alignment_file,
+        kind,
+        run.params.search.kind,
+        run.params.search.dimension,
+        run.own / "index",
+    )
+    faiss = RemoteFaiss()
+    try:
+        return faiss.build(job).settings
+    finally:
+        faiss.close()

@@ -1,0 +1,182 @@
+// The drawing: a list of things done, of which undo takes back the last, and how it is shown on the canvas.
+
+const SIDE = 720;
+const PAPER = "#ffffff";
+const INK = "#000000";
+
+export class Drawing {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: false });
+    this.done = []; // {strokes}, {picture, blob} or {cleared}: what was done, in order
+    this.undone = [];
+    this.waiting = false;
+    this.render();
+  }
+
+  // What is visible: everything since the paper was last cleared or covered by a picture.
+  get visible() {
+    const start = this.done.findLastIndex((step) => step.cleared || step.picture);
+    return this.done.slice(Math.max(0, start)).filter((step) => !step.cleared);
+  }
+
+  get empty() { return this.visible.length === 0; }
+
+  get picture() { return this.visible.find((step) => step.picture); }
+
+  get strokes() { return this.visible.filter((step) => step.points); }
+
+  add(step) {
+    this.done.push(step);
+    this.undone = [];
+    this.show();
+  }
+
+  clear() { if (!this.empty) this.add({ cleared: true }); }
+
+  undo() { this.move(this.done, this.undone); }
+
+  redo() { this.move(this.undone, this.done); }
+
+  move(from, to) {
+    if (from.length) to.push(from.pop());
+    this.show();
+  }
+
+  show() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => { this.waiting = false; this.render(); });
+  }
+
+  render() {
+    const { canvas, context, picture } = this;
+    const aspect = picture ? picture.picture.width / picture.picture.height : 1;
+    const width = Math.round(aspect >= 1 ? SIDE : SIDE * aspect);
+    const height = Math.round(aspect >= 1 ? SIDE / aspect : SIDE);
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    context.fillStyle = PAPER;
+    context.fillRect(0, 0, width, height);
+    if (picture) context.drawImage(picture.picture, 0, 0, width, height);
+    context.lineCap = context.lineJoin = "round";
+    for (const stroke of this.strokes) this.line(stroke, width, height);
+  }
+
+  line(stroke, width, height) {
+    const { context } = this;
+    context.strokeStyle = context.fillStyle = stroke.erase ? PAPER : INK;
+    context.lineWidth = stroke.width * Math.max(width, height);
+    context.beginPath();
+    const [first, ...rest] = stroke.points;
+    if (rest.length === 0) {
+      context.arc(first[0] * width, first[1] * height, context.lineWidth / 2, 0, 2 * Math.PI);
+      context.fill();
+      return;
+    }
+    context.moveTo(first[0] * width, first[1] * height);
+    for (const [x, y] of rest) context.lineTo(x * width, y * height);
+    context.stroke();
+  }
+
+  // What to search with: strokes as they are, a picture alone as its own bytes, both together as the canvas shows them.
+  async query() {
+    const { picture, strokes } = this;
+    if (!picture) {
+      return { strokes: strokes.map(({ points, width, erase }) => ({ points, width, erase })) };
+    }
+    if (strokes.length === 0) return { blob: picture.blob };
+    this.render();
+    return { blob: await new Promise((resolve) => { this.canvas.toBlob(resolve, "image/png"); }) };
+  }
+}
+
+// Turns pointer and keyboard events on a canvas into strokes.
+export class Pen {
+  constructor(drawing, cursor, settings, changed) {
+    this.drawing = drawing;
+    this.canvas = drawing.canvas;
+    this.cursor = cursor;
+    this.settings = settings; // () => ({width, erase})
+    this.changed = changed; // (finished) => ...
+    this.stroke = null;
+    this.pointer = null;
+    this.place = [0.5, 0.5];
+    const on = (name, handler) => this.canvas.addEventListener(name, handler);
+    on("pointerdown", (event) => this.down(event));
+    on("pointermove", (event) => this.moved(event));
+    on("pointerup", (event) => this.up(event));
+    on("pointercancel", (event) => this.up(event));
+    on("keydown", (event) => this.key(event));
+    on("blur", () => { this.lift(); this.cursor.hidden = true; });
+  }
+
+  at(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map(rounded);
+  }
+
+  begin(point, erase) {
+    const { width, erase: chosen } = this.settings();
+    this.stroke = { points: [point], width, erase: erase || chosen };
+    this.drawing.add(this.stroke);
+    this.changed(false);
+  }
+
+  extend(point) {
+    const [x, y] = this.stroke.points.at(-1);
+    if (Math.hypot(point[0] - x, point[1] - y) < 0.002 || this.stroke.points.length >= 5000) return;
+    this.stroke.points.push(point);
+    this.drawing.show();
+    this.changed(false);
+  }
+
+  lift() {
+    if (!this.stroke) return;
+    this.stroke = this.pointer = null;
+    this.cursor.classList.remove("down");
+    this.changed(true);
+  }
+
+  down(event) {
+    if (!event.isPrimary || (event.pointerType === "mouse" && event.button !== 0)) return;
+    event.preventDefault();
+    this.canvas.focus({ preventScroll: true });
+    this.cursor.hidden = true;
+    this.canvas.setPointerCapture(event.pointerId);
+    this.lift();
+    this.pointer = event.pointerId;
+    this.begin(this.at(event), (event.buttons & 32) !== 0); // 32: the eraser end of a pen
+  }
+
+  moved(event) {
+    if (!this.stroke || event.pointerId !== this.pointer) return;
+    const between = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    for (const each of between.length ? between : [event]) this.extend(this.at(each));
+  }
+
+  up(event) {
+    if (event.pointerId === this.pointer) this.lift();
+  }
+
+  key(event) {
+    const step = event.shiftKey ? 0.005 : 0.02;
+    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === " ") {
+      event.preventDefault();
+      if (this.stroke) this.lift(); else { this.begin([...this.place]); this.cursor.classList.add("down"); }
+    } else if (event.key in moves) {
+      event.preventDefault();
+      this.place = this.place.map((value, axis) => rounded(Math.min(1, Math.max(0, value + moves[event.key][axis]))));
+      if (this.stroke) this.extend([...this.place]);
+    } else if (event.key === "Escape") {
+      this.lift();
+    } else {
+      return;
+    }
+    this.cursor.hidden = false;
+    [this.cursor.style.left, this.cursor.style.top] = this.place.map((value) => `${value * 100}%`);
+  }
+}
+
+function rounded(value) { return Math.min(2, Math.max(-1, Math.round(value * 1e4) / 1e4)); }

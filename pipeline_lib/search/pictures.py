@@ -1,0 +1,105 @@
+"""Photos for the page: thumbnails and edge maps from a cache of bounded size, and whole photos drawn afresh.
+
+Everything is decoded and encoded again, so that no byte of a file (its place and date among them) leaves as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+from pipeline_lib import params
+from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
+from pipeline_lib.pretext.edges import edge_map
+from pipeline_lib.search.gallery import Gallery, Pixels
+
+LARGEST: Final = 1600
+"""px, longer side of a photo that is opened."""
+QUALITY: Final = 90
+
+
+class ByteCache:
+    """The bytes used last, up to a limit; safe from any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._held: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int], make: Callable[[], bytes]) -> bytes:
+        """What is held under `key`; made, and held, if it is not there."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        value = make()
+        with self._lock:
+            if key not in self._held and len(value) <= self.limit:
+                self._held[key] = value
+                self.size += len(value)
+                while self.size > self.limit:
+                    self.size -= len(self._held.popitem(last=False)[1])
+        return value
+
+
+def fit(image: Pixels, longest: int) -> Pixels:
+    """An image scaled down, if need be, so that its longer side has at most `longest` px."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a gallery as files that browsers show.
+
+    Attributes:
+        gallery: whose photos.
+        edges: section `edges` that the model was trained with.
+        thumbnail_side: px, longer side.
+        cache: for thumbnails and edge maps.
+    """
+
+    gallery: Gallery
+    edges: params.Edges
+    thumbnail_side: int
+    cache: ByteCache
+
+    def thumbnail(self, row: int) -> bytes:
+        """A small JPEG of a photo.
+
+        Raises:
+            BadImage: the photo can't be read any more.
+            IndexError: there is no such row.
+        """
+        load = self.gallery.load
+        return self.cache.get(("thumbnail", row), lambda: encode_jpeg(fit(load(row), self.thumbnail_side), QUALITY))
+
+    def edge_map(self, row: int) -> bytes:
+        """The edge map of a photo, as training photos are drawn: PNG. Raises as `thumbnail`."""
+        return self.cache.get(("edges", row), lambda: encode_png(self.edges_of(self.gallery.load(row))))
+
+    def photo(self, row: int) -> bytes:
+        """The photo as JPEG of at most `LARGEST` px. Raises as `thumbnail`."""
+        return encode_jpeg(fit(self.gallery.load(row), LARGEST), QUALITY)
+
+    def edges_of(self, image: Pixels) -> Pixels:
+        """Canny edges of any image, uint8[H, W], at the scale of training."""
+        # Very long images would grow beyond all bounds where their short side is brought to a given length.
+        small = fit(image, 16 * self.edges.short_side)
+        return edge_map(resize_short_side(small, self.edges.short_side), self.edges)
+
+
+def data_address(png: bytes) -> str:
+    """A PNG inside an address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

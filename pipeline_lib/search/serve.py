@@ -1,0 +1,105 @@
+"""`python -m pipeline_lib.search.serve`: the web page and the HTTP API, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import uvicorn
+
+from pipeline_lib.data.files import digest_of_file
+from pipeline_lib.data.images import BadImage
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.models.device import keep_freed_memory
+from pipeline_lib.search.api import create_app
+from pipeline_lib.search.command import add_params, ended
+from pipeline_lib.search.engine import SearchEngine
+from pipeline_lib.search.guard import LOOPBACK
+from pipeline_lib.search.messages import ROWS_NAME
+from pipeline_lib.search.opening import Run, open_engine
+from pipeline_lib.search.pictures import Pictures
+from pipeline_lib.search.service import WARM_UP_TO, Service, version_of
+
+CONNECTIONS = 512
+KEEP_ALIVE = 15
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_lib.search.serve", description="Serves the page on which one draws and finds."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
+    add_params(parser)
+    return parser.parse_args(arguments)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens, or a sentence why it can't.
+
+    Raises:
+        PipelineError: the port is taken or the address is not this machine's.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, OverflowError) as failure:
+        raise PipelineError(f"{host}:{port}: can't be listened on ({failure}); choose another with --port") from failure
+
+
+def warm(pictures: Pictures) -> None:
+    """Makes the thumbnails of a small gallery ahead; photos that can't be read are told when they are asked for."""
+    for row in range(len(pictures.gallery)):
+        try:
+            pictures.thumbnail(row)
+        except BadImage:
+            continue
+
+
+def serve(asked: argparse.Namespace) -> int:
+    """Serves until it is interrupted."""
+    run = Run.read(asked.params)
+    keep_freed_memory()
+    with bind(asked.host, asked.port) as listening:
+        engine = open_engine(run, asked.gallery)
+        try:
+            serve_engine(engine, run, asked.host, listening)
+        finally:
+            engine.close()
+    return 0
+
+
+def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.socket) -> None:
+    """Serves one engine on a socket."""
+    version = version_of(run.model_key(), digest_of_file(engine.folder / ROWS_NAME))
+    # On all addresses of a machine no list of its names can be known.
+    hosts = LOOPBACK if host in LOOPBACK else ("*",)
+    app = create_app(engine, run.params.search, version=version, hosts=hosts)
+    service: Service = app.state.service
+    if len(engine.gallery) <= WARM_UP_TO:
+        threading.Thread(target=warm, args=(service.pictures,), daemon=True).start()
+    blank = engine.prepare(np.full((64, 64), 255, np.uint8))
+    engine.search([blank], 1)  # the first pass through a network is slow
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{len(engine.gallery)} photos of {engine.gallery.name}: http://{shown}:{port}/  (Ctrl-C ends)", flush=True)
+    config = uvicorn.Config(
+        app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    asked = parse(arguments)
+    return ended(lambda: serve(asked))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

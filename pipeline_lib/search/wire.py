@@ -1,0 +1,108 @@
+"""What the HTTP API takes and gives, as pydantic models: the OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.search.engine import MOST_HITS
+from pipeline_lib.search.strokes import Stroke
+
+MOST_STROKES = 2000
+MOST_POINTS = 5000
+ALL_POINTS = 100_000
+
+Coordinate = Annotated[float, Field(ge=-1.0, le=2.0, allow_inf_nan=False)]
+Top = Annotated[int, Field(ge=1, le=MOST_HITS, description="how many photos")]
+
+
+class Wire(BaseModel):
+    """Base of all messages: no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StrokeIn(Wire):
+    """One line of the pen."""
+
+    points: Annotated[list[tuple[Coordinate, Coordinate]], Field(min_length=1, max_length=MOST_POINTS)] = Field(
+        description="x and y as fractions of the side, from the top left"
+    )
+    width: float = Field(default=0.027, gt=0.0, le=1.0, description="of the pen, fraction of the side")
+    erase: bool = Field(default=False, description="takes ink away")
+
+    def stroke(self) -> Stroke:
+        """As the library's own type."""
+        return Stroke(self.points, self.width, self.erase)
+
+
+class StrokesQuery(Wire):
+    """A drawing as strokes, in the order they were drawn."""
+
+    strokes: list[StrokeIn] = Field(min_length=1, max_length=MOST_STROKES)
+    top: Top = 24
+    seen: bool = Field(default=False, description="also tell what the network sees")
+
+
+class Found(Wire):
+    """A photo that was found."""
+
+    rank: int = Field(ge=1)
+    score: float = Field(description="cosine similarity, -1 to 1")
+    distance: float = Field(description="1 - score")
+    image_id: str
+    label: str
+    photo: str = Field(description="address of the photo")
+    thumbnail: str = Field(description="address of a small version")
+    edges: str = Field(description="address of its edge map")
+
+
+class Seen(Wire):
+    """What the network sees of a query, as PNG data addresses."""
+
+    input: str = Field(description="the query at the size that the encoder takes")
+    edges: str = Field(description="its Canny edge map, as training photos are drawn")
+
+
+class Answer(Wire):
+    """The nearest photos, best first."""
+
+    found: list[Found]
+    milliseconds: float = Field(description="from the whole request to the answer, on the server")
+    seen: Seen | None = None
+
+
+class Health(Wire):
+    """Whether the server can search."""
+
+    status: str = Field(description='"ok", or "degraded" while the index process is being restarted')
+    photos: int
+    waiting: int = Field(description="searches in progress")
+    queue: int = Field(description="searches that may be in progress before 503 is answered")
+    answered: int
+    refused: int
+
+
+class ModelInfo(Wire):
+    """The model and index that are searched with."""
+
+    gallery: str
+    credit: str = Field(description="whose pictures these are, where that must be said")
+    photos: int
+    architecture: str
+    start_weights: str
+    pretext_accuracy: float | None = Field(description="on held-out images, 0 to 1; chance is 0.125")
+    training_images: int | None
+    embedding: str
+    image_size: int
+    alignment: str
+    index: str
+    examples: int
+    version: str = Field(description="changes with the model and the index")
+
+
+class Problem(Wire):
+    """Why a request was refused."""
+
+    detail: str

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import normalise
+from pipeline_lib.retrieval.index_kinds import (
+    INDEX_KINDS,
+    IndexKind,
+    build_index,
+    choose_kind,
+    lists_for,
+    principal_components,
+    settings_of,
+)
+from pipeline_lib.search.faiss_index import NamedIndex
+from pipeline_lib.search.messages import BuildJob
+from pipeline_lib.search.worker import Worker
+from tests.retrieval.support import write_embeddings
+
+Matrix = NDArray[np.float32]
+WIDTH = 32
+
+
+def clustered(rows: int, seed: int = 0) -> Matrix:
+    """Vectors that lie in groups, as photos do."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((20, WIDTH))
+    return normalise((centres[random.integers(0, 20, rows)] + 0.5 * random.standard_normal((rows, WIDTH))).astype("f4"))
+
+
+def build(vectors: Matrix, kind: IndexKind, reduced: int = 0) -> faiss.Index:
+    def batches() -> Iterator[Matrix]:
+        yield from np.array_split(vectors, 7)
+
+    return build_index(batches, len(vectors), vectors.shape[1], kind, reduced)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("exact", 1.0), ("ivf", 0.95), ("hnsw", 0.95), ("pq", 0.5)])
+def test_every_kind_finds_most_of_what_exact_search_finds(kind: IndexKind, least: float) -> None:
+    vectors, queries = clustered(4000), clustered(50, seed=1)
+    wanted = np.argsort(-queries @ vectors.T, axis=1)[:, :10]
+    _, found = build(vectors, kind).search(queries, 10)
+    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found.tolist(), wanted.tolist(), strict=True)])
+    assert recall >= least
+
+
+@pytest.mark.parametrize("kind", [kind for kind in INDEX_KINDS if kind != "exact"])
+def test_fewer_numbers_keep_inner_products_as_well_as_principal_components_do(kind: IndexKind) -> None:
+    vectors, queries = clustered(2000), clustered(20, seed=1)
+    components = principal_components(vectors, 20)
+    wanted = np.argsort(-(queries @ components.T) @ (vectors @ components.T).T, axis=1)[:, :10]
+    index = build(vectors, kind, reduced=20)
+    assert "20 numbers of 32" in settings_of(index)
+    _, found = index.search(queries, 10)
+    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found.tolist(), wanted.tolist(), strict=True)])
+    assert recall >= (0.4 if kind == "pq" else 0.9)
+
+
+def test_principal_components_are_the_leading_right_singular_vectors() -> None:
+    vectors = clustered(500)
+    components = principal_components(vectors, 6)
+    _, _, wanted = np.linalg.svd(vectors.astype(np.float64), full_matrices=False)
+    np.testing.assert_allclose(np.abs(components @ wanted[:6].T), np.eye(6), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", INDEX_KINDS)
+@pytest.mark.parametrize("rows", [1, 2, 45, 300])
+def test_even_the_smallest_galleries_can_be_of_any_kind(kind: IndexKind, rows: int) -> None:
+    vectors = clustered(rows)
+    index = build(vectors, kind, reduced=16)
+    assert index.ntotal == rows
+    scores, found = index.search(vectors[:1], 1)
+    assert found[0, 0] >= 0
+    assert np.isfinite(scores).all()
+
+
+def test_larger_galleries_are_given_faster_and_then_smaller_kinds() -> None:
+    order = [INDEX_KINDS.index(choose_kind(count)) for count in (1, 1000, 20_000, 20_001, 10**6, 10**9)]
+    assert choose_kind(1) == choose_kind(20_000) == "exact"
+    assert choose_kind(20_001) != "exact"
+    assert choose_kind(10**9) == "pq"
+    assert order[0] == 0
+    assert all(1 <= lists_for(count) <= max(1, count // 39) for count in (1, 39, 1000, 10**6))
+
+
+@pytest.mark.parametrize("kind", INDEX_KINDS)
+def test_an_index_comes_back_from_disk_as_it_was(kind: IndexKind, tmp_path: Path) -> None:
+    vectors = clustered(600)
+    names = np.array([f"{row:03d}" for row in range(600)])
+    before = NamedIndex(build(vectors, kind, reduced=16), names, "none")
+    before.save(tmp_path / "index")
+    after = NamedIndex.load(tmp_path / "index")
+    assert after.facts == before.facts
+    for a, b in zip(before.search(vectors[:5], 7), after.search(vectors[:5], 7), strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_copies_of_a_photo_rank_by_name() -> None:
+    vectors = np.repeat(clustered(5), 4, axis=0)
+    names = np.array([f"{row:02d}" for row in np.random.default_rng(0).permutation(20)])
+    (ranked,) = NamedIndex(build(vectors, "exact"), names, "none").search(vectors[:1], 20)
+    best = names[ranked.rows[0][:4]].tolist()
+    assert best == sorted(names[:4].tolist())
+
+
+def test_the_worker_builds_opens_and_searches_and_tells_failures_in_words(tmp_path: Path) -> None:
+    names = [f"photo {row}" for row in range(30)]
+    table = write_embeddings(tmp_path / "photos.parquet", names, clustered(30))
+    worker = Worker()
+    assert worker.answer(("search", clustered(1), 3)) == ("failed", "no index is open")
+    state, facts = worker.answer(("build", BuildJob((table,), None, "none", "auto", 16, tmp_path / "index")))
+    assert (state, facts.count, facts.settings) == ("done", 30, f"exact, {WIDTH} numbers")
+    assert worker.answer(("open", tmp_path / "index", 1)) == ("done", facts)
+    state, ((rows, scores),) = worker.answer(("search", clustered(30)[4:5], 3))
+    assert rows[0] == 4
+    assert scores[0] == pytest.approx(1, abs=1e-5)
+    state, words = worker.answer(("open", tmp_path / "none", 1))
+    assert state == "failed"
+    assert "photos.parquet" in words
+
+
+def test_an_index_that_does_not_fit_its_names_is_refused(tmp_path: Path) -> None:
+    NamedIndex(build(clustered(9), "exact"), np.array(list("abcdefghi")), "none").save(tmp_path / "a")
+    NamedIndex(build(clustered(8), "exact"), np.array(list("abcdefgh")), "none").save(tmp_path / "b")
+    (tmp_path / "b/photos.faiss").replace(tmp_path / "a/photos.faiss")
+    with pytest.raises(PipelineError, match="does not fit"):
+        NamedIndex.load(tmp_path / "a")

@@ -1,0 +1,57 @@
+"""Schemathesis: requests made from the API's own description, valid and broken ones, must never break the server."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, settings
+from PIL import Image
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pipeline_lib.search.api import create_app
+from pipeline_lib.search.engine import SearchEngine
+from pipeline_lib.search.opening import Run
+
+EXAMPLES = 12
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.fixture(scope="module")
+def app(engine: SearchEngine, finished_run: Run) -> FastAPI:
+    return create_app(engine, finished_run.params.search, version="v")
+
+
+@pytest.fixture(scope="module")
+def api(app: FastAPI) -> Any:
+    buffer = io.BytesIO()
+    Image.new("L", (32, 32), 255).save(buffer, "PNG")
+    schemathesis.openapi.media_type("image/*", _pictures(buffer.getvalue()))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def _pictures(png: bytes) -> Any:
+    from hypothesis import strategies as st
+
+    # A real picture, one that is cut, and anything at all.
+    return st.one_of(st.just(png), st.integers(1, len(png)).map(lambda n: png[:n]), st.binary(min_size=1, max_size=200))
+
+
+schema = schemathesis.pytest.from_fixture("api")
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)  # fmt: skip
+def test_no_request_breaks_the_server_and_answers_are_as_described(case: Any) -> None:
+    case.call_and_validate(checks=CHECKS)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.search import own_photos
+from pipeline_lib.search.encoder import QueryEncoder
+from pipeline_lib.search.index_photos import main
+from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.search.own_photos import Update, update
+from tests.conftest import scene
+from tests.search.support import embed, save_model, with_params
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "my photos"
+    for number in range(7):
+        place = folder / ("summer" if number % 2 else ".")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(100 + number)).save(place / f"{number}.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+class Counting(QueryEncoder):
+    """The encoder, with a count of the images that went through it."""
+
+    seen: list[int]
+
+    def raw(self, prepared: list[Tensor]) -> NDArray[np.float32]:  # type: ignore[override]
+        self.seen.append(len(prepared))
+        return super().raw(prepared)
+
+
+def counted(run: Run) -> Counting:
+    real = open_encoder(run, 1)
+    encoder = Counting(real.loaded, real.embed, real.alignment)
+    object.__setattr__(encoder, "seen", [])
+    return encoder
+
+
+def ids_of(run: Run) -> list[str]:
+    return sorted(pq.read_table(run.own / "index/photos.parquet")["image_id"].to_pylist())
+
+
+def change(path: Path, seed: int) -> None:
+    before = path.stat().st_mtime
+    Image.fromarray(scene(seed)).save(path)
+    os.utime(path, (before + 5, before + 5))
+
+
+def test_every_photo_finds_itself_in_the_index_and_bad_files_are_listed(run: Run, photos: Path) -> None:
+    done = update(run, photos, counted(run))
+    assert (done.photos, done.added, done.removed) == (7, 7, 0)
+    assert list(done.bad) == ["broken.jpg"]
+    assert "exact" in done.settings
+    engine = open_engine(run)
+    try:
+        assert engine.facts.count == len(engine.gallery) == 7
+        assert ids_of(run) == sorted(engine.gallery.image_ids)
+        for row in range(7):
+            (vector,) = engine.encoder.raw([engine.prepare(engine.gallery.load(row))])
+            aligned = engine.encoder.alignment.apply(vector[None], "photo")
+            ((rows, scores),) = engine.faiss.search(aligned, 1)
+            assert rows[0] == row
+            assert scores[0] == pytest.approx(1, abs=1e-4)
+    finally:
+        engine.close()
+
+
+def test_an_update_embeds_only_what_is_new_or_changed_and_drops_what_is_gone(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    again = counted(run)
+    done = update(run, photos, again)
+    assert again.seen == []
+    assert done == Update(7, 0, 0, done.bad, "")
+
+    Image.fromarray(scene(300)).save(photos / "new.png")
+    change(photos / "2.jpg", 301)
+    (photos / "summer/1.jpg").unlink()
+    some = counted(run)
+    done = update(run, photos, some)
+    assert sum(some.seen) == done.added == 2
+    assert (done.photos, done.removed) == (7, 2)
+    assert ids_of(run) == ["0.jpg", "2.jpg", "4.jpg", "6.jpg", "new.png", "summer/3.jpg", "summer/5.jpg"]
+
+    fresh = with_params(run, paths__data="data")
+    shutil.copytree(run.own, run.root / "kept")
+    update(fresh, photos, counted(fresh), afresh=True)
+    before, after = (_vectors(folder) for folder in (run.root / "kept", run.own))
+    assert before.keys() == after.keys()
+    for name, vector in before.items():
+        np.testing.assert_allclose(vector, after[name], rtol=1e-4, atol=1e-4)
+
+
+def _vectors(own: Path) -> dict[str, NDArray[np.float32]]:
+    tables = [pq.read_table(path) for path in sorted((own / "vectors").glob("*.parquet"))]
+    pairs = [(t["image_id"].to_pylist(), np.array(t["vector"].to_pylist(), np.float32)) for t in tables]
+    return {name: vector for names, vectors in pairs for name, vector in zip(names, vectors, strict=True)}
+
+
+def test_an_update_that_was_cut_off_goes_on_where_it_stopped(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_photos, "SHARD_ROWS", 3)
+    killed = counted(run)
+
+    def raw(prepared: list[Tensor]) -> NDArray[np.float32]:
+        if sum(killed.seen) >= 3:
+            raise KeyboardInterrupt
+        return Counting.raw(killed, prepared)
+
+    object.__setattr__(killed, "raw", raw)
+    with pytest.raises(KeyboardInterrupt):
+        update(run, photos, killed)
+    finished = sum(pq.read_metadata(path).num_rows for path in (run.own / "vectors").glob("*.parquet"))
+    assert 0 < finished < 7
+    with pytest.raises(PipelineError, match=r"not finished.*make index PHOTOS="):
+        open_engine(run, "own")
+    rest = counted(run)
+    assert update(run, photos, rest).photos == 7
+    assert sum(rest.seen) == 7 - finished
+
+
+def test_a_changed_model_is_noticed_and_the_way_out_is_told(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    save_model(run, seed=5)
+    embed(run)
+    with pytest.raises(PipelineError, match=r"model.*changed.*AFRESH=1"):
+        update(run, photos, counted(run))
+    with pytest.raises(PipelineError, match=r"model.*changed.*AFRESH=1.*GALLERY=pipeline"):
+        open_engine(run)
+    open_engine(run, "pipeline").close()
+    assert update(run, photos, counted(run), afresh=True).added == 7
+    open_engine(run).close()
+
+
+def test_another_folder_is_refused_until_the_index_is_made_afresh(run: Run, photos: Path, tmp_path: Path) -> None:
+    update(run, photos, counted(run))
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(PipelineError, match=r"other: holds no photos|is the index of"):
+        update(run, other, counted(run))
+    Image.fromarray(scene(1)).save(other / "one.jpg")
+    with pytest.raises(PipelineError, match=r"is the index of .*my photos.*AFRESH=1"):
+        update(run, other, counted(run))
+    assert update(run, other, counted(run), afresh=True).photos == 1
+    assert ids_of(run) == ["one.jpg"]
+
+
+def test_an_empty_or_missing_folder_leaves_the_index_as_it_is(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    before = ids_of(run)
+    away = photos.rename(photos.with_name("away"))
+    with pytest.raises(PipelineError, match="is not a folder"):
+        update(run, photos, counted(run))
+    photos.mkdir()
+    with pytest.raises(PipelineError, match="holds no photos; the index is left as it is"):
+        update(run, photos, counted(run))
+    photos.rmdir()
+    away.rename(photos)
+    assert ids_of(run) == before
+    assert update(run, photos, counted(run)).added == 0
+
+
+def test_files_that_could_not_be_read_are_tried_again_once_they_change(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    Image.fromarray(scene(9)).save(photos / "broken.jpg")
+    done = update(run, photos, counted(run))
+    assert (done.added, done.bad) == (1, {})
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq"])
+def test_every_kind_of_index_serves_own_photos(run: Run, photos: Path, kind: str) -> None:
+    changed = with_params(run, search__kind=kind, search__dimension=16)
+    done = update(changed, photos, counted(changed))
+    assert "16 numbers of 32" in done.settings
+    engine = open_engine(changed)
+    try:
+        (hits,) = engine.search([engine.prepare(engine.gallery.load(0))], 5)
+        assert hits
+    finally:
+        engine.close()
+    # Another kind needs no photo to be embedded again.
+    other = with_params(run, search__kind="exact")
+    rest = counted(other)
+    assert "exact" in update(other, photos, rest).settings
+    assert rest.seen == []
+
+
+def test_the_command_tells_what_it_did(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(photos), "--params", str(run.root / "params.yaml")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "skipped broken.jpg" in said
+    assert "7 photos in" in said
+    assert "7 embedded, 0 removed, 1 skipped" in said
+    assert main([str(photos / "none"), *arguments[1:]]) == 1
+    assert "is not a folder" in capsys.readouterr().err

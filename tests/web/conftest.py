@@ -1,0 +1,98 @@
+"""A real server over the embedded data set, and a real browser before it.
+
+Where `make repro` has run, the server searches with the tree's own default model. Elsewhere, as in a fresh clone, the
+real stages are run first in a copy, with one epoch on one draw in place of twelve on eight: about a minute and a half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from selenium import webdriver
+
+from pipeline_lib.search.opening import Run
+from tests.pipeline.support import ROOT, copy_program, environment, set_params, stage
+from tests.web.browser import Page, start
+
+NEEDED = ("catalog.parquet", "model/meta.json", "embeddings/alignment.safetensors", "index/photos.faiss")
+SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server and the run that it searches."""
+
+    address: str
+    run: Run
+
+    def post(self, path: str, body: bytes) -> Any:
+        """The answer to a request, as JSON."""
+        with urllib.request.urlopen(f"{self.address}{path}", body, timeout=60) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def get(self, path: str) -> bytes:
+        """What lies at an address."""
+        with urllib.request.urlopen(f"{self.address}{path}", timeout=60) as answer:  # noqa: S310
+            return bytes(answer.read())
+
+
+@pytest.fixture(scope="session")
+def openmoji_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on the embedded data set."""
+    own = Run.read(ROOT / "params.yaml")
+    if own.params.catalog.dataset == "openmoji" and all((own.data / name).exists() for name in NEEDED):
+        return own
+    top = tmp_path_factory.mktemp("web")
+    tree = copy_program(top / "repository")
+    for name in ("requirements-data.txt", "requirements-weights.txt"):
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    set_params(tree, SHORT)
+    env = environment(top / "home", OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"))
+    for name in ("catalog", "edges", "patches", "train", "embed", "index"):
+        code, said = stage(tree, name, env=env)
+        assert code == 0, said
+    return Run.read(tree / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def served(openmoji_run: Run) -> Iterator[Served]:
+    """A server in a process of its own, on a free port."""
+    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", "pipeline"]
+    command += ["--params", str(openmoji_run.root / "params.yaml")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            assert "http://" in said, said
+            yield Served("http://" + said.split("http://")[1].split("/")[0], openmoji_run)
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[webdriver.Chrome]:
+    """One browser for all tests."""
+    opened = start()
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, served: Served) -> Iterator[Page]:
+    """The page, freshly opened, in a desktop window."""
+    for command in ("Emulation.clearDeviceMetricsOverride", "Emulation.setEmulatedMedia"):
+        driver.execute_cdp_cmd(command, {})
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    opened = Page(driver, served.address)
+    opened.complaints()  # the log goes on from the test before
+    yield opened
+    assert opened.complaints() == []
