@@ -27,7 +27,7 @@ def main() -> None:
     """Starts server and browser, draws, and saves what is seen."""
     parser = argparse.ArgumentParser(description="takes a picture of the page")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--emoji", default="1F33C", help="which drawing, by its code points")
+    parser.add_argument("--emoji", default="1F6B2", help="which drawing, by its code points")
     parser.add_argument("--all", action="store_true", help="in dark, on a phone and of the second tab, too")
     asked = parser.parse_args()
     run = Run.read(ROOT / "params.yaml")
