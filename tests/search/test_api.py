@@ -178,7 +178,9 @@ def test_json_that_is_too_long_or_holds_nan_is_refused(client: TestClient) -> No
     headers = {"content-type": "application/json"}
     assert client.post("/api/search/strokes", content=b" " * 4_000_001, headers=headers).status_code == 413
     nan = b'{"strokes": [{"points": [[NaN, 0.5]]}]}'
-    assert client.post("/api/search/strokes", content=nan, headers=headers).status_code == 422
+    answer = client.post("/api/search/strokes", content=nan, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "body.strokes.0.points.0.0: Input should be a finite number"
 
 
 def test_what_the_network_sees_is_told_when_asked_for(client: TestClient) -> None:

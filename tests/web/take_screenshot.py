@@ -52,7 +52,8 @@ def main() -> None:
                         page.after(lambda: page.click("tab-seen"))
                     if frame == "phone":
                         page.phone()
-                    save(page.screenshot(asked.out), asked.out.with_stem(asked.out.stem + suffix))
+                    place = asked.out.with_stem(asked.out.stem + suffix)
+                    save(page.screenshot(place), place)
             driver.quit()
         finally:
             server.terminate()
