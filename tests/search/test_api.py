@@ -79,13 +79,9 @@ def test_a_picture_may_be_the_body_or_the_file_of_a_form(client: TestClient) -> 
     assert len(bare) == PHOTOS
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "L"), ("WEBP", "RGB"), ("GIF", "L"), ("BMP", "RGB"), ("TIFF", "L")]
-)
-def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(
-    client: TestClient, kind: str, mode: str
-) -> None:
-    answer = client.post("/api/search/image", content=picture(kind, mode=mode), headers={"content-type": "text/css"})
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(client: TestClient, kind: str) -> None:
+    answer = client.post("/api/search/image", content=picture(kind), headers={"content-type": "text/css"})
     assert answer.status_code == 200
 
 
