@@ -40,6 +40,8 @@ TRAINING_PER_LIST: Final = 40
 NEIGHBOURS: Final = 32
 """HNSW: links of a vector."""
 CODE_BYTES: Final = 128
+SMALLEST_CODED: Final = 4
+"""Fewer vectors than this can't make a code book, and are kept whole."""
 PROBED: Final = 64
 """Inverted lists that a query looks through."""
 EF_SEARCH: Final = 128
@@ -123,7 +125,7 @@ def _core(kind: IndexKind, width: int, count: int) -> Any:  # each kind has sett
         return index
     lists = lists_for(count)
     coarse: Any = faiss.IndexFlatIP(width)
-    if kind == "pq":
+    if kind == "pq" and count >= SMALLEST_CODED:
         parts = max(part for part in range(1, CODE_BYTES + 1) if width % part == 0)
         # A code book of 256 entries needs as many vectors; small galleries get smaller ones.
         bits = max(1, min(8, int(np.log2(max(2, count // 39)))))
