@@ -4,7 +4,10 @@ All take aligned, L2-normalised vectors and rank by inner product, which for the
 `exact`, vectors are first reduced to their principal components. The components are those of the second moments, not of
 the covariance: an uncentred projection is what keeps inner products best (Eckart and Young 1936).
 
-Measured on 10,000 to 1,000,000 vectors in metrics/index_kinds.csv, from which the choice by size is made.
+The choice by size follows metrics/index_kinds.csv: exact search is fast enough for some ten thousand photos. Beyond,
+HNSW finds a little more than IVF and finds it faster, but both take few milliseconds beside the encoder's ten, and an
+index is built anew at every update of its photos, where IVF takes a seventh of the time. Product quantisation finds
+hardly more than half of the exact neighbours, and is for galleries whose vectors do not fit in memory.
 
 This module imports faiss, so a process that holds torch must not import it.
 """
@@ -37,6 +40,8 @@ TRAINING_PER_LIST: Final = 40
 NEIGHBOURS: Final = 32
 """HNSW: links of a vector."""
 CODE_BYTES: Final = 128
+SMALLEST_CODED: Final = 4
+"""Fewer vectors than this can't make a code book, and are kept whole."""
 PROBED: Final = 64
 """Inverted lists that a query looks through."""
 EF_SEARCH: Final = 128
@@ -120,7 +125,7 @@ def _core(kind: IndexKind, width: int, count: int) -> Any:  # each kind has sett
         return index
     lists = lists_for(count)
     coarse: Any = faiss.IndexFlatIP(width)
-    if kind == "pq":
+    if kind == "pq" and count >= SMALLEST_CODED:
         parts = max(part for part in range(1, CODE_BYTES + 1) if width % part == 0)
         # A code book of 256 entries needs as many vectors; small galleries get smaller ones.
         bits = max(1, min(8, int(np.log2(max(2, count // 39)))))

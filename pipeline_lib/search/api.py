@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -41,10 +42,13 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     408: {"model": Problem, "description": "the request took too long to arrive"},
     413: {"model": Problem, "description": "too many bytes or pixels"},
     415: {"model": Problem, "description": "not a picture"},
-    422: {"description": "the request, or the picture, is damaged"},
+    422: {"model": Problem, "description": "a value is out of range, or the picture is damaged"},
     503: {"model": Problem, "description": "too many searches at once; try again in a moment"},
 }
-MISSING: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Problem, "description": "there is no such picture"}}
+MISSING: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": Problem, "description": "there is no such picture"},
+    422: {"model": Problem, "description": "not a number of a picture"},
+}
 PICTURE_BODY: Final = {
     "requestBody": {
         "required": True,
@@ -132,9 +136,16 @@ def _add_failures(app: FastAPI) -> None:
     def on_bad_image(_: Request, failure: Exception) -> JSONResponse:
         return problem(404, f"the picture can't be read any more: {failure}")
 
+    def on_invalid(_: Request, failure: Exception) -> JSONResponse:
+        assert isinstance(failure, RequestValidationError)  # noqa: S101
+        # FastAPI's own answer repeats what was sent, which may be too long, or a number that JSON can't hold.
+        told = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in failure.errors()[:3]]
+        return problem(422, "; ".join(told))
+
     def on_gone(_: Request, __: Exception) -> Response:
         return Response(status_code=400)  # nobody is there to read it
 
+    app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(UploadError, on_upload)
     app.add_exception_handler(BusyError, on_busy)

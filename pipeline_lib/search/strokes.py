@@ -51,7 +51,7 @@ def rasterise(strokes: Sequence[Stroke], side: int = SIDE) -> NDArray[np.uint8]:
         shade = PAPER if stroke.erase else INK
         thickness = min(max(1, round(stroke.width * side)), THICKEST)
         if len(line) == 1:
-            radius = round(thickness / 2 * (1 << SHIFT))
+            radius = round((thickness - 1) / 2 * (1 << SHIFT))  # OpenCV adds half a pixel all around
             cv2.circle(paper, line[0].tolist(), radius, shade, -1, cv2.LINE_AA, SHIFT)
         else:
             cv2.polylines(paper, [line[:, None]], False, shade, thickness, cv2.LINE_AA, SHIFT)  # noqa: FBT003

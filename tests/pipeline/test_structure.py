@@ -23,6 +23,7 @@ from tests.pipeline.support import ROOT, STAGES, tracked_files
 FREE = {"catalog.workers", "edges.workers", "patches.workers", "train.checkpoint_seconds"}
 STAGE_LINES = 60
 MODULE_LINES = 260
+KNOB_LINES = 300  # params.py is a list, and grows with the knobs
 LIBRARY = sorted((ROOT / "pipeline_lib").rglob("*.py"))
 TEXT = {".py", ".yaml", ".yml", ".toml", ".md", ".txt", ".cfg", ".json", ".csv", ".lock", ""}
 
@@ -117,7 +118,7 @@ def _chain(node: ast.AST) -> list[str]:
 
 def test_stage_scripts_and_modules_are_short() -> None:
     limits = dict.fromkeys((ROOT / "stages").glob("*.py"), STAGE_LINES) | dict.fromkeys(LIBRARY, MODULE_LINES)
-    limits[ROOT / "pipeline_lib/params.py"] += 60  # it grows with every section of params.yaml
+    limits[ROOT / "pipeline_lib/params.py"] = KNOB_LINES
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in limits}
     assert {path.name: lines[path] for path in limits if lines[path] > limits[path]} == {}
 

@@ -79,13 +79,9 @@ def test_a_picture_may_be_the_body_or_the_file_of_a_form(client: TestClient) -> 
     assert len(bare) == PHOTOS
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "L"), ("WEBP", "RGB"), ("GIF", "L"), ("BMP", "RGB"), ("TIFF", "L")]
-)
-def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(
-    client: TestClient, kind: str, mode: str
-) -> None:
-    answer = client.post("/api/search/image", content=picture(kind, mode=mode), headers={"content-type": "text/css"})
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(client: TestClient, kind: str) -> None:
+    answer = client.post("/api/search/image", content=picture(kind), headers={"content-type": "text/css"})
     assert answer.status_code == 200
 
 
@@ -178,7 +174,9 @@ def test_json_that_is_too_long_or_holds_nan_is_refused(client: TestClient) -> No
     headers = {"content-type": "application/json"}
     assert client.post("/api/search/strokes", content=b" " * 4_000_001, headers=headers).status_code == 413
     nan = b'{"strokes": [{"points": [[NaN, 0.5]]}]}'
-    assert client.post("/api/search/strokes", content=nan, headers=headers).status_code == 422
+    answer = client.post("/api/search/strokes", content=nan, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "body.strokes.0.points.0.0: Input should be a finite number"
 
 
 def test_what_the_network_sees_is_told_when_asked_for(client: TestClient) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -45,13 +46,20 @@ def _pictures(png: bytes) -> Any:
     return st.one_of(st.just(png), st.integers(1, len(png)).map(lambda n: png[:n]), st.binary(min_size=1, max_size=200))
 
 
-schema = schemathesis.pytest.from_fixture("api")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "broken"])
+def test_no_request_breaks_the_server_and_answers_are_as_described(api: Any, mode: GenerationMode) -> None:
+    operations = [found.ok() for found in api.get_all_operations()]
+    assert len(operations) == 8
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters or operation.query):
+            continue  # there is nothing to break
 
+        @settings(
+            max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Any) -> None:
+            case.call_and_validate(checks=CHECKS)
 
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-)  # fmt: skip
-def test_no_request_breaks_the_server_and_answers_are_as_described(case: Any) -> None:
-    case.call_and_validate(checks=CHECKS)
+        check()

@@ -27,7 +27,7 @@ def main() -> None:
     """Starts server and browser, draws, and saves what is seen."""
     parser = argparse.ArgumentParser(description="takes a picture of the page")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--emoji", default="1F33C", help="which drawing, by its code points")
+    parser.add_argument("--emoji", default="1F6B2", help="which drawing, by its code points")
     parser.add_argument("--all", action="store_true", help="in dark, on a phone and of the second tab, too")
     asked = parser.parse_args()
     run = Run.read(ROOT / "params.yaml")
@@ -52,7 +52,8 @@ def main() -> None:
                         page.after(lambda: page.click("tab-seen"))
                     if frame == "phone":
                         page.phone()
-                    save(page.screenshot(asked.out), asked.out.with_stem(asked.out.stem + suffix))
+                    place = asked.out.with_stem(asked.out.stem + suffix)
+                    save(page.screenshot(place), place)
             driver.quit()
         finally:
             server.terminate()

@@ -107,7 +107,7 @@ export class Pen {
     on("pointerup", (event) => this.up(event));
     on("pointercancel", (event) => this.up(event));
     on("keydown", (event) => this.key(event));
-    on("blur", () => { this.lift(); this.cursor.hidden = true; });
+    on("blur", () => { this.lift(); this.cursor.hidden = true; this.canvas.classList.remove("pointed"); });
   }
 
   at(event) {
@@ -140,6 +140,7 @@ export class Pen {
   down(event) {
     if (!event.isPrimary || (event.pointerType === "mouse" && event.button !== 0)) return;
     event.preventDefault();
+    this.canvas.classList.add("pointed"); // no focus ring around what is under the pointer anyway
     this.canvas.focus({ preventScroll: true });
     this.cursor.hidden = true;
     this.canvas.setPointerCapture(event.pointerId);
@@ -174,6 +175,7 @@ export class Pen {
     } else {
       return;
     }
+    this.canvas.classList.remove("pointed");
     this.cursor.hidden = false;
     [this.cursor.style.left, this.cursor.style.top] = this.place.map((value) => `${value * 100}%`);
   }
