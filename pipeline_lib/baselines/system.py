@@ -115,12 +115,14 @@ class System(ABC):
         name: of the row.
         supervision: the strongest labels it has seen: none, imagenet, classes or pairs.
         paired: whether it learns from `Training.photos` and `sketches`, so that only unseen parts are fair.
+        uses_model: whether it reads `Training.model`, so that a new model makes its results void.
         code: files of the library, relative to `pipeline_lib`, that its results depend on besides its own file.
     """
 
     name: str
     supervision: Supervision
     paired: bool = field(default=False, kw_only=True)
+    uses_model: bool = field(default=False, kw_only=True)
     code: ClassVar[tuple[str, ...]] = ()
 
     def inapplicable(self, benchmark: Benchmark) -> str:  # noqa: ARG002  what a subclass asks
@@ -181,5 +183,7 @@ class ScoreSystem(System):
 def system_modules(folder: Path | None = None) -> list[str]:
     """Names of the files that hold systems, in order: those with a line that begins `SYSTEMS`."""
     place = folder or Path(__file__).parent
-    marked = (path for path in sorted(place.glob("*.py")) if re.search(r"^SYSTEMS\b", path.read_text("utf-8"), re.M))
+    marked = (
+        path for path in sorted(place.glob("*.py")) if re.search(r"^SYSTEMS\b", path.read_text("utf-8"), re.MULTILINE)
+    )
     return [path.stem for path in marked]
