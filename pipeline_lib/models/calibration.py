@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.models.weights import conv_count
 
 
 @torch.no_grad()
@@ -25,7 +24,7 @@ def calibrate(encoder: Encoder, pretrained: str, batches: Iterable[Tensor]) -> N
         batches: float[N, 3, H, W] each, normalised training patches.
     """
     layers: list[tuple[nn.Module, nn.Module]] = [
-        (encoder.conv(number), encoder.conv_norm(number)) for number in range(1, conv_count(pretrained) + 1)
+        (encoder.conv(number), encoder.conv_norm(number)) for number in encoder.pretrained_convs(pretrained)
     ]
     if pretrained == "fc6":
         layers.append((encoder.fc6, encoder.fc6_norm))

@@ -1,86 +1,44 @@
-"""Encoders of the AlexNet family that end in fc6, built from one table each.
-
-`alexnet` is torchvision's layout (Krizhevsky 2014, one tower). `doersch` is the layout of Doersch, Gupta and Efros
-(2015) as the source of this project draws it: wider convolutions, conv2 with stride 2, local response normalisation.
-"""
+"""Encoders that end in fc6, over the trunks of `trunks.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_lib import params
-
-PRETRAINED_FC6_GRID = 6
-"""torchvision's fc6 reads 6 x 6 places of pool5."""
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One convolution and what follows its ReLU."""
-
-    channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    pool: bool = False
-    normalise: bool = False
-
-
-def layout(name: str, conv2_channels: int) -> tuple[Conv, ...]:
-    """The five convolutions of a layout, `alexnet` or `doersch`."""
-    if name == "alexnet":
-        return (
-            Conv(64, 11, stride=4, padding=2, pool=True),
-            Conv(192, 5, padding=2, pool=True),
-            Conv(384, 3, padding=1),
-            Conv(256, 3, padding=1),
-            Conv(256, 3, padding=1, pool=True),
-        )
-    return (
-        Conv(96, 11, stride=4, pool=True, normalise=True),
-        Conv(conv2_channels, 5, stride=2, padding=2, pool=True, normalise=True),
-        Conv(384, 3, padding=1),
-        Conv(384, 3, padding=1),
-        Conv(256, 3, padding=1, pool=True),
-    )
+from pipeline_lib.models.trunks import (
+    CHANNELS,
+    PRETRAINED_CONVS,
+    PRETRAINED_FC6_GRID,
+    layout,
+    side_of,
+    table_stages,
+    torchvision_stages,
+)
 
 
 class Encoder(nn.Module):
     """Convolutions, then fc6.
 
-    fc6 reads a fixed grid of places of the last pooling layer, the grid that a patch gives (2 x 2 for 96 px in the
-    `alexnet` layout, 1 x 1 in `doersch`), or 6 x 6 where pretrained fc6 weights are loaded. How it meets an input
-    that gives more places is chosen in `forward`.
+    fc6 reads a fixed grid of places of the last map, the grid that a patch gives (2 x 2 for 96 px in the `alexnet`
+    layout, 1 x 1 in `doersch`, 3 x 3 in the others), or torchvision's (6 x 6, VGG16 7 x 7) where pretrained fc6 weights
+    are loaded. How it meets an input that gives more places is chosen in `forward`.
     """
 
     def __init__(self, settings: params.Train, patch_size: int) -> None:
         super().__init__()
-        self.convs = layout(settings.encoder, settings.conv2_channels)
+        self.name = settings.encoder
         self.batch_norm = settings.batch_norm
-        stages, channels = [], 3
-        for conv in self.convs:
-            parts: list[nn.Module] = [
-                nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, conv.padding),
-                nn.BatchNorm2d(conv.channels) if settings.batch_norm else nn.Identity(),
-            ]
-            if conv.pool:
-                # Doersch's network was built in Caffe, whose pooling rounds up: 96 px would vanish otherwise.
-                # Before the ReLU, which commutes with a maximum: the same numbers from a quarter of the work.
-                parts.append(nn.MaxPool2d(3, 2, ceil_mode=settings.encoder == "doersch"))
-            parts.append(nn.ReLU(inplace=True))
-            if conv.normalise:
-                parts.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
-            stages.append(nn.Sequential(*parts))
-            channels = conv.channels
-        self.stages = nn.Sequential(*stages)
-        with torch.no_grad():
-            places = self.stages.eval()(torch.zeros(1, 3, patch_size, patch_size)).shape[-1]
-        self.train()
-        self.grid = PRETRAINED_FC6_GRID if settings.pretrained == "fc6" else int(places)
+        if settings.encoder in ("googlenet", "resnet18"):
+            self.stages = torchvision_stages(settings.encoder)
+            channels = CHANNELS[settings.encoder]
+        else:
+            convs = layout(settings.encoder, settings.conv2_channels)
+            # Doersch's network was built in Caffe, whose pooling rounds up: 96 px would vanish otherwise.
+            self.stages = table_stages(convs, batch_norm=settings.batch_norm, ceil_mode=settings.encoder == "doersch")
+            channels = convs[-1].channels
+        places = side_of(self.stages, patch_size)
+        self.grid = PRETRAINED_FC6_GRID[settings.encoder] if settings.pretrained == "fc6" else places
         self.fc6 = nn.Linear(channels * self.grid**2, settings.fc6)
         self.fc6_norm = nn.BatchNorm1d(settings.fc6) if settings.batch_norm else nn.Identity()
         self._initialise()
@@ -95,7 +53,7 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def pool5(self, images: Tensor) -> Tensor:
-        """Features of the last pooling layer.
+        """Features of the last map: of the last pooling layer, where the trunk ends in one.
 
         Args:
             images: float[N, 3, H, W], normalised (see `context.normalise`).
@@ -134,12 +92,19 @@ class Encoder(nn.Module):
         return back.permute(0, 3, 1, 2)
 
     def conv(self, number: int) -> nn.Conv2d:
-        """Convolution `number` (1 to 5)."""
+        """Convolution `number`, from 1, of a layout that is written as a table."""
         module = self.stages[number - 1][0]  # type: ignore[index]
         assert isinstance(module, nn.Conv2d)  # noqa: S101  built above
         return module
 
     def conv_norm(self, number: int) -> nn.Module:
-        """What normalises convolution `number` (1 to 5): BatchNorm2d or Identity."""
+        """What normalises convolution `number`, from 1: BatchNorm2d or Identity."""
         module: nn.Module = self.stages[number - 1][1]  # type: ignore[index]
         return module
+
+    def pretrained_convs(self, pretrained: str) -> range:
+        """Numbers of the convolutions that a value of `train.pretrained` takes from the start weights."""
+        if pretrained == "none":
+            return range(1, 1)
+        level = 5 if pretrained == "fc6" else int(pretrained[-1])
+        return range(1, PRETRAINED_CONVS[self.name][level - 1] + 1)

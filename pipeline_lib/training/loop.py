@@ -84,7 +84,7 @@ def make_optimiser(model: ContextNet, settings: params.Train) -> torch.optim.SGD
     """SGD with momentum; pretrained layers may learn at a rate of their own, norms and biases do not decay."""
     pretrained = {
         id(value)
-        for number in range(1, weights.conv_count(settings.pretrained) + 1)
+        for number in model.encoder.pretrained_convs(settings.pretrained)
         for layer in (model.encoder.conv(number), model.encoder.conv_norm(number))
         for value in layer.parameters()
     }

@@ -31,6 +31,29 @@ def test_the_alexnet_layout_computes_what_torchvision_computes(make_params: Make
     torch.testing.assert_close(encoder(images), expected)
 
 
+def test_the_vgg16_layout_computes_what_torchvision_computes(make_params: Make) -> None:
+    from torchvision.models import vgg16
+
+    reference = vgg16(weights=None).eval()
+    settings = make_params({"train.encoder": "vgg16", "train.batch_norm": False, "train.pretrained": "none"}).train
+    encoder = Encoder(settings, 96).eval()
+    convs = [module for module in reference.features if isinstance(module, nn.Conv2d)]
+    for number, conv in enumerate(convs, start=1):
+        conv.load_state_dict(encoder.conv(number).state_dict())
+    images = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(encoder.pool5(images), reference.features(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("googlenet", 1024), ("resnet18", 512), ("vgg16", 512)])
+def test_deeper_trunks_end_in_fc6_over_three_by_three_places(make_params: Make, name: str, channels: int) -> None:
+    settings = make_params({"train.encoder": name, "train.pretrained": "none", "train.fc6": 32}).train
+    encoder = Encoder(settings, 96).eval()
+    assert encoder.fc6.in_features == channels * 9
+    assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 32)
+    assert encoder(torch.randn(1, 3, 160, 160)).shape == (1, 32)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+
+
 def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Make) -> None:
     settings = make_params({"train.encoder": "doersch", "train.pretrained": "none"}).train
     encoder = Encoder(settings, 96)

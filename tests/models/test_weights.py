@@ -77,7 +77,7 @@ def test_exactly_the_named_layers_are_copied(make_params: Make, state_file: Path
         torch.equal(encoder.conv(number).weight, state[f"features.{index}.weight"])
         for number, index in enumerate((0, 3, 6, 8, 10), start=1)
     ]
-    count = weights.conv_count(name)
+    count = 0 if name == "none" else int(name[-1])
     assert copied == [True] * count + [False] * (5 - count)
 
 
@@ -186,3 +186,20 @@ def test_calibration_touches_only_the_layers_that_are_pretrained(make_params: Ma
         assert isinstance(norm, nn.BatchNorm2d)
         assert bool((norm.weight != 1).all()) == (number <= 2)
     assert encoder.training
+
+
+def test_the_packages_vgg16_fits_block_by_block(make_params: Make) -> None:
+    settings = make_params({"train.encoder": "vgg16", "train.pretrained": "conv2", "train.fc6": 16}).train
+    start = weights.load(settings, Path())
+    assert start is not None
+    encoder = Encoder(settings, 32)
+    weights.apply(start, encoder, "conv2")
+    copied = [torch.equal(encoder.conv(number + 1).weight, kernel) for number, (kernel, _) in enumerate(start.convs)]
+    assert copied == [True] * 4 + [False] * 9  # two blocks of two convolutions
+
+
+def test_weights_of_another_layout_are_refused(make_params: Make, state_file: Path) -> None:
+    settings = file_params(make_params, state_file, pretrained="conv5")
+    other = settings.model_copy(update={"encoder": "vgg16"})
+    with pytest.raises(PipelineError, match=r"it must be torchvision's VGG16 state dict"):
+        weights.load(other, Path())
