@@ -70,8 +70,9 @@ class FromPairs:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Image]:
+        columns = ["image_id", self.column]
         try:
-            for block in pq.ParquetFile(self.shard, memory_map=True).iter_batches(64, ["image_id", self.column]):
+            for block in pq.ParquetFile(self.shard, memory_map=True).iter_batches(64, columns=columns):
                 for image_id, value in zip(block["image_id"].to_pylist(), block[self.column], strict=True):
                     if image_id in self.ids:
                         pixels = decode_encoded(value.as_buffer(), grey=self.column == "edges")

@@ -30,6 +30,7 @@ from pipeline_lib.data.files import (
 from pipeline_lib.data.schemas import shard_paths
 from pipeline_lib.data.tasks import map_shards, stats_or_raise
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import FILE_NAME as ALIGNMENT
 
 # Means of 1,000 pairs are known to a thirtieth of a deviation; more would double the work for nothing.
 PRETEXT_PAIRS = 1000
@@ -131,33 +132,38 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
         "photos": from_rows(benchmark.gallery, benchmark.source),
         "sketches": from_rows(benchmark.queries, benchmark.source),
     }
-    if "pretext_mean" in system.forms:
+    if (folder / ALIGNMENT).exists():
+        shutil.copyfile(folder / ALIGNMENT, scratch / ALIGNMENT)
+    elif "pretext_mean" in system.forms:
         chosen = pretext_sample(benchmark.training.catalog)
         parts["pretext_photos"] = from_pairs(benchmark.training.pairs, "photo", chosen)
         parts["pretext_edges"] = from_pairs(benchmark.training.pairs, "edges", chosen)
-    seconds: dict[str, float] = {}
-    width = 0
-    for name, inputs in parts.items():
-        tasks = [
+    # One call for all tables: every process starts once.
+    tasks = {
+        name: [
             EmbedTask(scratch / f"{name}-shards" / f"part-{number:05d}.parquet", system, folder, settings, given)
             for number, given in enumerate(inputs)
         ]
-        outcomes = map_shards(
-            embed_shard,
-            tasks,
-            workers=system.processes,
-            description=f"{system.name} {benchmark.name} {name}",
-            unit="image",
-        )
-        stats = stats_or_raise(outcomes)
+        for name, inputs in parts.items()
+    }
+    outcomes = map_shards(
+        embed_shard,
+        [task for some in tasks.values() for task in some],
+        workers=system.processes,
+        description=f"{system.name} {benchmark.name}",
+        unit="image",
+    )
+    stats = dict(zip((outcome.task.path for outcome in outcomes), stats_or_raise(outcomes), strict=True))
+    seconds: dict[str, float] = {}
+    for name, some in tasks.items():
         # Shards of a run that was cut off keep their own time, so that the sum is the same however often it stopped.
-        seconds[name] = sum(float(part["seconds"]) / int(part["processes"]) for part in stats)
-        width = int(stats[0]["dimension"])
-        _join([task.path for task in tasks], scratch / f"{name}.parquet")
+        seconds[name] = sum(stats[task.path]["seconds"] / stats[task.path]["processes"] for task in some)
+        _join([task.path for task in some], scratch / f"{name}.parquet")
+    for name in tasks:
         shutil.rmtree(scratch / f"{name}-shards")
     return {
         "forms": list(system.forms),
-        "dimension": width,
+        "dimension": next(iter(stats.values()))["dimension"],
         "seconds": round(seconds["photos"], 2),
         "seconds_queries": round(seconds["sketches"], 2),
     }
