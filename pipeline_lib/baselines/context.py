@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline_lib.baselines.system import Domain, Embedder, Image, Training, Vectors, VectorSystem
+from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params
@@ -38,6 +38,10 @@ class ContextPredictor(VectorSystem):
                 shutil.copyfile(path, folder / path.name)
             except OSError as failure:
                 raise PipelineError(f"{path}: can't be read ({failure.strerror}); run `dvc repro` first") from failure
+
+    def ready(self, benchmark: Benchmark) -> Path | None:
+        """The pipeline's own embeddings, where it has embedded the benchmark's images; Li 2014 is embedded here."""
+        return None if benchmark.ratings is not None else benchmark.training.model.parent / self.aligned_by
 
     def embedder(self, folder: Path, settings: Params) -> Embedder:
         """fc6 with the sizes of section `embed`, by torch in this process."""

@@ -151,6 +151,14 @@ class VectorSystem(System):
     forms: tuple[str, ...] = field(default=ALIGNED, kw_only=True)
     processes: int = field(default=0, kw_only=True)
 
+    def ready(self, benchmark: Benchmark) -> Path | None:  # noqa: ARG002  what a subclass asks
+        """A folder of embeddings of this benchmark that the pipeline has made already; None where there is none.
+
+        It holds `photos.parquet`, `sketches.parquet`, `alignment.safetensors` and `system.json`, as the embed stage
+        writes them.
+        """
+        return None
+
     @abstractmethod
     def embedder(self, folder: Path, settings: Params) -> Embedder:
         """The function from images to vectors; made once a process and called with up to 64 images of one domain.
