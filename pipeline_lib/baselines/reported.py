@@ -23,6 +23,7 @@ _SKETCHY = "hits in the top 5 over the sketches of ten classes; protocol not sta
 REPORTED: dict[tuple[str, str], Reported] = {
     ("spatial_pyramid", "li2014"): Reported(11.88, f"11.88 ({_LI}; Li et al. 2014)"),
     ("li_dpm", "li2014"): Reported(18.57, f"18.57 ({_LI}; Li et al. 2014)"),
+    ("li_dpm", "li2014_img"): Reported(18.57, f"18.57 ({_LI}; Li et al. 2014)"),
     ("alexnet_pool5", "sketchy"): Reported(12.53, f"12.53 % ({_SKETCHY}; the source)"),
     ("context_fc6", "sketchy"): Reported(12.87, f"12.87 % ({_SKETCHY}; the source)"),
 }

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pipeline_lib.baselines.dpm.features import DIMENSIONS, Features, mirror
 from pipeline_lib.errors import PipelineError
 
+UNREADABLE = OSError, ValueError, KeyError, AttributeError, IndexError, TypeError, scipy.io.matlab.MatReadError
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -77,13 +79,21 @@ def read_model(path: Path) -> Model:
         # `squeeze_me` makes scalars of 1 x 1 arrays, hence the conversions.
         rows, columns = (int(side) for side in loaded.maxsize)
         return Model(components, int(loaded.sbin), int(loaded.interval), (rows, columns))
-    except (OSError, ValueError, KeyError, AttributeError, IndexError, TypeError, scipy.io.matlab.MatReadError) as failure:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        TypeError,
+        scipy.io.matlab.MatReadError,
+    ) as failure:
         raise PipelineError(f"{path}: is no part model of voc-release5 ({failure!r}); fetch Li 2014 again") from failure
 
 
 def _component(model: Any, rule: Any) -> Component:
     extra = float(model.features.bias)
-    pieces = []
+    pieces: list[Piece] = []
     for symbol, anchor in zip(rule.rhs, rule.anchor, strict=True):
         deformed = np.atleast_1d(model.rules[int(symbol) - 1])[0]
         anchor_x, anchor_y, finer = (int(value) for value in anchor)
