@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
     parser.add_argument("--metrics", type=Path, default=ROOT / "metrics" / "comparison", help="where tables go")
     parser.add_argument("--benchmark", action="append", choices=NAMES, help="only this one; may be repeated")
-    parser.add_argument("--system", action="append", default=[], help="run only this one; all are measured")
+    parser.add_argument("--file", action="append", choices=system_modules(), help="run only the systems of this file")
     return parser.parse_args()
 
 
@@ -98,12 +98,12 @@ def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> lis
     """Runs each file of systems in a process of its own; the failures in words."""
     failed = []
     spawn = multiprocessing.get_context("spawn")
-    bar = tqdm(system_modules(), desc="systems", unit="file")
+    bar = tqdm(options.file or system_modules(), desc="systems", unit="file")
     for module in bar:
         bar.set_postfix_str(module)
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             try:
-                pool.submit(run_module, module, benchmarks, options.store, frozenset(options.system)).result()
+                pool.submit(run_module, module, benchmarks, options.store).result()
             except PipelineError as failure:
                 failed.append(f"  {module}: {failure}")
             except BrokenProcessPool:

@@ -42,21 +42,20 @@ FITTED = "fitted.json"
 ALWAYS = ("baselines/embedding.py", "data/images.py", "pretext/edges.py")
 
 
-def run_module(module: str, benchmarks: Sequence[Benchmark], store: Path, only: frozenset[str] = frozenset()) -> None:
+def run_module(module: str, benchmarks: Sequence[Benchmark], store: Path) -> None:
     """Runs all systems of one file of this folder on all benchmarks.
 
     Args:
         module: name of the file, without `.py`.
         benchmarks: to run on.
         store: where results are kept.
-        only: names of systems; empty for all.
 
     Raises:
         PipelineError: a system failed; those before it are kept.
     """
     loaded = importlib.import_module(f"pipeline_lib.baselines.{module}")
     for system in loaded.SYSTEMS:
-        for benchmark in benchmarks if not only or system.name in only else ():
+        for benchmark in benchmarks:
             run_system(system, benchmark, store)
 
 

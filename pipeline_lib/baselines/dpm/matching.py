@@ -72,14 +72,13 @@ def consistency(first: Values, second: Values) -> float:
 
 
 def affinities(first: Values, second: Values) -> Values:
-    """Of all pairs of candidate matches: float64[PQ, PQ], candidate (i, a) at i * Q + a; 0 where two exclude each other.
+    """Of all pairs of candidate matches, (i, a) at i * Q + a: float64[PQ, PQ], 0 where they exclude each other.
 
     The diagonal compares the vectors from the root, the rest those between parts.
     """
     count, other = len(first), len(second)
-    between = (first[:, None] - first[None, :])[:, None, :, None] - (second[:, None] - second[None, :])[
-        None, :, None, :
-    ]
+    own, others = first[:, None] - first[None, :], second[:, None] - second[None, :]
+    between = own[:, None, :, None] - others[None, :, None, :]
     table = np.exp(-(between**2).sum(axis=-1) / SPREAD**2)
     same_first = np.eye(count, dtype=bool)[:, None, :, None]
     same_second = np.eye(other, dtype=bool)[None, :, None, :]
