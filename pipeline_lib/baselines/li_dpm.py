@@ -19,10 +19,11 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from pipeline_lib.baselines.dpm.detect import detect
-from pipeline_lib.baselines.dpm.features import OUTSIDE, features
-from pipeline_lib.baselines.dpm.matching import Star, similarity
+from pipeline_lib.baselines.dpm.features import OUTSIDE, Features, features
+from pipeline_lib.baselines.dpm.matching import Star, from_root, similarity
 from pipeline_lib.baselines.dpm.model import Component, Model, Piece, read_model
 from pipeline_lib.baselines.embedding import FromSource, batched
 from pipeline_lib.baselines.system import Benchmark, ScoreSystem
@@ -137,20 +138,36 @@ def match(sketches: list[Found | None], photos: list[Found | None], order: NDArr
 
 def component_order(sketches: Model, photos: Model) -> NDArray[np.intp]:
     """How well the photos' components fit each of the sketches', as places from 0: int[C, C']."""
-    alike = np.array([
-        [similarity(star_of(own), star_of(other)) for other in photos.components] for own in sketches.components
-    ])  # fmt: skip
+    alike = np.array([[fit_of(own, other) for other in photos.components] for own in sketches.components])
     return np.argsort(np.argsort(-alike, axis=1, kind="stable"), axis=1, kind="stable")
 
 
-def star_of(component: Component) -> Star:
-    """A component itself as a star graph: its parts at rest, and the root's filter as its appearance."""
+def fit_of(own: Component, other: Component) -> float:
+    """How well two components match as star graphs whose nodes are filters: -1..1.
+
+    Half is the cosine of the roots' filters, half the mean over the best one-to-one matching of the parts of the cosine
+    of their filters, weighted by how near they rest to one another. Filters are compared with their signs: what speaks
+    against an object tells left from right as well as what speaks for it.
+    """
+    near = from_root(at_rest(own), at_rest(other))
+    cosines = np.stack([_looks(p.filter) for p in own.parts]) @ np.stack([_looks(p.filter) for p in other.parts]).T
+    rows, columns = linear_sum_assignment(near * cosines, maximize=True)
+    root = float(_looks(own.root.filter) @ _looks(other.root.filter))
+    return (root + float((near * cosines)[rows, columns].mean())) / 2
+
+
+def at_rest(component: Component) -> NDArray[np.float64]:
+    """The parts where their anchors are, as `Star.parts`."""
     boxes = [_at_rest(component.root, 1.0), *(_at_rest(part, 0.5) for part in component.parts)]
-    # Filters of all shapes are brought to one; what is negative is evidence against an edge.
-    filters = np.maximum(component.root.filter[..., :OUTSIDE], 0)
+    return Star.of(np.array(boxes), np.ones(1)).parts
+
+
+def _looks(weights: Features) -> NDArray[np.float64]:
+    """A filter brought to one size, of length 1."""
     side = ROOT_SIDE // ROOT_CELL - 2
-    planes = [cv2.resize(np.ascontiguousarray(filters[..., n]), (side, side)) for n in range(OUTSIDE)]
-    return Star.of(np.array(boxes), np.stack(planes, axis=-1).ravel().astype(np.float64))
+    planes = [cv2.resize(np.ascontiguousarray(weights[..., n]), (side, side)) for n in range(OUTSIDE)]
+    flat = np.stack(planes, axis=-1).ravel().astype(np.float64)
+    return np.asarray(flat / max(float(np.linalg.norm(flat)), 1e-12))
 
 
 def _at_rest(piece: Piece, cell: float) -> tuple[float, float, float, float]:

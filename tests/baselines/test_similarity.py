@@ -43,7 +43,9 @@ def test_chi_square_agrees_with_scikit_learn(seed: int) -> None:
 def test_a_part_is_scored_as_if_there_were_nothing_else(form: str, tmp_path: Path) -> None:
     photos, sketches = histograms(0, 8), histograms(1, 6)
     rows = np.array([1, 4, 5]), np.array([0, 3, 4])
-    part = np.concatenate(list(score_blocks(table(tmp_path / "p", photos), table(tmp_path / "s", sketches), form, rows)))
+    part = np.concatenate(
+        list(score_blocks(table(tmp_path / "p", photos), table(tmp_path / "s", sketches), form, rows))
+    )
     alone = [table(tmp_path / "p2", photos[rows[0]]), table(tmp_path / "s2", sketches[rows[1]])]
     everything = np.arange(3), np.arange(3)
     assert np.allclose(part, np.concatenate(list(score_blocks(alone[0], alone[1], form, everything))), atol=1e-6)
@@ -51,7 +53,9 @@ def test_a_part_is_scored_as_if_there_were_nothing_else(form: str, tmp_path: Pat
 
 def test_the_plain_form_is_the_cosine(tmp_path: Path) -> None:
     photos, sketches = histograms(0, 8), histograms(1, 6)
-    found = score_blocks(table(tmp_path / "p", photos), table(tmp_path / "s", sketches), "none", (np.arange(8), np.arange(6)))
+    found = score_blocks(
+        table(tmp_path / "p", photos), table(tmp_path / "s", sketches), "none", (np.arange(8), np.arange(6))
+    )
     assert np.allclose(np.concatenate(list(found)), cosine_similarity(sketches, photos), atol=1e-6)
 
 

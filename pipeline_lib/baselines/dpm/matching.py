@@ -83,11 +83,16 @@ def affinities(first: Values, second: Values) -> Values:
     same_first = np.eye(count, dtype=bool)[:, None, :, None]
     same_second = np.eye(other, dtype=bool)[None, :, None, :]
     table[np.broadcast_to(same_first != same_second, table.shape)] = 0
-    from_root = np.exp(-((first[:, None] - second[None, :]) ** 2).sum(axis=-1) / SPREAD**2)
     i, a = np.meshgrid(np.arange(count), np.arange(other), indexing="ij")
-    table[i, a, i, a] = from_root
+    table[i, a, i, a] = from_root(first, second)
     flat: Values = table.reshape(count * other, count * other)
     return flat
+
+
+def from_root(first: Values, second: Values) -> Values:
+    """Affinities of the vectors from the root to each part: float64[P, Q]."""
+    near: Values = np.exp(-((first[:, None] - second[None, :]) ** 2).sum(axis=-1) / SPREAD**2)
+    return near
 
 
 def random_walk(table: Values, count: int, other: int) -> Values:

@@ -19,7 +19,9 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 100), st.sampled_from([4, 8]), st.integers(5, 7), st.integers(5, 7))
-def test_features_of_the_mirrored_image_are_the_mirrored_features(seed: int, cell: int, rows: int, columns: int) -> None:
+def test_features_of_the_mirrored_image_are_the_mirrored_features(
+    seed: int, cell: int, rows: int, columns: int
+) -> None:
     image = noise(seed, rows * cell, columns * cell, 3)
     assert np.allclose(mirror(features(image, cell)), features(image[:, ::-1], cell), atol=1e-5)
 
