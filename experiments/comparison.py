@@ -25,6 +25,7 @@ from pipeline_lib.baselines.system import Benchmark, system_modules
 from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
 from pipeline_lib.data.files import read_json, write_text
 from pipeline_lib.data.source import resolve_root
+from pipeline_lib.data.tasks import _end_with_parent
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Params, parse
 
@@ -101,7 +102,7 @@ def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> lis
     bar = tqdm(options.file or system_modules(), desc="systems", unit="file")
     for module in bar:
         bar.set_postfix_str(module)
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent) as pool:
             try:
                 pool.submit(run_module, module, benchmarks, options.store).result()
             except PipelineError as failure:

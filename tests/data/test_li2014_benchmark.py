@@ -45,7 +45,7 @@ def test_four_columns_of_a_sketch_are_summed_for_each_photo(root: Path) -> None:
 
 
 def test_both_sides_name_the_photos_alike_and_read_other_files(root: Path) -> None:
-    cropped, whole = (list(entries(root, side)) for side in ("cropped", "img"))  # type: ignore[arg-type]
+    cropped, whole = (list(entries(root, side)) for side in ("cropped", "img"))
     assert [entry.image_id for entry in cropped] == [entry.image_id for entry in whole]
     assert {entry.role for entry in whole} == {"gallery", "query"}
     assert cropped[0].path != whole[0].path
