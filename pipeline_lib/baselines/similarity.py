@@ -26,20 +26,23 @@ def intersection(query: Vectors, photos: Vectors) -> Scores:
 
     Args:
         query: float32[D], not negative.
-        photos: float32[N, D], not negative.
+        photos: float32[D, N], a photo in each column, not negative.
 
     Returns:
         float32[N], higher is more alike.
     """
-    return np.asarray(np.minimum(photos, query).sum(axis=1), np.float32)
+    # Bins that the query lacks add nothing, and a drawing lacks most.
+    seen = query > 0
+    return np.asarray(np.minimum(photos[seen], query[seen, None]).sum(axis=0), np.float32)
 
 
 def chi2(query: Vectors, photos: Vectors) -> Scores:
     """The chi-square distance, negated: -sum (a - b)^2 / (a + b), where 0 / 0 counts 0. Arguments as `intersection`."""
-    total = photos + query
-    # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b); the second form needs one array fewer.
-    product = np.divide(photos * query, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(4 * product.sum(axis=1) - total.sum(axis=1), np.float32)
+    # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b), whose last part is 0 wherever the query is.
+    seen = query > 0
+    own, others = query[seen, None], photos[seen]
+    product = (own * others / (own + others)).sum(axis=0)
+    return np.asarray(4 * product - query.sum() - photos.sum(axis=0), np.float32)
 
 
 def score_blocks(photos: EmbeddingTable, sketches: EmbeddingTable, form: str, part: tuple[Rows, Rows]) -> Blocks:
@@ -89,8 +92,9 @@ def _histogram(queries: Vectors, gallery: Vectors, form: str) -> Blocks:
             yield np.sqrt(queries[start : start + QUERIES]) @ roots
         return
     compare = intersection if form == "intersection" else chi2
+    columns = np.ascontiguousarray(gallery.T)
     # NumPy lets go of the interpreter's lock, so two threads keep two cores at work.
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(queries), QUERIES):
             block = queries[start : start + QUERIES]
-            yield np.stack(list(pool.map(lambda query: compare(query, gallery), block)))
+            yield np.stack(list(pool.map(lambda query: compare(query, columns), block)))

@@ -30,13 +30,13 @@ def table(path: Path, vectors: np.ndarray) -> EmbeddingTable:
 @given(st.integers(0, 1000))
 def test_intersection_of_histograms_is_one_less_half_their_difference(seed: int) -> None:
     photos, query = histograms(seed, 5), histograms(seed + 1, 1)[0]
-    assert np.allclose(intersection(query, photos), 1 - np.abs(photos - query).sum(axis=1) / 2, atol=1e-6)
+    assert np.allclose(intersection(query, photos.T), 1 - np.abs(photos - query).sum(axis=1) / 2, atol=1e-6)
 
 
 @given(st.integers(0, 1000))
 def test_chi_square_agrees_with_scikit_learn(seed: int) -> None:
     photos, query = histograms(seed, 5), histograms(seed + 1, 1)
-    assert np.allclose(np.exp(chi2(query[0], photos)), chi2_kernel(query, photos, gamma=1.0)[0], atol=1e-5)
+    assert np.allclose(np.exp(chi2(query[0], photos.T)), chi2_kernel(query, photos, gamma=1.0)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["none", "intersection", "chi2", "hellinger", "transductive_mean"])
