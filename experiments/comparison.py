@@ -1,0 +1,140 @@
+"""Every system on every benchmark, by one command that resumes: `python -m experiments.comparison`.
+
+Reads finished runs of the pipeline (`make repro`, `make voc-sketchy`), keeps vectors, scores and what systems learned
+in `data/comparison/`, and writes comparison.csv, comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from pipeline_lib.baselines import benchmarks as bench
+from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
+from pipeline_lib.baselines.run import RECORD, SKIPPED, run_module
+from pipeline_lib.baselines.system import Benchmark, system_modules
+from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
+from pipeline_lib.data.files import read_json, write_text
+from pipeline_lib.data.source import resolve_root
+from pipeline_lib.data.tasks import _end_with_parent
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.params import Params, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+# What `make voc-sketchy` changes and embedding depends on.
+SKETCHY: dict[str, dict[str, Any]] = {"catalog": {"dataset": "voc_sketchy"}, "embed": {"image_size": 224}}
+# Of the tables, from the first: Sketchy and its parts, Li 2014 and its subsets, the embedded set.
+ORDER = (
+    *("sketchy", "sketchy_test", "sketchy_test_unseen", "sketchy_community_test"),
+    *(f"{name}{subset}" for name in ("li2014", "li2014_img") for subset in ("", "_last3", "_14", "_14_last3")),
+    "openmoji",
+)
+NAMES = ("openmoji", "sketchy", "li2014", "li2014_img")
+
+
+def main() -> None:
+    """Runs what is not finished, then measures everything."""
+    options = arguments()
+    try:
+        benchmarks = open_benchmarks(options)
+        failed = run_all(benchmarks, options)
+        write_tables(benchmarks, options.store, options.metrics)
+    except PipelineError as failure:
+        sys.exit(f"error: {failure}")
+    if failed:
+        sys.exit("error: not every system ran; the rest is measured, run again:\n" + "\n".join(failed))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; relative paths are taken from the repository root."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--openmoji", type=Path, default=ROOT / "data", help="artefacts of the default run")
+    parser.add_argument("--sketchy", type=Path, default=ROOT / "data" / "voc_sketchy", help="of `make voc-sketchy`")
+    parser.add_argument("--root", type=Path, help="the images of that run, with li2014/ (default: ../shared/data)")
+    parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
+    parser.add_argument("--metrics", type=Path, default=ROOT / "metrics" / "comparison", help="where tables go")
+    parser.add_argument("--benchmark", action="append", choices=NAMES, help="only this one; may be repeated")
+    parser.add_argument("--file", action="append", choices=system_modules(), help="run only the systems of this file")
+    return parser.parse_args()
+
+
+def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
+    """The benchmarks that were asked for; without asking, all whose data are there."""
+    wanted = options.benchmark or NAMES
+    root = options.root or resolve_root("../shared/data", ROOT)
+    found = []
+    if "openmoji" in wanted:
+        found.append(bench.openmoji(bench.Run(settings_of(options.openmoji, {}), options.openmoji, ROOT)))
+    if set(wanted) - {"openmoji"}:
+        changes = {**SKETCHY, "catalog": SKETCHY["catalog"] | {"root": str(root)}}
+        sketchy = bench.sketchy(bench.Run(settings_of(options.sketchy, changes), options.sketchy, ROOT), root)
+        found += [sketchy] if "sketchy" in wanted else []
+        if "li2014" in wanted:
+            found.append(bench.li2014(root, "cropped", sketchy.training))
+        if "li2014_img" in wanted:
+            found.append(bench.li2014(root, "img", sketchy.training))
+    return found
+
+
+def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:
+    """The params of a finished run: params.yaml, what `changes` says, and what the model was really trained with."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    trained = read_json(data / "model" / "meta.json")["params"]
+    for section in (trained, changes):
+        for name, part in section.items():
+            values[name] = {**values[name], **part}
+    return parse(values, source=f"params.yaml with {data / 'model' / 'meta.json'}")
+
+
+def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> list[str]:
+    """Runs each file of systems in a process of its own; the failures in words."""
+    failed = []
+    spawn = multiprocessing.get_context("spawn")
+    bar = tqdm(options.file or system_modules(), desc="systems", unit="file")
+    for module in bar:
+        bar.set_postfix_str(module)
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent) as pool:
+            try:
+                pool.submit(run_module, module, benchmarks, options.store).result()
+            except PipelineError as failure:
+                failed.append(f"  {module}: {failure}")
+            except BrokenProcessPool:
+                failed.append(f"  {module}: its process died (out of memory?)")
+    return failed
+
+
+def write_tables(benchmarks: Sequence[Benchmark], store: Path, metrics: Path) -> None:
+    """Measures all results in the store and writes the tables."""
+    rows: list[Measured] = []
+    skipped: list[tuple[str, str, str]] = []
+    draws = Bootstrap(2000, 0)
+    for benchmark in benchmarks:
+        for part in benchmark.parts:
+            rows.append(chance(benchmark, part))
+            if benchmark.ratings is not None:
+                rows.append(oracle(benchmark, part))
+        homes = sorted(path.parent for name in (RECORD, SKIPPED) for path in store.glob(f"*/{benchmark.name}/{name}"))
+        for folder in tqdm(homes, desc=f"measure {benchmark.name}", unit="system"):
+            rows += measure(folder, benchmark)
+            if (folder / SKIPPED).exists():
+                skipped.append((folder.parent.name, benchmark.name, read_json(folder / SKIPPED)["reason"]))
+    rows = sorted(with_li_parts(rows), key=lambda row: ORDER.index(row.dataset))
+    table = comparison(rows, draws)
+    tables = {"comparison": table, "paired": paired(rows, draws), "per_class": per_class(rows, draws)}
+    for name, content in tables.items():
+        write_text(metrics / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
+    write_text(metrics / "comparison.md", markdown(table, skipped))
+    print(f"{len(table)} rows: {metrics / 'comparison.md'}")
+
+
+if __name__ == "__main__":
+    main()

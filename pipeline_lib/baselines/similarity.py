@@ -1,0 +1,100 @@
+"""Scores of sketches against photos from their vectors: cosine after an alignment, or a similarity of histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_lib.baselines.system import ALIGNED
+from pipeline_lib.retrieval.alignment import KINDS, Alignment, fit, of_kind
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
+
+Scores = NDArray[np.float32]
+Rows = NDArray[np.intp]
+Blocks = Iterator[Scores]
+
+HISTOGRAM = ("intersection", "chi2", "hellinger")
+FORMS = (*ALIGNED, *HISTOGRAM)
+QUERIES = 256
+
+
+def intersection(query: Vectors, photos: Vectors) -> Scores:
+    """Histogram intersection (Swain and Ballard 1991): the sum of minima.
+
+    Args:
+        query: float32[D], not negative.
+        photos: float32[D, N], a photo in each column, not negative.
+
+    Returns:
+        float32[N], higher is more alike.
+    """
+    # Bins that the query lacks add nothing, and a drawing lacks most.
+    seen = query > 0
+    return np.asarray(np.minimum(photos[seen], query[seen, None]).sum(axis=0), np.float32)
+
+
+def chi2(query: Vectors, photos: Vectors) -> Scores:
+    """The chi-square distance, negated: -sum (a - b)^2 / (a + b), where 0 / 0 counts 0. Arguments as `intersection`."""
+    # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b), whose last part is 0 wherever the query is.
+    seen = query > 0
+    own, others = query[seen, None], photos[seen]
+    product = (own * others / (own + others)).sum(axis=0)
+    return np.asarray(4 * product - query.sum() - photos.sum(axis=0), np.float32)
+
+
+def score_blocks(photos: EmbeddingTable, sketches: EmbeddingTable, form: str, part: tuple[Rows, Rows]) -> Blocks:
+    """Scores of a part of the queries against a part of the gallery, a block of queries at a time.
+
+    Args:
+        photos: the gallery.
+        sketches: the queries.
+        form: one of FORMS.
+        part: rows of `photos` and rows of `sketches` that take part, int[N] and int[M], rising.
+
+    Returns:
+        Blocks of float32[<=256, N], in the order of the rows.
+
+    Raises:
+        ValueError: the form is unknown.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form {form} is unknown; known are {FORMS}")
+    gallery = photos.read()[part[0]]
+    queries = sketches.read()[part[1]]
+    if form in HISTOGRAM:
+        return _histogram(queries, gallery, form)
+    return _cosine(queries, gallery, _alignment(form, photos, sketches, gallery, queries))
+
+
+def _alignment(
+    form: str, photos: EmbeddingTable, sketches: EmbeddingTable, gallery: Vectors, queries: Vectors
+) -> Alignment:
+    # The transductive means are those of the very photos and sketches that are measured.
+    if form == "transductive_mean":
+        return fit([gallery], [queries])
+    return of_kind(next(kind for kind in KINDS if kind == form), photos, sketches)
+
+
+def _cosine(queries: Vectors, gallery: Vectors, alignment: Alignment) -> Blocks:
+    columns = alignment.apply(gallery, "photo").T
+    for start in range(0, len(queries), QUERIES):
+        yield alignment.apply(queries[start : start + QUERIES], "sketch") @ columns
+
+
+def _histogram(queries: Vectors, gallery: Vectors, form: str) -> Blocks:
+    if form == "hellinger":
+        # The Bhattacharyya coefficient: the inner product of square roots.
+        roots = np.sqrt(gallery).T
+        for start in range(0, len(queries), QUERIES):
+            yield np.sqrt(queries[start : start + QUERIES]) @ roots
+        return
+    compare = intersection if form == "intersection" else chi2
+    columns = np.ascontiguousarray(gallery.T)
+    # NumPy lets go of the interpreter's lock, so two threads keep two cores at work.
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(queries), QUERIES):
+            block = queries[start : start + QUERIES]
+            yield np.stack(list(pool.map(lambda query: compare(query, columns), block)))

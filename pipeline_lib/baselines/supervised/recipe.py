@@ -1,0 +1,57 @@
+"""Every knob of a supervised network; its values are part of the system's row."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline_lib.params import Section
+
+Loss = Literal["contrastive", "triplet"]
+Start = Literal["imagenet", "context", "none"]
+
+
+class Recipe(Section):
+    """How one network is built and trained.
+
+    Attributes:
+        loss: on pairs (`losses.py`).
+        start: `imagenet`: the pipeline's network before its first step (pretrained convolutions, untrained fc6);
+            `context`: the same network after context prediction; `none`: random weights.
+        shared: one branch for both domains; else each has weights of its own (the paper's heterogeneous network).
+        layout: of the encoder where it starts from nothing; else that of the pipeline's network.
+        image_size: px of the square that images are scaled to.
+        embedding: numbers per vector.
+        margin: of the loss, in distances between unit vectors, 0..2.
+        class_weight: of the classification loss beside the pair loss.
+        epochs: each shows every photo once.
+        photos: per batch.
+        sketches_each: of every photo in a batch.
+        same_class: photos of one class that come together where there are as many, so that there are near misses.
+        learning_rate: peak of a linear warm-up followed by a cosine to 0.
+        pretrained_rate: factor on the rate of layers that do not start from random weights.
+        shift: px by which an image is moved at most; mirrored are a photo and its sketches together.
+        seed: of weights, order and augmentation.
+    """
+
+    loss: Loss
+    start: Start
+    shared: bool = True
+    layout: Literal["alexnet", "vgg16", "googlenet", "resnet18"] = "alexnet"
+    image_size: int = Field(default=128, ge=64, le=512)
+    embedding: int = Field(default=256, ge=2, le=4096)
+    margin: float = Field(gt=0.0, le=2.0)
+    class_weight: float = Field(default=1.0, ge=0.0)
+    epochs: int = Field(default=12, ge=1)
+    photos: int = Field(default=20, ge=2)
+    sketches_each: int = Field(default=3, ge=1)
+    same_class: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=0.02, gt=0.0)
+    pretrained_rate: float = Field(default=0.25, ge=0.0, le=1.0)
+    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0005, ge=0.0)
+    shift: int = Field(default=6, ge=0, le=64)
+    seed: int = Field(default=0, ge=0)
+    checkpoint_seconds: float = Field(default=30.0, ge=0.0)

@@ -1,0 +1,149 @@
+"""The training step and the loop: resumable to the bit, as everything random is a function of seed, epoch and step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from pipeline_lib.baselines.supervised.batches import Batch, PairBatches
+from pipeline_lib.baselines.supervised.losses import contrastive, distances, triplet
+from pipeline_lib.baselines.supervised.network import TwoBranches, parameter_groups
+from pipeline_lib.baselines.supervised.recipe import Recipe
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.models.context import normalise
+from pipeline_lib.models.device import autocast
+from pipeline_lib.params import Train
+from pipeline_lib.training.checkpoint import Progress, restore, save
+
+LOSSES = {"contrastive": contrastive, "triplet": triplet}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Device, precision and threads."""
+
+    device: torch.device
+    precision: str
+    threads: int
+
+
+def inputs(pixels: NDArray[np.uint8], settings: Train, device: torch.device) -> Tensor:
+    """uint8[N, size, size(, 3)] as the encoder's input."""
+    images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device), settings)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def train_step(
+    network: TwoBranches,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    recipe: Recipe,
+    settings: Train,
+    where: Where,
+) -> tuple[float, float, float]:
+    """Forward, backward and update on one batch.
+
+    Args:
+        network: in training mode.
+        optimiser: over its parameters.
+        batch: images.
+        recipe: loss, margin, weight of the classes.
+        settings: section `train` of the encoder (colour, normalisation).
+        where: device and precision.
+
+    Returns:
+        Pair loss, class loss, and the share of sketches whose nearest photo of the batch is their own.
+    """
+    drawn = torch.from_numpy(batch.drawn).to(where.device)
+    classes = torch.from_numpy(batch.photo_classes).to(where.device)
+    with autocast(where.device, where.precision):
+        photos, sketches, logits = network(
+            inputs(batch.photos, settings, where.device), inputs(batch.sketches, settings, where.device)
+        )
+    distance = distances(sketches.float(), photos.float())
+    pair = LOSSES[recipe.loss](distance, drawn, recipe.margin)
+    named = functional.cross_entropy(logits.float(), torch.cat([classes, classes[drawn]]))
+    optimiser.zero_grad(set_to_none=True)
+    (pair + recipe.class_weight * named).backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    found = (distance.detach().argmin(dim=1) == drawn).float().mean()
+    return float(pair.detach()), float(named.detach()), float(found)
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up to the peak, then half a cosine to 0."""
+    warmup = max(1, round(recipe.warmup * steps))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    network: TwoBranches, batches: PairBatches, recipe: Recipe, settings: Train, where: Where, checkpoint: Path
+) -> list[dict[str, float]]:
+    """Trains a network in place.
+
+    Args:
+        network: before its first step; a checkpoint takes its place.
+        batches: of training photos and sketches.
+        recipe: how.
+        settings: section `train` of the encoder.
+        where: device, precision, threads.
+        checkpoint: file from which a run that was cut off goes on.
+
+    Returns:
+        A row per epoch: pair loss, class loss, share of sketches that find their photo in the batch.
+
+    Raises:
+        PipelineError: there are fewer photos than a batch holds, or the loss is not finite.
+    """
+    if batches.steps == 0:
+        raise PipelineError(
+            f"{len(batches.photos.image_ids)} training photos are fewer than a batch of {recipe.photos}"
+        )
+    torch.backends.cudnn.deterministic = True
+    groups = parameter_groups(network, recipe)
+    optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    progress = restore(checkpoint, network, optimiser, where.threads, where.device.type) or Progress()
+    steps = batches.steps * recipe.epochs
+    network.train()
+    clock = time.monotonic()
+    done = progress.epoch * batches.steps + progress.step
+    with tqdm(total=steps, initial=done, desc=f"train {recipe.loss}", unit="batch", mininterval=1.0) as bar:
+        while progress.epoch < recipe.epochs:
+            number = progress.epoch * batches.steps + progress.step
+            for group in optimiser.param_groups:
+                group["lr"] = group["factor"] * learning_rate(number, steps, recipe)
+            batch = batches.batch(progress.epoch, progress.step)
+            values = train_step(network, optimiser, batch, recipe, settings, where)
+            if not math.isfinite(values[0] + values[1]):
+                raise PipelineError(f"training diverged in epoch {progress.epoch + 1}; lower the learning rate")
+            progress.sums = [before + value for before, value in zip(progress.sums, values, strict=True)]
+            progress.step += 1
+            bar.update(1)
+            if progress.step == batches.steps:
+                _end_of_epoch(progress)
+                bar.set_postfix(found=f"{progress.history[-1]['found']:.3f}")
+            if time.monotonic() - clock >= recipe.checkpoint_seconds:
+                progress.seconds += time.monotonic() - clock
+                save(checkpoint, network, optimiser, progress, where.threads, where.device.type)
+                clock = time.monotonic()
+    progress.seconds += time.monotonic() - clock
+    save(checkpoint, network, optimiser, progress, where.threads, where.device.type)
+    return progress.history
+
+
+def _end_of_epoch(progress: Progress) -> None:
+    means = [round(total / progress.step, 6) for total in progress.sums]
+    row = dict(zip(("pair_loss", "class_loss", "found"), means, strict=True))
+    progress.history.append({"epoch": progress.epoch + 1, **row})
+    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]

@@ -1,0 +1,219 @@
+"""The tables of the comparison: figures with intervals, differences from frozen AlexNet, classes, and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline_lib.baselines.measure import LI_COLUMNS, NAMES, Measured
+from pipeline_lib.baselines.reported import REPORTED
+from pipeline_lib.data.li2014_benchmark import SKETCHY_CLASSES, SOURCE_CLASSES
+from pipeline_lib.intervals import Interval, bootstrap_mean
+from pipeline_lib.retrieval.evaluation import rounded
+from pipeline_lib.retrieval.li_score import mean_over_classes
+
+FIGURES = (
+    "instance_hit_at_1",
+    "instance_hit_at_5",
+    "instance_hit_at_10",
+    "in_class_hit_at_1",
+    "in_class_hit_at_5",
+    "in_class_hit_at_10",
+    "class_hit_at_1",
+    "class_hit_at_5",
+    "class_hit_at_10",
+    "map",
+    *LI_COLUMNS,
+)
+OF_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", *LI_COLUMNS)
+AGAINST = "alexnet_pool5"
+LAST = 3
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn."""
+
+    resamples: int
+    seed: int
+
+
+def with_li_parts(rows: Sequence[Measured]) -> Iterator[Measured]:
+    """All rows; those of Li 2014 as four: the source's ten classes or all fourteen, six sketches or the last three."""
+    for row in rows:
+        if not row.dataset.startswith("li2014"):
+            yield row
+            continue
+        ten = np.isin(row.queries.class_names, SOURCE_CLASSES)
+        last = _last(row.queries.class_names)
+        everything = np.ones(len(ten), bool)
+        for suffix, mask in (("", ten), ("_last3", ten & last), ("_14", everything), ("_14_last3", last)):
+            chosen = np.flatnonzero(mask)
+            yield replace(
+                row, dataset=row.dataset + suffix, queries=row.queries.take(chosen), values=row.values[chosen]
+            )
+
+
+def _last(class_names: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """The last three sketches of each class, by name: those that the authors show results for."""
+    mask = np.zeros(len(class_names), bool)
+    for name in np.unique(class_names):
+        mask[np.flatnonzero(class_names == name)[-LAST:]] = True
+    return mask
+
+
+def intervals_of(row: Measured, values: NDArray[np.float64], draws: Bootstrap) -> dict[str, Interval]:
+    """Each of NAMES with its interval; sketches of one photo are drawn together, those of Li 2014 within classes."""
+    if not row.dataset.startswith("li2014"):
+        return dict(zip(NAMES, bootstrap_mean(values, row.clusters, draws.resamples, draws.seed), strict=True))
+    classes = {name: values[row.queries.class_names == name, -len(LI_COLUMNS) :] for name in row.queries.class_names}
+    found = mean_over_classes(classes, draws.resamples, draws.seed)
+    nothing = Interval(np.nan, np.nan, np.nan)
+    return dict.fromkeys(NAMES, nothing) | dict(zip(LI_COLUMNS, found, strict=True))
+
+
+def comparison(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
+    """One row per system, form and data set, each figure with `_low` and `_high`, and what was reported elsewhere."""
+    table = []
+    for row in rows:
+        found = intervals_of(row, row.values, draws)
+        values: dict[str, Any] = {
+            "system": row.row,
+            "supervision": row.record["supervision"],
+            "dataset": row.dataset,
+        }
+        values |= {name: rounded(found[name].estimate) for name in FIGURES}
+        for name in FIGURES:
+            values |= {f"{name}_low": rounded(found[name].low), f"{name}_high": rounded(found[name].high)}
+        values |= {
+            "queries": len(row.queries),
+            "gallery": row.gallery,
+            "transductive": row.form == "transductive_mean",
+            "dim": row.record["dimension"],
+            "seconds": row.record["seconds"],
+            "form": row.form,
+        }
+        reported = REPORTED.get((row.row, row.dataset))
+        values |= {"reported": reported.value if reported else None, "reported_as": reported.what if reported else None}
+        table.append(values)
+    return pd.DataFrame(table).astype({"dim": "Int64"})
+
+
+def paired(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
+    """Each row minus frozen AlexNet as it is, on the same queries of the same data set and the same draws."""
+    table = []
+    bars = {row.dataset: row for row in rows if row.row == AGAINST}
+    for row in rows:
+        bar = bars.get(row.dataset)
+        if bar is None or bar.row == row.row:
+            continue
+        if not np.array_equal(row.queries.image_ids, bar.queries.image_ids):
+            raise ValueError(f"{row.row} and {bar.row} were measured on other queries of {row.dataset}")
+        found = intervals_of(row, row.values - bar.values, draws)
+        values: dict[str, Any] = {"system": row.row, "against": bar.row, "dataset": row.dataset}
+        for name in FIGURES:
+            ends = zip((name, f"{name}_low", f"{name}_high"), found[name], strict=True)
+            values |= {key: rounded(value) for key, value in ends}
+        table.append(values | {"queries": len(row.queries)})
+    return pd.DataFrame(table)
+
+
+def per_class(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
+    """The source's ten classes one by one, by their names in Li 2014, on Sketchy and on Li 2014."""
+    table = []
+    for row in rows:
+        if row.dataset not in {"sketchy", "li2014", "li2014_img"}:
+            continue
+        for name in SOURCE_CLASSES:
+            own = SKETCHY_CLASSES.get(name, name) if row.dataset == "sketchy" else name
+            chosen = np.flatnonzero(row.queries.class_names == own)
+            if not len(chosen):
+                continue
+            part = replace(row, queries=row.queries.take(chosen), values=row.values[chosen])
+            found = intervals_of(part, part.values, draws)
+            values: dict[str, Any] = {"system": row.row, "dataset": row.dataset, "class_name": name}
+            for figure in OF_CLASS:
+                ends = zip((figure, f"{figure}_low", f"{figure}_high"), found[figure], strict=True)
+                values |= {key: rounded(value) for key, value in ends}
+            table.append(values | {"queries": len(chosen)})
+    return pd.DataFrame(table)
+
+
+def markdown(table: pd.DataFrame, skipped: Sequence[tuple[str, str, str]]) -> str:
+    """The table to read: a section per data set, hits in %, Li's scores as they are; what was skipped, and why."""
+    parts = [HEAD]
+    for dataset in table["dataset"].drop_duplicates():
+        rows = table[table["dataset"] == dataset]
+        is_li = str(dataset).startswith("li2014")
+        columns = LI_MARKDOWN if is_li else MARKDOWN
+        shown = [(title, cell) for title, name, cell in columns if not name or rows[name].notna().any()]
+        lines = [
+            f"## {dataset}: {rows['queries'].iloc[0]} sketches, {rows['gallery'].iloc[0]} photos\n",
+            "| " + " | ".join(title for title, _ in shown) + " |",
+            "|" + "---|" * len(shown),
+        ]
+        lines += ["| " + " | ".join(cell(row) for _, cell in shown) + " |" for _, row in rows.iterrows()]
+        parts.append("\n".join(lines) + "\n")
+    if skipped:
+        parts.append("## Not run\n\n" + "\n".join(f"- {name} on {where}: {why}" for name, where, why in skipped) + "\n")
+    return "\n".join(parts)
+
+
+HEAD = """# Systems compared
+
+Written by `python -m experiments.comparison` from comparison.csv. Figures are measured, with 95 % bootstrap intervals;
+the column *reported* alone holds published figures. Protocols: docs/comparison.md. Seconds are for the whole gallery.
+"""
+
+Cell = Callable[["pd.Series[Any]"], str]
+
+
+def _figure(name: str, scale: float) -> Cell:
+    def cell(row: pd.Series[Any]) -> str:
+        if pd.isna(row[name]):
+            return ""
+        value, low, high = (scale * float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]" if scale > 1 else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    return cell
+
+
+def _text(name: str, form: str = "{}") -> Cell:
+    return lambda row: "" if pd.isna(row[name]) else form.format(row[name])
+
+
+_BEFORE: list[tuple[str, str, Cell]] = [
+    ("system", "", _text("system")),
+    ("supervision", "", _text("supervision")),
+]
+_AFTER: list[tuple[str, str, Cell]] = [
+    ("seconds", "seconds", _text("seconds", "{:.1f}")),
+    ("reported", "reported", _text("reported_as")),
+]
+MARKDOWN: list[tuple[str, str, Cell]] = [
+    *_BEFORE,
+    *(
+        (title, name, _figure(name, 100))
+        for title, name in (
+            ("instance hit@1", "instance_hit_at_1"),
+            ("instance hit@5", "instance_hit_at_5"),
+            ("instance hit@10", "instance_hit_at_10"),
+            ("in class hit@5", "in_class_hit_at_5"),
+            ("class hit@5", "class_hit_at_5"),
+            ("class hit@10", "class_hit_at_10"),
+            ("mAP", "map"),
+        )
+    ),
+    *_AFTER,
+]
+LI_MARKDOWN: list[tuple[str, str, Cell]] = [
+    *_BEFORE,
+    ("sum of ratings, top 5", LI_COLUMNS[0], _figure(LI_COLUMNS[0], 1)),
+    ("sum of ratings, top 10", LI_COLUMNS[1], _figure(LI_COLUMNS[1], 1)),
+    *_AFTER,
+]
