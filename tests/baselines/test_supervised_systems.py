@@ -87,9 +87,10 @@ def training(make_params: Callable[..., params.Params], pairs_folder: Path, tmp_
 
 def images(training: Training, domain: str, numbers: range) -> list[Image]:
     found = rows(numbers, domain)
+    columns = (found[name].tolist() for name in ("image_id", "class_name", "instance_id", "path"))
     return [
-        Image(row.image_id, row.class_name, row.instance_id, training.source.load(row.path, domain, row.image_id))
-        for row in found.itertuples()
+        Image(image_id, class_name, instance_id, training.source.load(path, domain, image_id))
+        for image_id, class_name, instance_id, path in zip(*columns, strict=True)
     ]
 
 
@@ -118,7 +119,12 @@ def test_methods_of_one_file_share_the_vectors_that_they_learn_from(
 ) -> None:
     loads: list[str] = []
     real = Scenes.load
-    monkeypatch.setattr(Scenes, "load", lambda self, path, *rest: (loads.append(path), real(self, path, *rest))[1])
+
+    def load(self: Scenes, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:
+        loads.append(path)
+        return real(self, path, domain, image_id)
+
+    monkeypatch.setattr(Scenes, "load", load)
     for name in ("pls", "blm"):
         system = SubspaceOfHog(name, "pairs", paired=True, forms=("none",), method=name)
         (tmp_path / name).mkdir()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline_lib.baselines.supervised import pixels
+from pipeline_lib.baselines.system import Domain
 from pipeline_lib.errors import PipelineError
 
 
 @pytest.mark.parametrize(("domain", "shape"), [("photo", (32, 32, 3)), ("sketch", (32, 32))])
-def test_what_is_read_is_what_was_scaled(tmp_path: Path, domain: pixels.Domain, shape: tuple[int, ...]) -> None:
+def test_what_is_read_is_what_was_scaled(tmp_path: Path, domain: Domain, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     # More than one block, so that the file has several row groups.
     images = [(f"i{n}", rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for n in range(pixels.ROWS + 3)]
