@@ -121,7 +121,8 @@ def server(run: Run, gallery: str) -> Iterator[tuple[str, psutil.Process]]:
 
 def memory(process: psutil.Process) -> float:
     """Resident memory of a process and its children, MB."""
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 1e6
+    total: int = sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    return total / 1e6
 
 
 def measure(address: str, process: psutil.Process, folder: Path, rate: float, count: int) -> dict[str, Any]:
