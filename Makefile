@@ -7,6 +7,7 @@
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
+# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make repro` and `make voc-sketchy`
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
 # Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme voc-sketchy ablation \
-  ablation-results own-photos
+  ablation-results comparison own-photos
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -100,7 +101,10 @@ voc-sketchy: setup
 
 # Hours to days: stop it at any time, it goes on where it stopped. The tables are made of what is there.
 ablation: setup
-	@$(RUN) dvc repro --keep-going experiments/dvc.yaml; $(MAKE) --no-print-directory ablation-results
+	@$(RUN) dvc repro --keep-going experiments/dvc.yaml:run; $(MAKE) --no-print-directory ablation-results
+
+comparison: setup
+	@$(RUN) dvc repro --single-item experiments/dvc.yaml:comparison
 
 ablation-results: setup
 	@$(RUN) python -m experiments.table && $(RUN) python -m experiments.claims && $(RUN) python -m experiments.pictures

@@ -66,7 +66,7 @@ def markdown(grid: Grid, records: list[Record]) -> str:
         "# The ablation",
         "",
         (
-            "Made by `dvc repro experiments/dvc.yaml`, gathered by `python -m experiments.table`; "
+            "Made by `dvc repro experiments/dvc.yaml:run`, gathered by `python -m experiments.table`; "
             f"{len(done)} of {len(grid.order)} rows are made, {len(skipped)} skipped."
         ),
         (

@@ -53,9 +53,11 @@ def bind(host: str, port: int) -> socket.socket:
         raise PipelineError(f"{host}:{port}: can't be listened on ({failure}); choose another with --port") from failure
 
 
-def warm(pictures: Pictures) -> None:
+def warm(pictures: Pictures, stop: threading.Event) -> None:
     """Makes the thumbnails of a small gallery ahead; photos that can't be read are told when they are asked for."""
     for row in range(len(pictures.gallery)):
+        if stop.is_set():
+            return
         try:
             pictures.thumbnail(row)
         except BadImage:
@@ -70,6 +72,8 @@ def serve(asked: argparse.Namespace) -> int:
         engine = open_engine(run, asked.gallery)
         try:
             serve_engine(engine, run, asked.host, listening)
+        except KeyboardInterrupt:
+            print("ended")
         finally:
             engine.close()
     return 0
@@ -82,8 +86,6 @@ def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.so
     hosts = LOOPBACK if host in LOOPBACK else ("*",)
     app = create_app(engine, run.params.search, version=version, hosts=hosts)
     service: Service = app.state.service
-    if len(engine.gallery) <= WARM_UP_TO:
-        threading.Thread(target=warm, args=(service.pictures,), daemon=True).start()
     blank = engine.prepare(np.full((64, 64), 255, np.uint8))
     engine.search([blank], 1)  # the first pass through a network is slow
     port = listening.getsockname()[1]
@@ -92,7 +94,17 @@ def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.so
     config = uvicorn.Config(
         app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, server_header=False
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    stop = threading.Event()
+    warming = threading.Thread(target=warm, args=(service.pictures, stop))
+    if len(engine.gallery) <= WARM_UP_TO:
+        warming.start()
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        # A thread that is cut off inside a decoder takes the whole process down with a complaint.
+        stop.set()
+        if warming.is_alive():
+            warming.join()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
