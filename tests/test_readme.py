@@ -26,7 +26,10 @@ def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
         with_results("no block", "x")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/method.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/architecture.md", "docs/method.md", "docs/comparison.md", "docs/supervised.md", "docs/dpm.md"],
+)
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
