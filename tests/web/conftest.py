@@ -34,9 +34,10 @@ class Served:
     address: str
     run: Run
 
-    def post(self, path: str, body: bytes) -> Any:
+    def post(self, path: str, body: bytes, kind: str = "image/png") -> Any:
         """The answer to a request, as JSON."""
-        with urllib.request.urlopen(f"{self.address}{path}", body, timeout=60) as answer:  # noqa: S310
+        request = urllib.request.Request(f"{self.address}{path}", body, {"content-type": kind})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return json.loads(answer.read())
 
     def get(self, path: str) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,10 @@ CROSS: list[Line] = [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]]
 
 @pytest.fixture(scope="module")
 def drawings(served: Served) -> list[tuple[str, list[Line], float, bytes]]:
-    """Three drawings of the catalog that the model itself finds among its first five: id, lines, width, PNG."""
+    """Three drawings of the catalog that the model itself finds among its first five: id, lines, width, PNG.
+
+    It finds them as pictures and as the lines that stand for them: what is tested is the page, not the model's luck.
+    """
     catalog = read_catalog(served.run.data / "catalog.parquet")
     source = open_source(served.run.params.catalog, served.run.root)
     queries = catalog[catalog["role"] == "query"].set_index("instance_id")
@@ -36,7 +40,11 @@ def drawings(served: Served) -> list[tuple[str, list[Line], float, bytes]]:
         Image.fromarray(pixels).save(buffer, "PNG")
         found = served.post("/api/search/image?top=5", buffer.getvalue())["found"]
         lines, width = trace(pixels)
-        if name in [hit["image_id"] for hit in found] and sum(map(len, lines)) < 500:
+        strokes = [{"points": [*line, line[0]] if len(line) > 2 else line, "width": width} for line in lines]
+        query = json.dumps({"strokes": strokes, "top": 5}).encode()
+        drawn = served.post("/api/search/strokes", query, "application/json")["found"] if lines else []
+        both = all(name in [hit["image_id"] for hit in hits] for hits in (found, drawn))
+        if both and sum(map(len, lines)) < 500:
             chosen.append((name, lines, width, buffer.getvalue()))
         if len(chosen) == 3:
             return chosen
