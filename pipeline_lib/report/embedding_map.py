@@ -16,6 +16,7 @@ from pipeline_lib.retrieval.vectors import Strings, Vectors
 
 COMPONENTS = 50
 PERPLEXITY = 30.0
+KEY = "circles: photos, triangles: drawings or edge maps, lines: true pairs"
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,9 @@ def embedding_maps(maps: dict[str, MapPoints], seed: int, *, side: float = 6.0) 
     for axes, (title, points) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         _draw(axes, points, project(points.vectors, seed))
         axes.set_title(title, loc="left", fontsize=12)
-    figure.supxlabel("circles: photos, triangles: drawings or edge maps, lines: true pairs", fontsize=9)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(handles)), frameon=False, title=KEY)
     return figure
 
 
