@@ -100,22 +100,21 @@ def main(data: Path, metrics: Path, out: Path) -> None:
     """Measures ours under every alignment, and the baselines of the folder where there are any."""
     ours = System.read(data / "embeddings")
     before = [System.read(path.parent) for path in sorted((data / "baselines").glob("*/system.json"))]
+    mine = {kind: measure(ours, kind, plain=kind) for kind in KINDS}
     result: dict[str, Any] = {
-        "retrieval": {kind: figures(measure(ours, kind, plain=kind)) for kind in KINDS},
+        "retrieval": {kind: figures(row) for kind, row in mine.items()},
         "per_class": {},
         "minus": {},
         "domains": {},
     }
     plain: tuple[Kind, ...] = ("none", "pretext_mean")
     for kind in plain:
-        rows = {system.name: measure(system, kind, plain=kind) for system in (ours, *before)}
+        others = {system.name: measure(system, kind, plain=kind) for system in before}
+        rows = {ours.name: mine[kind], **others}
         result["per_class"][kind] = {name: per_class(row) for name, row in rows.items()}
-        result["minus"][kind] = {
-            name: difference(rows[ours.name], row) for name, row in rows.items() if name != ours.name
-        }
+        result["minus"][kind] = {name: difference(mine[kind], row) for name, row in others.items()}
         result["domains"][kind] = {system.name: apart(system, kind) for system in (ours, *before)}
-        if before:
-            result["retrieval"].update({f"{name}+{kind}": figures(rows[name]) for name in rows if name != ours.name})
+        result["retrieval"].update({f"{name}+{kind}": figures(row) for name, row in others.items()})
     write_json(out, {"pretext": read_json(metrics / "pretext.json"), **result})
 
 

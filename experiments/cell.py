@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from experiments.grid import ROOT, read_grid
+from experiments.grid import ROOT, Row, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json, write_text
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Params
@@ -26,6 +26,16 @@ PLACE = Path("data/ablation")
 OUT = Path("metrics/ablation")
 SHARED = ("catalog.parquet", "excluded.parquet", "pairs", "patches")
 CURVE = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_accuracy_one_patch")
+
+
+def call(command: list[str], what: str) -> None:
+    """Runs a command in the repository.
+
+    Raises:
+        PipelineError: it failed; its own message stands above.
+    """
+    if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
+        raise PipelineError(f"{what} failed; mend what it says and start the row again")
 
 
 def stage(name: str, params: Params, data: Path) -> None:
@@ -40,9 +50,7 @@ def stage(name: str, params: Params, data: Path) -> None:
     if done.exists() and done.read_text(encoding="utf-8") == key:
         return
     write_text(path, yaml.safe_dump(values))
-    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), "--params", str(path)]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        raise PipelineError(f"stage {name} of {data} failed; mend what it says and start the row again")
+    call([str(ROOT / "stages" / f"{name}.py"), "--params", str(path)], f"stage {name} of {data}")
     write_text(done, key)
 
 
@@ -88,12 +96,10 @@ def commit() -> str:
     return found.stdout.decode().strip() or "unknown"
 
 
-def record(name: str, params: Params, data: Path, seconds: float) -> dict[str, Any]:
+def record(name: str, row: Row, params: Params, data: Path, seconds: float) -> dict[str, Any]:
     """The content of metrics/ablation/NAME.json."""
-    grid = read_grid()
-    row = grid.rows[name]
     analysis = read_json(ROOT / data / "analysis.json")
-    counts = read_json(ROOT / data / "model" / "meta.json")
+    meta = read_json(ROOT / data / "model" / "meta.json")
     return {
         "name": name,
         "group": row.group,
@@ -106,8 +112,8 @@ def record(name: str, params: Params, data: Path, seconds: float) -> dict[str, A
         "batch_norm": params.train.batch_norm,
         "epochs": params.train.epochs,
         "seed": params.train.seed,
-        "training_images": counts["training_images"],
-        "start_weights": counts["start_weights"],
+        "training_images": meta["training_images"],
+        "start_weights": meta["start_weights"],
         "seconds": round(seconds, 1),
         "commit": commit(),
         **analysis,
@@ -128,10 +134,10 @@ def run(name: str) -> None:
         PipelineError: the row does not exist or a stage failed.
     """
     grid = read_grid()
-    params = grid.params_of(name)
+    params, row = grid.params_of(name), grid.rows[name]
     reason = lacks_weights(params)
     if reason:
-        write_json(ROOT / OUT / f"{name}.json", {"name": name, "group": grid.rows[name].group, "skipped": reason})
+        write_json(ROOT / OUT / f"{name}.json", {"name": name, "group": row.group, "skipped": reason})
         write_text(ROOT / OUT / f"{name}.csv", ",".join(CURVE) + "\n")
         print(f"{name}: skipped, {reason}")
         return
@@ -143,15 +149,13 @@ def run(name: str) -> None:
     stage("train", params, data)
     trained = time.monotonic() - started
     stage("embed", params, data)
-    if grid.rows[name].before:
+    if row.before:
         stage("baselines", params, data)
-    metrics, analysis = data / "metrics", data / "analysis.json"
-    command = [sys.executable, "-m", "experiments.analyse", *map(str, (data, metrics, analysis))]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        raise PipelineError(f"the analysis of {data} failed; mend what it says and start the row again")
+    places = (data, data / "metrics", data / "analysis.json")
+    call(["-m", "experiments.analyse", *map(str, places)], f"the analysis of {data}")
     keep_curve(data, ROOT / OUT / f"{name}.csv")
-    write_json(ROOT / OUT / f"{name}.json", record(name, params, data, trained))
-    if not grid.rows[name].before:
+    write_json(ROOT / OUT / f"{name}.json", record(name, row, params, data, trained))
+    if not row.before:
         shutil.rmtree(ROOT / data)
 
 
