@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from experiments import grid
 from pipeline_lib import params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,12 +97,4 @@ def changed(changes: dict[str, Any]) -> params.Params:
 def changed_values(changes: dict[str, Any]) -> dict[str, Any]:
     """As `changed`, as the plain mapping that params.yaml holds."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        *sections, leaf = key.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        if leaf not in place:
-            raise KeyError(key)
-        place[leaf] = value
-    return values
+    return grid.changed(values, changes, "params.yaml")
