@@ -18,7 +18,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval import li_score
 from pipeline_lib.retrieval.metrics import COLUMNS, Truth, expected_by_chance, find_ranks
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Strings
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
 
 Values = NDArray[np.float64]
 
@@ -49,12 +49,6 @@ class Measured:
     queries: Labels
     gallery: int
     values: Values
-
-    @property
-    def clusters(self) -> Strings:
-        """str[M], equal for sketches of one photo; a query that names no photo stands alone."""
-        alone = np.char.add("\x01", self.queries.image_ids)
-        return np.where(self.queries.instance_ids == "", alone, self.queries.instance_ids)
 
 
 def measure(folder: Path, benchmark: Benchmark) -> list[Measured]:

@@ -70,7 +70,7 @@ def _last(class_names: NDArray[np.str_]) -> NDArray[np.bool_]:
 def intervals_of(row: Measured, values: NDArray[np.float64], draws: Bootstrap) -> dict[str, Interval]:
     """Each of NAMES with its interval; sketches of one photo are drawn together, those of Li 2014 within classes."""
     if not row.dataset.startswith("li2014"):
-        return dict(zip(NAMES, bootstrap_mean(values, row.clusters, draws.resamples, draws.seed), strict=True))
+        return dict(zip(NAMES, bootstrap_mean(values, row.queries.clusters, draws.resamples, draws.seed), strict=True))
     classes = {name: values[row.queries.class_names == name, -len(LI_COLUMNS) :] for name in row.queries.class_names}
     found = mean_over_classes(classes, draws.resamples, draws.seed)
     nothing = Interval(np.nan, np.nan, np.nan)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_lib.data.files import replacing
+from pipeline_lib.data.tiles import square
 
 WIDTH = 1200
 MARGIN = 16
@@ -27,21 +28,6 @@ Pixels = NDArray[np.uint8]
 def font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along: it knows most alphabets."""
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def square(image: Pixels, side: int) -> Image.Image:
-    """An image fitted into a square of `side` px, centred on light grey.
-
-    Args:
-        image: uint8[H, W, 3] RGB or uint8[H, W].
-        side: px.
-    """
-    picture = Image.fromarray(image).convert("RGB")
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    tile = Image.new("RGB", (side, side), "#f0f0f0")
-    tile.paste(picture.resize(size, Image.Resampling.LANCZOS), ((side - size[0]) // 2, (side - size[1]) // 2))
-    return tile
 
 
 class Canvas:

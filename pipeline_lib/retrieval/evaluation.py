@@ -43,10 +43,8 @@ class Evaluation:
 
     @property
     def clusters(self) -> Strings:
-        """str[M], equal for sketches of one photo; a query that names no photo stands alone."""
-        # No file name starts with this character, so that no query's own id meets another's photo.
-        alone = np.char.add("\x01", self.queries.image_ids)
-        return np.where(self.queries.instance_ids == "", alone, self.queries.instance_ids)
+        """str[M], equal for sketches of one photo, see `Labels.clusters`."""
+        return self.queries.clusters
 
     def in_order_of_queries(self) -> tuple[Labels, Values]:
         """Labels and values sorted by the queries' image_ids, to compare systems query by query."""

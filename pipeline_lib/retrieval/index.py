@@ -5,24 +5,17 @@ This module imports faiss, so a process that holds torch must not import it.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
 
-from pipeline_lib.data.files import publish_folder
-from pipeline_lib.data.schemas import read_table, write_table
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import KINDS, Alignment, Kind
+from pipeline_lib.retrieval.index_files import INDEX_NAME, ROWS_NAME, IndexFiles, read_index, write_index
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, block_rows, rank
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Strings, Vectors
-
-INDEX_NAME = "photos.faiss"
-ROWS_NAME = "photos.parquet"
 
 
 class PhotoIndex:
@@ -100,21 +93,7 @@ class PhotoIndex:
 
     def save(self, folder: Path) -> None:
         """Writes `photos.faiss` and `photos.parquet` (row -> image_id) to `folder`, both or neither."""
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            try:
-                faiss.write_index(self._index, str(aside / INDEX_NAME))
-            except RuntimeError as failure:
-                raise PipelineError(
-                    f"{folder / INDEX_NAME}: can't be written ({failure}); is the disk full?"
-                ) from failure
-            rows = pa.table({"image_id": pa.array(self.image_ids.tolist(), pa.string())})
-            write_table(aside / ROWS_NAME, rows.replace_schema_metadata({"alignment": self.alignment}))
-            publish_folder(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        write_index(folder, IndexFiles(self._index, self.image_ids, self.alignment))
 
     @classmethod
     def load(cls, folder: Path) -> PhotoIndex:
@@ -124,21 +103,15 @@ class PhotoIndex:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
         path = folder / INDEX_NAME
-        table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-        kind = (table.schema.metadata or {}).get(b"alignment", b"").decode()
+        index, image_ids, kind = read_index(folder, _AGAIN)
         if kind not in KINDS:
             raise PipelineError(f"{folder / ROWS_NAME}: does not tell its alignment; {_AGAIN}")
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as failure:
-            raise PipelineError(f"{path}: can't be read ({failure}); {_AGAIN}") from failure
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise PipelineError(f"{path}: is not an exact inner-product index; {_AGAIN}")
-        if index.ntotal != table.num_rows:
+        if index.ntotal != len(image_ids):
             raise PipelineError(
-                f"{path}: holds {index.ntotal} vectors, but {ROWS_NAME} {table.num_rows} rows; {_AGAIN}"
+                f"{path}: holds {index.ntotal} vectors, but {ROWS_NAME} {len(image_ids)} rows; {_AGAIN}"
             )
-        image_ids = np.array(table.column("image_id").to_pylist(), dtype=np.str_)
         return cls(index, image_ids, kind, folder)
 
     def check(self, *, dimension: int, alignment: Kind, image_ids: Strings) -> None:

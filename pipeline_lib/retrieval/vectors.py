@@ -41,6 +41,13 @@ class Labels:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def clusters(self) -> Strings:
+        """str[N], equal for sketches of one photo; a query that names no photo stands alone."""
+        # No file name starts with this character, so that no query's own id meets another's photo.
+        alone = np.char.add("\x01", self.image_ids)
+        return np.where(self.instance_ids == "", alone, self.instance_ids)
+
     @classmethod
     def of(cls, image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str]) -> Labels:
         """Labels from any three sequences of strings."""

@@ -5,21 +5,17 @@ This module imports faiss, so a process that holds torch must not import it: it 
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
 
-from pipeline_lib.data.files import publish_folder
-from pipeline_lib.data.schemas import read_table, write_table
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.index_files import INDEX_NAME, ROWS_NAME, IndexFiles, read_index, write_index
 from pipeline_lib.retrieval.index_kinds import settings_of
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
 from pipeline_lib.retrieval.vectors import Strings, Vectors
-from pipeline_lib.search.messages import INDEX_NAME, ROWS_NAME, IndexFacts
+from pipeline_lib.search.messages import IndexFacts
 
 
 class NamedIndex:
@@ -52,19 +48,7 @@ class NamedIndex:
 
     def save(self, folder: Path) -> None:
         """Writes index and names to `folder`, both or neither."""
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            try:
-                faiss.write_index(self._index, str(aside / INDEX_NAME))
-            except RuntimeError as failure:
-                raise PipelineError(f"{folder}: can't be written ({failure}); is the disk full?") from failure
-            rows = pa.table({"image_id": pa.array(self.image_ids.tolist(), pa.string())})
-            write_table(aside / ROWS_NAME, rows.replace_schema_metadata({"alignment": self.facts.alignment}))
-            publish_folder(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        write_index(folder, IndexFiles(self._index, self.image_ids, self.facts.alignment))
 
     @classmethod
     def load(cls, folder: Path) -> NamedIndex:
@@ -73,13 +57,8 @@ class NamedIndex:
         Raises:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
-        path = folder / INDEX_NAME
-        table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-        alignment = (table.schema.metadata or {}).get(b"alignment", b"").decode()
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as failure:
-            raise PipelineError(f"{path}: can't be read ({failure}); delete it and build the index again") from failure
-        if index.ntotal != table.num_rows or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        index, image_ids, alignment = read_index(folder, "delete it and build the index again")
+        if index.ntotal != len(image_ids) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            path = folder / INDEX_NAME
             raise PipelineError(f"{path}: does not fit {ROWS_NAME} beside it; delete both and build the index again")
-        return cls(index, np.array(table.column("image_id").to_pylist(), dtype=np.str_), alignment)
+        return cls(index, image_ids, alignment)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_lib.data.files import replacing
 from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.tiles import square
 from pipeline_lib.search.engine import Hit
 from pipeline_lib.search.gallery import Gallery, Pixels
 
@@ -45,16 +46,6 @@ def as_text(hits: Sequence[Hit], gallery: Gallery) -> str:
     return "\n".join(lines)
 
 
-def tile(image: Pixels, side: int) -> Image.Image:
-    """An image fitted into a square of `side` px, centred on light grey."""
-    picture = Image.fromarray(image).convert("RGB")
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    page = Image.new("RGB", (side, side), "#f0f0f0")
-    page.paste(picture.resize(size, Image.Resampling.LANCZOS), ((side - size[0]) // 2, (side - size[1]) // 2))
-    return page
-
-
 def draw_grid(queries: Sequence[tuple[Pixels, Sequence[Hit]]], gallery: Gallery) -> Image.Image:
     """Each query at the left and what was found beside it, best first, in as many lines as are needed.
 
@@ -71,13 +62,13 @@ def draw_grid(queries: Sequence[tuple[Pixels, Sequence[Hit]]], gallery: Gallery)
     font = ImageFont.load_default(13)
     top = GAP
     for (drawing, hits), count in zip(queries, lines, strict=True):
-        page.paste(tile(drawing, TILE), (GAP, top))
+        page.paste(square(drawing, TILE), (GAP, top))
         draw.rectangle((GAP, top, GAP + TILE - 1, top + TILE - 1), outline=INK, width=2)
         for place, hit in enumerate(hits):
             x = 2 * GAP + (place % across + 1) * step
             y = top + (place // across) * (step + CAPTION)
             try:
-                page.paste(tile(gallery.load(hit.row), TILE), (x, y))
+                page.paste(square(gallery.load(hit.row), TILE), (x, y))
             except BadImage:
                 draw.text((x + 8, y + 8), "can't be read any more", fill=INK, font=font)
             draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FRAME)

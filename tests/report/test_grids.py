@@ -14,8 +14,9 @@ from PIL import Image, ImageColor
 from pipeline_lib import params
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.schemas import CATALOG, write_rows, write_table
+from pipeline_lib.data.tiles import square
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.canvas import FRAME, GREEN, WIDTH, save_png, square
+from pipeline_lib.report.canvas import FRAME, GREEN, WIDTH, save_png
 from pipeline_lib.report.pretext_grid import REGIONS, pretext_grid, read_examples
 from pipeline_lib.report.retrieval_grid import GridRow, choose_queries, grid_rows, retrieval_grid
 from pipeline_lib.report.training_curve import read_history, training_curve
