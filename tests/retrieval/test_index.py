@@ -96,7 +96,7 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline_lib.retrieval.index.write_table", full_disk)
+    monkeypatch.setattr("pipeline_lib.retrieval.index_files.write_table", full_disk)
     with pytest.raises(OSError, match="No space"):
         build(tmp_path, random_vectors(60)).save(tmp_path / "index")
     assert len(PhotoIndex.load(tmp_path / "index")) == 50
