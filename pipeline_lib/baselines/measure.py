@@ -26,6 +26,11 @@ LI_COLUMNS = tuple(f"li_score_at_{k}" for k in li_score.KS)
 NAMES = (*COLUMNS, *LI_COLUMNS)
 # In the embedded set every picture is its own class.
 INSTANCE_ONLY = "openmoji"
+# Whose change makes kept values void; the rest of retrieval/ has no say in them.
+CODE = (
+    *("baselines/measure.py", "baselines/similarity.py"),
+    *(f"retrieval/{name}.py" for name in ("alignment", "li_score", "metrics", "ranking", "vectors")),
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def sides(benchmark: Benchmark, part: Part) -> tuple[Labels, Labels]:
 
 
 def _kept(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Values:
-    key = digest_of(sorted(part.gallery), sorted(part.queries), digest_of_code("retrieval", *CODE))
+    key = digest_of(sorted(part.gallery), sorted(part.queries), digest_of_code(*CODE))
     path = folder / f"values-{part.name}-{form}-{key[:16]}.npy"
     if path.exists():
         kept: Values = np.load(path)
@@ -117,9 +122,6 @@ def _kept(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Values:
     with replacing(path) as aside, aside.open("wb") as stream:
         np.save(stream, values)
     return values
-
-
-CODE = ("baselines/measure.py", "baselines/similarity.py")
 
 
 def _values(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Values:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from pipeline_lib.baselines.system import ALIGNED
 from pipeline_lib.retrieval.alignment import KINDS, Alignment, fit, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 
 Scores = NDArray[np.float32]
+Values = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Blocks = Iterator[Scores]
 
@@ -21,28 +22,45 @@ FORMS = (*ALIGNED, *HISTOGRAM)
 QUERIES = 256
 
 
-def intersection(query: Vectors, photos: Vectors) -> Scores:
+def bins_of(photos: Vectors) -> csr_array:
+    """Histograms as they are searched: a row per bin, so that what a sketch lacks is never looked at.
+
+    Args:
+        photos: float32[N, D], not negative; most bins of a drawing, and of a pyramid of cells, are empty.
+
+    Returns:
+        Sparse float32[D, N], a photo in each column.
+    """
+    return csr_array(csr_array(photos).T)
+
+
+def intersection(query: Vectors, photos: csr_array) -> Scores:
     """Histogram intersection (Swain and Ballard 1991): the sum of minima.
 
     Args:
         query: float32[D], not negative.
-        photos: float32[D, N], a photo in each column, not negative.
+        photos: `bins_of` N photos.
 
     Returns:
         float32[N], higher is more alike.
     """
-    # Bins that the query lacks add nothing, and a drawing lacks most.
-    seen = query > 0
-    return np.asarray(np.minimum(photos[seen], query[seen, None]).sum(axis=0), np.float32)
+    # Bins that either lacks add nothing.
+    return _over_shared(query, photos, np.minimum).astype(np.float32)
 
 
-def chi2(query: Vectors, photos: Vectors) -> Scores:
+def chi2(query: Vectors, photos: csr_array) -> Scores:
     """The chi-square distance, negated: -sum (a - b)^2 / (a + b), where 0 / 0 counts 0. Arguments as `intersection`."""
-    # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b), whose last part is 0 wherever the query is.
-    seen = query > 0
-    own, others = query[seen, None], photos[seen]
-    product = (own * others / (own + others)).sum(axis=0)
+    # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b), whose last part is 0 wherever one of the two is.
+    product = _over_shared(query, photos, lambda own, others: own * others / (own + others))
     return np.asarray(4 * product - query.sum() - photos.sum(axis=0), np.float32)
+
+
+def _over_shared(query: Vectors, photos: csr_array, term: Callable[[Vectors, Vectors], Vectors]) -> Values:
+    """The sum of a term over the bins that query and photo share: float64[N]."""
+    seen = np.flatnonzero(query)
+    there = photos[seen]
+    own = np.repeat(query[seen], np.diff(there.indptr))
+    return np.bincount(there.indices, term(own, there.data), minlength=photos.shape[1])
 
 
 def score_blocks(photos: EmbeddingTable, sketches: EmbeddingTable, form: str, part: tuple[Rows, Rows]) -> Blocks:
@@ -92,9 +110,6 @@ def _histogram(queries: Vectors, gallery: Vectors, form: str) -> Blocks:
             yield np.sqrt(queries[start : start + QUERIES]) @ roots
         return
     compare = intersection if form == "intersection" else chi2
-    columns = np.ascontiguousarray(gallery.T)
-    # NumPy lets go of the interpreter's lock, so two threads keep two cores at work.
-    with ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(queries), QUERIES):
-            block = queries[start : start + QUERIES]
-            yield np.stack(list(pool.map(lambda query: compare(query, columns), block)))
+    bins = bins_of(gallery)
+    for start in range(0, len(queries), QUERIES):
+        yield np.stack([compare(query, bins) for query in queries[start : start + QUERIES]])

@@ -40,11 +40,16 @@ def sketchy_rows() -> list[dict[str, str]]:
         for number in range(12):
             name = photo(class_name, number)
             rows.append({"image_id": name, "role": "gallery", "class_name": class_name, "instance_id": name})
-            for copy in range(0 if number > 9 else 2 - number % 2):
-                rows.append({
-                    "image_id": f"sketchy/sketch/{class_name}/n{number}-{copy + 1}", "role": "query",
-                    "domain": "sketch", "class_name": class_name, "instance_id": name,
-                })  # fmt: skip
+            rows += [
+                {
+                    "image_id": f"sketchy/sketch/{class_name}/n{number}-{copy + 1}",
+                    "role": "query",
+                    "domain": "sketch",
+                    "class_name": class_name,
+                    "instance_id": name,
+                }
+                for copy in range(0 if number > 9 else 2 - number % 2)
+            ]
     return [{"path": "", "split": "test", "content": row["image_id"], **row} for row in rows]
 
 
@@ -232,5 +237,5 @@ def test_cut_and_whole_photos_bear_the_same_names_and_other_pixels(drawn: Callab
 
 def test_li_2014_that_is_not_there_is_named(drawn: Callable[[], Benchmark], rated: Path) -> None:
     shutil.rmtree(rated / "li2014" / "images")
-    with pytest.raises(PipelineError, match="li2014.images: is not a folder"):
+    with pytest.raises(PipelineError, match=r"li2014.images: is not a folder"):
         li(rated, drawn)

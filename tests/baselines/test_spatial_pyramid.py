@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.baselines import run
-from pipeline_lib.baselines.similarity import intersection
+from pipeline_lib.baselines.similarity import bins_of, intersection
 from pipeline_lib.baselines.spatial_pyramid import LEVEL_WEIGHTS, LEVELS, SYSTEMS, VOCABULARY, SpatialPyramid
 from pipeline_lib.baselines.system import Domain, Embedder, Image, Training, Vectors
 from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
@@ -110,8 +110,8 @@ def test_a_shift_moves_words_to_other_cells_and_leaves_their_counts(fitted: Path
     assert before[1][:, 1].sum() == after[1][:, 0].sum() == 0
     assert np.allclose(before[1][:, 0], after[1][:, 1], atol=1e-6)
     # What two pictures share is told by how fine the cells are in which they agree.
-    assert intersection(left, right[:, None])[0] == pytest.approx(0.25, abs=1e-5)
-    assert intersection(left, left[:, None])[0] == pytest.approx(1, abs=1e-5)
+    assert intersection(left, bins_of(right[None]))[0] == pytest.approx(0.25, abs=1e-5)
+    assert intersection(left, bins_of(left[None]))[0] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_mirrored_picture_has_mirrored_cells(fitted: Path, training: Training) -> None:
@@ -128,8 +128,8 @@ def test_contrast_changes_no_word(fitted: Path, training: Training) -> None:
     picture = scene(5)
     faint = (100 + picture.astype(int) // 3).astype(np.uint8)
     plain, other = pyramids(TINY.embedder(fitted, training.settings), picture, faint, domain="photo")
-    assert intersection(plain, other[:, None])[0] > 0.85
-    assert intersection(plain, pyramids(TINY.embedder(fitted, training.settings), scene(6))[0][:, None])[0] < 0.7
+    assert intersection(plain, bins_of(other[None]))[0] > 0.85
+    assert intersection(plain, bins_of(pyramids(TINY.embedder(fitted, training.settings), scene(6))))[0] < 0.7
 
 
 def test_an_empty_picture_is_equally_near_to_all(fitted: Path, training: Training) -> None:
@@ -187,8 +187,8 @@ def test_edge_maps_that_are_moved_a_little_find_their_photos(training: Training,
     embed = system.embedder(tmp_path, training.settings)
     photos = [scene(n) for n in range(20, 32)]
     drawings = [np.roll(edge_map(photo, training.settings.edges), (3, 4), axis=(0, 1)) for photo in photos]
-    columns = pyramids(embed, *photos, domain="photo").T
-    found = [int(intersection(query, columns).argmax()) for query in pyramids(embed, *drawings)]
+    bins = bins_of(pyramids(embed, *photos, domain="photo"))
+    found = [int(intersection(query, bins).argmax()) for query in pyramids(embed, *drawings)]
     assert np.mean(np.equal(found, range(12))) > 0.9
 
 
