@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline_lib.baselines.embedding import EmbedTask, Inputs, embed_shard, from_pairs, from_rows
-from pipeline_lib.baselines.system import Benchmark, ScoreSystem, System, Training, VectorSystem
+from pipeline_lib.baselines.project import projected
+from pipeline_lib.baselines.system import Benchmark, ProjectedSystem, ScoreSystem, System, Training, VectorSystem
 from pipeline_lib.data.files import (
     LIBRARY,
     digest_of,
@@ -77,7 +78,9 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
         return out
     folder, fitted = _fitted(system, benchmark.training, home)
     content = [frame[["image_id", "content"]].to_numpy().tolist() for frame in (benchmark.gallery, benchmark.queries)]
-    key = digest_of(fitted, content)
+    base = run_system(system.stored, benchmark, store) if isinstance(system, ProjectedSystem) else None
+    stored = read_json(base / RECORD) if base else {}
+    key = digest_of(fitted, content, *([stored["key"]] if base else []))
     if (out / RECORD).exists() and read_json(out / RECORD).get("key") == key:
         return out
     scratch = home / f".{benchmark.name}-{key[:16]}"
@@ -89,7 +92,9 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
         "fit_seconds": read_json(folder / FITTED)["seconds"],
         "key": key,
     }
-    if isinstance(system, VectorSystem):
+    if isinstance(system, ProjectedSystem) and base:
+        record |= projected(system, base, stored, folder, scratch)
+    elif isinstance(system, VectorSystem):
         record |= _vectors(system, benchmark, folder, scratch)
     elif isinstance(system, ScoreSystem):
         scores, seconds = system.score(benchmark, folder, scratch)

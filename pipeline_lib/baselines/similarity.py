@@ -60,7 +60,7 @@ def _over_shared(query: Vectors, photos: csr_array, term: Callable[[Vectors, Vec
     seen = np.flatnonzero(query)
     there = photos[seen]
     own = np.repeat(query[seen], np.diff(there.indptr))
-    return np.bincount(there.indices, term(own, there.data), minlength=photos.shape[1])
+    return np.asarray(np.bincount(there.indices, term(own, there.data), minlength=photos.shape[1]), np.float64)
 
 
 def score_blocks(photos: EmbeddingTable, sketches: EmbeddingTable, form: str, part: tuple[Rows, Rows]) -> Blocks:

@@ -21,6 +21,11 @@ class SubspaceOfAlexNet(SubspaceSystem):
         """The frozen network."""
         return FrozenAlexNet("alexnet_pool5", "imagenet", "pool5", processes=1)
 
+    @property
+    def stored(self) -> FrozenAlexNet:
+        """The row of the same network."""
+        return self.base
+
 
 SYSTEMS = tuple(
     SubspaceOfAlexNet(f"{name}_alexnet", method.supervision, paired=True, forms=("none",), processes=1, method=name)

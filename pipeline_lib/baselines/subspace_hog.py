@@ -31,6 +31,11 @@ class SubspaceOfHog(SubspaceSystem):
         """HOG on edges."""
         return PlainHog("hog", "none")
 
+    @property
+    def stored(self) -> HogOnEdges:
+        """The row of the same vectors, on Sketchy the pipeline's own."""
+        return HogOnEdges("hog", "none")
+
 
 SYSTEMS = tuple(
     SubspaceOfHog(f"{name}_hog", method.supervision, paired=True, forms=("none",), method=name)

@@ -41,6 +41,9 @@ class Image(NamedTuple):
 Embedder = Callable[[Sequence[Image], Domain], Vectors]
 """From images of one domain to float32[N, D]: finite, no row all zeros. Edge maps come as domain `sketch`."""
 
+Projector = Callable[[Vectors, Domain], Vectors]
+"""From vectors float32[N, D] of one domain to float32[N, K]."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -166,6 +169,29 @@ class VectorSystem(System):
         Args:
             folder: what `fit` wrote; everything learned comes from there.
             settings: the params of the run that `fit` was given.
+        """
+
+
+@dataclass(frozen=True)
+class ProjectedSystem(VectorSystem):
+    """A system whose vectors are another row's, projected. That row embeds the images once for all that project it."""
+
+    def __post_init__(self) -> None:
+        # The pretext pairs' vectors are not kept, so there is nothing to take their means over.
+        if "pretext_mean" in self.forms:
+            raise ValueError(f"{self.name}: vectors that are projected have no form pretext_mean")
+
+    @property
+    @abstractmethod
+    def stored(self) -> VectorSystem:
+        """The row whose vectors are projected, as its own file lists it; it is run first if need be."""
+
+    @abstractmethod
+    def projector(self, folder: Path) -> Projector:
+        """The function from that row's vectors to this one's; called with some 1,000 at a time.
+
+        Args:
+            folder: what `fit` wrote.
         """
 
 

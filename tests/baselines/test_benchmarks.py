@@ -59,7 +59,7 @@ def run_of(tmp_path: Path, make_params: Callable[..., params.Params]) -> Callabl
 
     def make(dataset: str, rows: list[dict[str, str]]) -> bench.Run:
         frame = catalog_frame(rows)
-        write_rows(tmp_path / "run" / "catalog.parquet", frame.to_dict("records"), CATALOG)
+        write_rows(tmp_path / "run" / "catalog.parquet", frame.to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
         changes = {"catalog.dataset": dataset, "catalog.root": str(tmp_path)}
         return bench.Run(make_params(changes), tmp_path / "run", tmp_path)
 

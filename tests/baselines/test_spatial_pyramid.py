@@ -75,9 +75,9 @@ def marked(x: int, y: int, size: tuple[int, int] = (8, 12)) -> Picture:
 
 def test_a_pyramid_counts_the_words_of_each_cell(fitted: Path, training: Training) -> None:
     vocabulary = np.load(fitted / VOCABULARY).astype(np.float64)
-    picture = cv2.resize(scene(3), (256, 256), interpolation=cv2.INTER_AREA)
+    picture = np.asarray(cv2.resize(scene(3), (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    expected = [np.zeros((level, level, WORDS)) for level in LEVELS]
+    expected: list[NDArray[Any]] = [np.zeros((level, level, WORDS)) for level in LEVELS]
     total = 0
     for y in range(16, 241, 8):
         line = tuple(cv2.KeyPoint(float(x), float(y), 32 / 6, 0.0) for x in range(16, 241, 8))
@@ -168,7 +168,7 @@ def test_the_vocabulary_is_fitted_on_a_bounded_sample_and_is_always_the_same(
     # Five of the ten images, thirty descriptors of each side (one edge map is empty): no more images, nor larger ones.
     assert samples[0].shape == ((5 * sides - 1) * TINY.per_image, 128)
     assert np.allclose(np.linalg.norm(samples[0], axis=1), 1, atol=1e-5)
-    assert np.array_equal(*samples)
+    assert np.array_equal(samples[0], samples[1])
     first, second = (np.load(tmp_path / name / VOCABULARY) for name in ("first", "second"))
     assert first.shape == (WORDS, 128)
     assert np.array_equal(first, second)

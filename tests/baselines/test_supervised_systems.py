@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline_lib import params
+from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET_ROWS
+from pipeline_lib.baselines.hog_edges import SYSTEMS as HOG_ROWS
 from pipeline_lib.baselines.siamese import SYSTEMS as NETWORKS
 from pipeline_lib.baselines.siamese import PairNetwork
 from pipeline_lib.baselines.subspace import choose
@@ -105,6 +107,9 @@ def test_a_subspace_of_hog_is_learned_written_and_applied(
     record = read_json(tmp_path / "chosen.json")
     assert (record["photos"], record["sketches"]) == (32, 64)
     embed = system.embedder(tmp_path, training.settings)
+    few = images(training, "photo", range(3))
+    plain = system.base.embedder(tmp_path / "base", training.settings)(few, "photo")
+    assert np.array_equal(system.projector(tmp_path)(plain, "photo"), embed(few, "photo"))
     photos = embed(images(training, "photo", range(100, 132)), "photo")
     sketches = embed(images(training, "sketch", range(100, 132))[::2], "sketch")
     assert photos.dtype == np.float32
@@ -186,6 +191,12 @@ def test_rows_say_what_they_learned_from() -> None:
     assert said["cca_hog"] == said["pls_hog"] == said["blm_hog"] == "pairs"
     assert said["gmlda_hog"] == said["gmmfa_hog"] == said["lcfs_hog"] == said["jfssl_hog"] == "classes"
     assert all(system.paired for system in (*NETWORKS, *HOG, *DEEP))
+
+
+def test_subspaces_project_the_vectors_of_rows_that_run_anyway() -> None:
+    # Unequal systems of one name would take turns in making each other's results void.
+    assert {system.stored for system in HOG} <= set(HOG_ROWS)
+    assert {system.stored for system in DEEP} <= set(ALEXNET_ROWS)
 
 
 def test_a_recipe_refuses_what_it_does_not_know() -> None:

@@ -7,11 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
 import pytest
 
 from pipeline_lib import params
@@ -23,7 +20,6 @@ from pipeline_lib.baselines.system import (
     Domain,
     Embedder,
     Image,
-    Part,
     ScoreSystem,
     Training,
     Vectors,
@@ -31,8 +27,7 @@ from pipeline_lib.baselines.system import (
     system_modules,
 )
 from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
-from pipeline_lib.data.files import digest_of_file, read_json
-from pipeline_lib.data.source import FileSource
+from pipeline_lib.data.files import read_json
 from pipeline_lib.errors import PipelineError
 from tests.conftest import ROOT
 
@@ -69,41 +64,6 @@ class ByName(ScoreSystem):
     def score(self, benchmark: Benchmark, folder: Path, scratch: Path) -> tuple[np.ndarray, float]:
         wanted = benchmark.queries["instance_id"].to_numpy(str)[:, None]
         return (wanted == benchmark.gallery["image_id"].to_numpy(str)[None, :]).astype(np.float32), 1.5
-
-
-@pytest.fixture
-def benchmark_of(
-    tmp_path: Path, pairs_folder: Path, make_params: Callable[..., params.Params]
-) -> Callable[..., Benchmark]:
-    """Twelve photos of plain colours in two classes, and a sketch of each in nearly the same colour."""
-
-    def make(name: str = "sketchy", unseen: bool = True, ratings: Any = None) -> Benchmark:
-        rng = np.random.default_rng(0)
-        colours = rng.integers(20, 230, (12, 3))
-        frames = []
-        for domain, shift in (("photo", 0), ("sketch", 3)):
-            rows = []
-            for number, colour in enumerate(colours):
-                path = tmp_path / "images" / domain / f"{number:02d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), np.full((20, 30, 3), colour + shift, np.uint8))
-                rows.append({
-                    "image_id": f"{domain}/{number:02d}", "class_name": "cow" if number < 6 else "cat",
-                    "instance_id": f"photo/{number:02d}", "path": f"{domain}/{number:02d}.png", "domain": domain,
-                    "content": digest_of_file(path),
-                })  # fmt: skip
-            frames.append(pd.DataFrame(rows))
-        source = FileSource(tmp_path / "images", 10_000)
-        model = tmp_path / "model"
-        model.mkdir(exist_ok=True)
-        (model / "encoder.safetensors").write_bytes(b"weights")
-        nothing = frames[0].iloc[:0]
-        catalog = pd.DataFrame({"image_id": [f"image/{n:02d}" for n in range(14)], "role": "pretext"})
-        training = Training("t", make_params(), source, catalog, pairs_folder, model, nothing, nothing)  # type: ignore[arg-type]
-        part = Part(name, frozenset(frames[0]["image_id"]), frozenset(frames[1]["image_id"]), unseen)
-        return Benchmark(name, training, source, frames[0], frames[1], (part,), ratings)
-
-    return make
 
 
 def test_a_system_is_fitted_once_and_embeds_once_until_an_image_changes(

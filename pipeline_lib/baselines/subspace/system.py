@@ -17,7 +17,17 @@ from pipeline_lib.baselines.embedding import BATCH, Inputs, batched, from_pairs,
 from pipeline_lib.baselines.run import pretext_sample
 from pipeline_lib.baselines.subspace.choose import DIMENSIONS, METHODS, Chosen, Examples, choose
 from pipeline_lib.baselines.subspace.projection import Projections, Reduction, Side
-from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
+from pipeline_lib.baselines.system import (
+    Benchmark,
+    Domain,
+    Embedder,
+    Image,
+    ProjectedSystem,
+    Projector,
+    Training,
+    Vectors,
+    VectorSystem,
+)
 from pipeline_lib.data.files import digest_of, replacing, write_json
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.alignment import normalise
@@ -31,7 +41,7 @@ _made: dict[str, tuple[Examples, Reduction]] = {}
 
 
 @dataclass(frozen=True)
-class SubspaceSystem(VectorSystem):
+class SubspaceSystem(ProjectedSystem):
     """Projects the vectors of `base` into the space that a method learned.
 
     Attributes:
@@ -46,12 +56,13 @@ class SubspaceSystem(VectorSystem):
         "baselines/subspace/projection.py",
         "baselines/subspace/regression.py",
         "baselines/subspace/system.py",
+        "baselines/project.py",
     )
 
     @property
     @abstractmethod
     def base(self) -> VectorSystem:
-        """The system whose vectors are projected."""
+        """The system that embeds the training images; its vectors are those of `stored`."""
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """It learns from pairs, or what the base asks for."""
@@ -87,16 +98,24 @@ class SubspaceSystem(VectorSystem):
         write_json(folder / CHOSEN, record)
 
     def embedder(self, folder: Path, settings: Params) -> Embedder:
-        """The base's vectors, L2-normalised, centred and projected."""
-        inner = self.base.embedder(folder / "base", settings)
+        """The base's vectors, projected."""
+        inner, project = self.base.embedder(folder / "base", settings), self.projector(folder)
+
+        def embed(images: Sequence[Image], domain: Domain) -> Vectors:
+            return project(inner(images, domain), domain)
+
+        return embed
+
+    def projector(self, folder: Path) -> Projector:
+        """L2-normalises, centres and projects."""
         arrays = load_file(str(folder / PROJECTIONS))
         sides = (Side(arrays[f"{name}.mean"], arrays[f"{name}.weights"]) for name in ("photo", "sketch"))
         projections = Projections(*sides)
 
-        def embed(images: Sequence[Image], domain: Domain) -> Vectors:
-            return projections.apply(normalise(inner(images, domain)), domain)
+        def project(vectors: Vectors, domain: Domain) -> Vectors:
+            return projections.apply(normalise(vectors), domain)
 
-        return embed
+        return project
 
     def _examples(self, training: Training, inner: Path) -> tuple[Examples, Reduction]:
         key = digest_of(
