@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +23,23 @@ FORMS = (*ALIGNED, *HISTOGRAM)
 QUERIES = 256
 
 
-def bins_of(photos: Vectors) -> csr_array:
+class Bins(NamedTuple):
+    """Histograms of N photos, a row per bin: sparse float32[D, N]; and the sum of each, float64[N]."""
+
+    rows: csr_array
+    sums: Values
+
+
+def bins_of(photos: Vectors) -> Bins:
     """Histograms as they are searched: a row per bin, so that what a sketch lacks is never looked at.
 
     Args:
         photos: float32[N, D], not negative; most bins of a drawing, and of a pyramid of cells, are empty.
-
-    Returns:
-        Sparse float32[D, N], a photo in each column.
     """
-    return csr_array(csr_array(photos).T)
+    return Bins(csr_array(csr_array(photos).T), photos.sum(axis=1, dtype=np.float64))
 
 
-def intersection(query: Vectors, photos: csr_array) -> Scores:
+def intersection(query: Vectors, photos: Bins) -> Scores:
     """Histogram intersection (Swain and Ballard 1991): the sum of minima.
 
     Args:
@@ -48,19 +53,19 @@ def intersection(query: Vectors, photos: csr_array) -> Scores:
     return _over_shared(query, photos, np.minimum).astype(np.float32)
 
 
-def chi2(query: Vectors, photos: csr_array) -> Scores:
+def chi2(query: Vectors, photos: Bins) -> Scores:
     """The chi-square distance, negated: -sum (a - b)^2 / (a + b), where 0 / 0 counts 0. Arguments as `intersection`."""
     # (a - b)^2 / (a + b) = (a + b) - 4 a b / (a + b), whose last part is 0 wherever one of the two is.
     product = _over_shared(query, photos, lambda own, others: own * others / (own + others))
-    return np.asarray(4 * product - query.sum() - photos.sum(axis=0), np.float32)
+    return np.asarray(4 * product - query.sum(dtype=np.float64) - photos.sums, np.float32)
 
 
-def _over_shared(query: Vectors, photos: csr_array, term: Callable[[Vectors, Vectors], Vectors]) -> Values:
+def _over_shared(query: Vectors, photos: Bins, term: Callable[[Vectors, Vectors], Vectors]) -> Values:
     """The sum of a term over the bins that query and photo share: float64[N]."""
     seen = np.flatnonzero(query)
-    there = photos[seen]
+    there = photos.rows[seen]
     own = np.repeat(query[seen], np.diff(there.indptr))
-    return np.asarray(np.bincount(there.indices, term(own, there.data), minlength=photos.shape[1]), np.float64)
+    return np.asarray(np.bincount(there.indices, term(own, there.data), minlength=len(photos.sums)), np.float64)
 
 
 def score_blocks(photos: EmbeddingTable, sketches: EmbeddingTable, form: str, part: tuple[Rows, Rows]) -> Blocks:
