@@ -230,7 +230,7 @@ class Baselines(Section):
 class Retrieval(Section):
     """Section `retrieval`: how the two domains are brought together before distances are taken."""
 
-    alignment: Literal["none", "pretext_mean", "transductive_mean"]
+    alignment: Literal["none", "pretext_mean", "pretext_whitened", "transductive_mean"]
 
 
 class Index(Section):
