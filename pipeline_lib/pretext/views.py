@@ -117,6 +117,7 @@ class ViewShards:
                     f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`"
                 ) from failure
         self.count = sum(len(rows) for _, _, rows in self._groups)
+        self.batch = min(settings.batch_images, self.count)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
         """Batches without end, pass after pass over all images in random order, made ahead by a thread.
@@ -126,7 +127,7 @@ class ViewShards:
             start: batches to skip; batch n is the same whatever was skipped before it.
 
         Returns:
-            Batches of `contrast.batch_images` images.
+            Batches of `contrast.batch_images` images, or of all where there are fewer.
         """
         return read_ahead(lambda: self._make(seed, start), "view-maker")
 
@@ -136,11 +137,11 @@ class ViewShards:
 
     def _make_once(self) -> Iterator[Views]:
         rows = (row for group in self._groups for row in self._rows(*group))
-        while chunk := list(islice(rows, self.settings.batch_images)):
+        while chunk := list(islice(rows, self.batch)):
             yield self._views([name for name, _ in chunk], [value for _, value in chunk], 0, -1)
 
     def _make(self, seed: int, start: int) -> Iterator[Views]:
-        size = self.settings.batch_images
+        size = self.batch
         number, skipped = divmod(start, self.count // size)
         while True:
             names: list[str] = []

@@ -57,4 +57,4 @@ def whiten(differences: Vectors, shrinkage: float = SHRINKAGE) -> tuple[Vectors,
 def _largest(squares: NDArray[np.float64]) -> NDArray[np.intp]:
     """Places of the RANK largest eigenvalues, largest first, without those that are rounding."""
     order = np.argsort(-squares)[:RANK]
-    return order[squares[order] > max(1e-9 * squares[order[0]], 1e-14)]
+    return np.asarray(order[squares[order] > max(1e-9 * squares[order[0]], 1e-14)])

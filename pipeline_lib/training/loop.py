@@ -127,10 +127,9 @@ class _Views:
     @classmethod
     def of(cls, source: ViewSource, train_ids: list[str], val_ids: list[str]) -> _Views:
         shards = ViewShards(source.pairs, train_ids, source.settings)
-        size = source.settings.batch_images
-        if shards.count < size:
+        if shards.count < 2:
             raise PipelineError(
-                f"contrast.batch_images: {size} is more than the {shards.count} training images; lower it"
+                "train.contrast_weight: a contrast needs two training images; set it to 0, or add images"
             )
         return cls(source, shards, ViewShards(source.pairs, val_ids, source.settings))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.pretext.drawing import CANVAS, bend, draw_edges, edges_of_density, leave_out, wipe_out
@@ -25,8 +26,8 @@ STILL = {
 }
 
 
-def grey_scene(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return scene(seed, (CANVAS, CANVAS)).mean(axis=2).astype(np.uint8)
+def grey_scene(seed: int) -> NDArray[np.uint8]:
+    return np.asarray(scene(seed, (CANVAS, CANVAS)).mean(axis=2), np.uint8)
 
 
 def test_a_drawing_is_dark_lines_on_white(make_params: Make) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -16,6 +17,7 @@ from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.training.contrast import group_numbers, info_nce
 from pipeline_lib.training.loop import Trained, ViewSource, train
+from pipeline_lib.training.step import train_step
 
 Make = Callable[..., params.Params]
 IDS = [f"image/{number:02d}" for number in range(14)]
@@ -116,9 +118,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "whole", {})
-    from pipeline_lib.training import loop
-
-    real, calls = loop.train_step, []
+    real, calls = train_step, []
 
     def cut(*arguments: object) -> object:
         calls.append(1)
@@ -126,23 +126,37 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(
             raise KeyboardInterrupt
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "train_step", cut)
+    monkeypatch.setattr("pipeline_lib.training.loop.train_step", cut)
     with pytest.raises(KeyboardInterrupt):
         trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
-    monkeypatch.setattr(loop, "train_step", real)
+    monkeypatch.setattr("pipeline_lib.training.loop.train_step", real)
     resumed = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
     first, second = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert whole.history == resumed.history
 
 
-def test_a_batch_larger_than_the_images_names_the_key(
+def test_fewer_images_than_a_batch_are_all_taken(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PipelineError, match=r"contrast\.batch_images: 13 is more than the 12"):
-        trained_with(make_params, {"contrast.batch_images": 13}, pairs_folder, patches_folder, tmp_path / "r", {})
+    changes: dict[str, object] = {"contrast.batch_images": 99, "contrast.temperature": 10.0}
+    trained = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "r", {})
+    # At so high a temperature all look alike: the loss is the logarithm of how many there are.
+    assert abs(trained.history[0]["contrast_loss"] - math.log(12)) < 0.1
+
+
+def test_a_contrast_of_one_image_is_refused(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    settings = make_params({**TINY, "train.batch_images": 2})
+    (tmp_path / "pairs").mkdir()
+    rows = pq.read_table(next(iter(sorted(pairs_folder.glob("part-*.parquet")))))
+    pq.write_table(rows.slice(0, 1), tmp_path / "pairs" / "part-00000.parquet")
+    source = ViewSource(tmp_path / "pairs", settings.contrast, {})
+    with pytest.raises(PipelineError, match=r"train\.contrast_weight: a contrast needs two"):
+        train(settings.train, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "r", source)
 
 
 def test_two_objectives_without_weight_are_refused(make_params: Make) -> None:
     with pytest.raises(PipelineError, match=r"context_weight: is 0, and contrast_weight too"):
-        make_params({"train.context_weight": 0.0})
+        make_params({"train.context_weight": 0.0, "train.contrast_weight": 0.0})
