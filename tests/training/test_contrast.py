@@ -149,10 +149,10 @@ def test_a_contrast_of_one_image_is_refused(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
 ) -> None:
     settings = make_params({**TINY, "train.batch_images": 2})
-    (tmp_path / "pairs").mkdir()
+    (tmp_path / "one").mkdir()
     rows = pq.read_table(next(iter(sorted(pairs_folder.glob("part-*.parquet")))))
-    pq.write_table(rows.slice(0, 1), tmp_path / "pairs" / "part-00000.parquet")
-    source = ViewSource(tmp_path / "pairs", settings.contrast, {})
+    pq.write_table(rows.slice(0, 1), tmp_path / "one" / "part-00000.parquet")
+    source = ViewSource(tmp_path / "one", settings.contrast, {})
     with pytest.raises(PipelineError, match=r"train\.contrast_weight: a contrast needs two"):
         train(settings.train, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "r", source)
 
