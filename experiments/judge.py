@@ -21,8 +21,9 @@ from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import KINDS, fit, of_kind
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
+from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, rounded
+from pipeline_lib.retrieval.hubness import csls, nearness
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
 
 RESAMPLES, SEED = 2000, 0
 FIGURES = ("instance_hit_at_1", "instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", "map")
@@ -49,7 +50,7 @@ def parts(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, tuple[R
 
 
 def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
-    """One row per alignment and part.
+    """One row per alignment and part; `+csls` counts hubs less.
 
     Raises:
         PipelineError: embeddings are missing or can't be used.
@@ -62,14 +63,29 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
             # Of the part alone: a transductive mean must not see the rest.
             alignment = fit([a], [b]) if kind == "transductive_mean" else of_kind(kind, photos, sketches)
             a, b = alignment.apply(a, "photo"), alignment.apply(b, "sketch")
-            found = evaluate_scores(b @ a.T, photos.labels.take(gallery), sketches.labels.take(queries))
-            intervals = found.intervals(RESAMPLES, SEED)
-            row: dict[str, Any] = {"dataset": dataset, "alignment": kind, "transductive": kind == "transductive_mean"}
-            row |= {name: rounded(intervals[name].estimate) for name in FIGURES}
-            for name in WITH_INTERVAL:
-                row |= {f"{name}_low": rounded(intervals[name].low), f"{name}_high": rounded(intervals[name].high)}
-            rows.append({**row, "queries": len(found.queries), "gallery": len(found.gallery), "dim": photos.dimension})
+            labels = (photos.labels.take(gallery), sketches.labels.take(queries))
+            similar = b @ a.T
+            forms: dict[str, Vectors] = {kind: similar}
+            if kind == "pretext_whitened":
+                edges = EmbeddingTable.open(photos.path.with_name("pretext_edges.parquet")).read()
+                near = nearness(a, alignment.apply(edges, "sketch"))
+                forms[f"{kind}+csls"] = csls(similar, near)
+            rows += [
+                {"dataset": dataset, "alignment": name, "transductive": kind == "transductive_mean"}
+                | figures(evaluate_scores(scores, *labels))
+                | {"dim": photos.dimension}
+                for name, scores in forms.items()
+            ]
     return rows
+
+
+def figures(found: Evaluation) -> dict[str, Any]:
+    """The figures of one evaluation, those of WITH_INTERVAL with the ends of their 95 % intervals."""
+    intervals = found.intervals(RESAMPLES, SEED)
+    row: dict[str, Any] = {name: rounded(intervals[name].estimate) for name in FIGURES}
+    for name in WITH_INTERVAL:
+        row |= {f"{name}_low": rounded(intervals[name].low), f"{name}_high": rounded(intervals[name].high)}
+    return row | {"queries": len(found.queries), "gallery": len(found.gallery)}
 
 
 def table() -> None:
