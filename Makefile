@@ -5,7 +5,8 @@
 # make index PHOTOS=/path         a folder of your own photos for `make serve`; again, it embeds only what is new
 # make test-web     the web page in a real browser, which is installed where that is allowed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
-# make voc-sketchy ROOT=/path     the pipeline on PASCAL VOC 2012 and Sketchy
+# make source       the source's own setting on the embedded data set: context prediction alone
+# make voc-sketchy ROOT=/path     the same on PASCAL VOC 2012 and Sketchy
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make repro` and `make voc-sketchy`
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
@@ -24,7 +25,7 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme voc-sketchy ablation \
+.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy ablation \
   ablation-results comparison own-photos
 
 help:
@@ -91,10 +92,17 @@ readme: setup
 bench: setup-dev
 	@$(RUN) python benchmarks/run.py
 
-# What differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
+# The source's own method: context prediction alone, and the width of its fc6.
+SOURCE := -S train.contrast_weight=0.0 -S train.fc6=4096 -S train.fc6_grid=0 -S retrieval.alignment=pretext_mean
+
+source: setup
+	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S paths.data=data/source -S paths.metrics=metrics/source
+	@echo "metrics: metrics/source/; back to the defaults: git checkout params.yaml dvc.lock"
+
+# What else differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
 voc-sketchy: setup
 	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
-	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
+	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
 	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"

@@ -20,8 +20,8 @@ from pipeline_lib.data.schemas import patches_schema, write_table
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
-from pipeline_lib.training.loop import learning_rate, make_optimiser, seed_of, start_network
-from pipeline_lib.training.step import Pairs, inputs_of, train_step
+from pipeline_lib.training.start import learning_rate, make_optimiser, seed_of, start_network
+from pipeline_lib.training.step import ContextTask, Pairs, inputs_of, train_step
 
 STEPS, TURNS = 24, 5  # as many steps as an epoch of the default run has
 ROW_GROUP, SHARD_GROUPS = 64, 4
@@ -56,8 +56,10 @@ class Trainer:
             group["lr"] = learning_rate(self.number, 1_000_000, self.settings) * group["factor"]
         torch.manual_seed(seed_of(self.settings, self.number))
         self.number += 1
-        count = self.settings.batch_images
-        return float(train_step(self.model, self.optimiser, images, count, self.pairs, self.precision).loss)
+        task = ContextTask(images, self.settings.batch_images, self.pairs)
+        found = train_step(self.model, self.optimiser, task, None, self.precision).context
+        assert found is not None  # noqa: S101  the task above
+        return float(found.loss)
 
     def epoch(self) -> Iterator[Batch]:
         """Batches from the shards, in a new order."""

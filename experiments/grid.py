@@ -21,8 +21,9 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    group: Literal["claim", "grid", "ablation", "length", "encoder"]
+    group: Literal["claim", "grid", "ablation", "length", "encoder", "study"]
     set: dict[str, Any] = Field(default_factory=dict)
+    final: bool = False  # of the retrieval study: also measured on the reporting classes
     before: bool = False  # also measures the start weights, and keeps the embeddings for pictures and tests
     note: str = ""
 
@@ -44,10 +45,10 @@ class Grid(BaseModel):
             PipelineError: there is no such row, a key is no leaf of params.yaml, or a value is out of range.
         """
         if name not in self.rows:
-            raise PipelineError(f"{GRID.name}: has no row {name}; rows are {', '.join(self.order)}")
+            raise PipelineError(f"there is no row {name}; rows are {', '.join(self.order)}")
         values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         changes = {**self.base, "catalog.root": str((ROOT / self.root).resolve()), **self.rows[name].set}
-        return parse(changed(values, changes, f"{GRID.name}: rows.{name}"), source=f"{GRID.name}: rows.{name}")
+        return parse(changed(values, changes, f"rows.{name}"), source=f"rows.{name}")
 
 
 def changed(values: dict[str, Any], changes: dict[str, Any], source: str) -> dict[str, Any]:

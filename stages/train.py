@@ -12,7 +12,7 @@ from pipeline_lib.data.schemas import read_catalog, shard_paths
 from pipeline_lib.params import Params
 from pipeline_lib.pretext.batches import pair_table
 from pipeline_lib.training.artefact import save_model
-from pipeline_lib.training.loop import train
+from pipeline_lib.training.loop import ViewSource, train
 from pipeline_lib.training.summary import summarise
 
 FREE = {"threads", "checkpoint_seconds", "bootstrap"}  # may differ between a checkpoint and the run that goes on
@@ -23,15 +23,23 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     catalog = read_catalog(data / "catalog.parquet")
     pretext = catalog[catalog["role"] == "pretext"].set_index("image_id")
     ids = {split: list(pretext.index[pretext["split"] == split]) for split in ("train", "val")}
+    groups = pretext["group_id"]
+    views = None
     shards = digest_of([digest_of_file(path) for path in shard_paths(data / "patches")])
+    if params.train.contrast_weight:
+        views = ViewSource(data / "pairs", params.contrast, dict(zip(groups.index, groups, strict=True)))
+        shards = digest_of(shards, [digest_of_file(path) for path in shard_paths(data / "pairs")])
     rooms = ("data", "pretext", "models", "training")
-    key = digest_of(params.train.model_dump(exclude=FREE), shards, ids, digest_of_code(*rooms))
+    settings = [params.train.model_dump(exclude=FREE), views and params.contrast.model_dump()]
+    key = digest_of(settings, shards, ids, digest_of_code(*rooms))
     scratch = SCRATCH / f"train-{key[:16]}"
-    trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, scratch)
+    trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, scratch, views)
 
-    groups = pretext["group_id"].loc[trained.predictions.image_ids].to_numpy(str)
+    clusters = groups.loc[trained.predictions.image_ids].to_numpy(str)
     table = pair_table(params.train.domain)
-    summary = summarise(trained.predictions, table, groups, params.train.bootstrap, params.train.seed)
+    summary = summarise(trained.predictions, table, clusters, params.train.bootstrap, params.train.seed)
+    if trained.matched is not None:
+        summary["match_at_1"], summary["match_images"] = round(trained.matched, 6), len(ids["val"])
     columns = list(trained.history[0])
     lines = [",".join(str(row[name]) for name in columns) for row in trained.history]
     write_text(metrics / "training.csv", "\n".join([",".join(columns), *lines]) + "\n")

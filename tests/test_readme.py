@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import BEGIN, END, ablation, results, with_results
+from pipeline_lib.report.results import BEGIN, END, FOLDERS, ablation, results, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_results_of_the_readme_are_those_of_the_committed_metrics() -> None:
-    block = results({"OpenMoji": ROOT / "metrics", "VOC 2012 + Sketchy": ROOT / "metrics/voc_sketchy"})
+    block = results({title: ROOT / folder for title, folder in FOLDERS.items()})
     assert block in README
     assert ablation(ROOT / "metrics/ablation.csv") in README
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pipeline_lib.data.files import write_text
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import ablation, results, with_results
+from pipeline_lib.report.results import FOLDERS, ablation, results, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     """Rewrites README.md."""
-    folders = {"OpenMoji": ROOT / "metrics", "VOC 2012 + Sketchy": ROOT / "metrics" / "voc_sketchy"}
+    folders = {title: ROOT / folder for title, folder in FOLDERS.items()}
     path = ROOT / "README.md"
     text = with_results(path.read_text(encoding="utf-8"), results(folders))
     write_text(path, with_results(text, ablation(ROOT / "metrics" / "ablation.csv")))

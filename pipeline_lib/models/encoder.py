@@ -21,8 +21,8 @@ class Encoder(nn.Module):
     """Convolutions, then fc6.
 
     fc6 reads a fixed grid of places of the last map, the grid that a patch gives (2 x 2 for 96 px in the `alexnet`
-    layout, 1 x 1 in `doersch`, 3 x 3 in the others), or torchvision's (6 x 6, VGG16 7 x 7) where pretrained fc6 weights
-    are loaded. How it meets an input that gives more places is chosen in `forward`.
+    layout, 1 x 1 in `doersch`, 3 x 3 in the others), torchvision's (6 x 6, VGG16 7 x 7) where pretrained fc6 weights
+    are loaded, or that of `fc6_grid`. How it meets an input that gives other places is chosen in `forward`.
     """
 
     def __init__(self, settings: params.Train, patch_size: int) -> None:
@@ -38,7 +38,8 @@ class Encoder(nn.Module):
             self.stages = table_stages(convs, batch_norm=settings.batch_norm, ceil_mode=settings.encoder == "doersch")
             channels = convs[-1].channels
         places = side_of(self.stages, patch_size)
-        self.grid = PRETRAINED_FC6_GRID[settings.encoder] if settings.pretrained == "fc6" else places
+        given = PRETRAINED_FC6_GRID[settings.encoder] if settings.pretrained == "fc6" else places
+        self.grid = settings.fc6_grid or given
         self.fc6 = nn.Linear(channels * self.grid**2, settings.fc6)
         self.fc6_norm = nn.BatchNorm1d(settings.fc6) if settings.batch_norm else nn.Identity()
         self._initialise()
@@ -69,9 +70,10 @@ class Encoder(nn.Module):
 
         Args:
             images: float[N, 3, H, W], normalised.
-            fc6_input: what becomes of an input larger than a patch. `pool`: pool5 is averaged to fc6's grid, so fc6
-                sees the whole image at the resolution of one patch. `slide`: fc6 is applied at every place as a
-                convolution and averaged, so it sees the image patch by patch. For a patch both are the same.
+            fc6_input: what becomes of an input that gives other places than fc6 reads. `pool`: pool5 is averaged to
+                fc6's grid (or repeated, where it has fewer places), so fc6 sees the whole image at the resolution of
+                that grid. `slide`: fc6 is applied at every place as a convolution and averaged, so it sees the image
+                part by part. For an input that gives just its grid both are the same.
 
         Returns:
             float[N, D].

@@ -7,8 +7,6 @@ to n - 1. A thread reads ahead.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +21,12 @@ from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
+from pipeline_lib.pretext.reading import read_ahead
 
 Domain = Literal["cross", "photo", "edges"]
 
 WINDOW = 16
 """Row groups (of at most 64 layouts, 147 kB each at 96 px) that are decoded and shuffled together."""
-
-AHEAD = 4
-"""Batches that wait ready."""
 
 
 @dataclass(frozen=True)
@@ -129,40 +125,10 @@ class PatchShards:
             start: batches to skip, for a resumed epoch.
             drop_last: leave out the last batch where it is smaller.
 
-        Yields:
+        Returns:
             Batches; arrays are the reader's own and not reused.
         """
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
-        stopped = threading.Event()
-
-        def put(item: Batch | BaseException | None) -> bool:
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                except queue.Full:
-                    continue
-                return True
-            return False
-
-        def work() -> None:
-            try:
-                for item in self._read(draw, batch, shuffle, start, drop_last=drop_last):
-                    if not put(item):
-                        return
-                put(None)
-            except BaseException as failure:  # noqa: BLE001  handed to the consumer, which raises it
-                put(failure)
-
-        thread = threading.Thread(target=work, name="patch-reader", daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+        return read_ahead(lambda: self._read(draw, batch, shuffle, start, drop_last=drop_last), "patch-reader")
 
     def _read(
         self, draw: int, batch: int, shuffle: tuple[object, ...] | None, start: int, *, drop_last: bool

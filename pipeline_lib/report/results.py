@@ -14,15 +14,30 @@ from pipeline_lib.errors import PipelineError
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 BEGIN_ABLATION, END_ABLATION = "<!-- ablation: written by `make readme` -->", "<!-- end of ablation -->"
 
-ROWS = {
-    "chance": "chance",
-    "hog+pretext_mean": "HOG on edges, learns nothing",
-    "start_pool5": "frozen ImageNet AlexNet, pool5",
-    "start_pool5+pretext_mean": "the same, domain means removed",
-    "untrained_fc6+pretext_mean": "fc6 before training",
-    "context_fc6": "**fc6 after training (ours)**",
+FOLDERS = {
+    "OpenMoji": "metrics",
+    "OpenMoji, context prediction alone": "metrics/source",
+    "VOC 2012 + Sketchy, context prediction alone": "metrics/voc_sketchy",
 }
-"""Systems of comparison.csv in the order of the table, and what they are called there."""
+"""The data sets and settings of the README, and where their metrics lie below the repository."""
+OURS = "context_fc6"
+
+
+def rows_of(alignment: str) -> dict[str, str]:
+    """Systems of comparison.csv in the order of the table, and what they are called there.
+
+    Args:
+        alignment: that of ours; the others are shown as they are and under the same.
+    """
+    return {
+        "chance": "chance",
+        "hog": "HOG on edges, learns nothing",
+        f"hog+{alignment}": "the same, aligned like ours",
+        "start_pool5": "frozen ImageNet AlexNet, pool5",
+        f"start_pool5+{alignment}": "the same, aligned like ours",
+        f"untrained_fc6+{alignment}": "fc6 before training",
+        OURS: "**fc6 after training (ours)**",
+    }
 
 
 def results(folders: dict[str, Path]) -> str:
@@ -97,10 +112,13 @@ def _pretext_row(title: str, found: dict[str, Any]) -> str:
 
 def _retrieval(title: str, folder: Path) -> list[str]:
     table = _rows(folder / "comparison.csv", "system")
-    missing = [name for name in ROWS if name not in table]
+    if OURS not in table:
+        raise PipelineError(f"{folder / 'comparison.csv'}: lacks the row {OURS}; run `dvc repro evaluate`")
+    ours = table[OURS]
+    rows = rows_of(ours["alignment"])
+    missing = [name for name in rows if name not in table]
     if missing:
         raise PipelineError(f"{folder / 'comparison.csv'}: lacks the rows {missing}; run `dvc repro evaluate`")
-    ours = table["context_fc6"]
     classes = not math.isnan(ours["class_hit_at_5"])
     columns = ["instance@1", "instance@5", "instance@10", *(["in class@5", "class@5", "mAP"] if classes else [])]
     lines = [
@@ -109,7 +127,7 @@ def _retrieval(title: str, folder: Path) -> list[str]:
         "| | labels seen | " + " | ".join(columns) + " |",
         "|---" * (2 + len(columns)) + "|",
     ]
-    for name, label in ROWS.items():
+    for name, label in rows.items():
         row = table[name]
         cells = [
             _percent(row["instance_hit_at_1"]),
@@ -119,11 +137,11 @@ def _retrieval(title: str, folder: Path) -> list[str]:
         if classes:
             cells += [_percent(row["in_class_hit_at_5"]), _interval(row, "class_hit_at_5"), _percent(row["map"])]
         lines.append(f"| {label} | {row['supervision']} | " + " | ".join(cells) + " |")
-    return [*lines, "", _gain(folder, classes=classes)]
+    return [*lines, "", _gain(folder, ours["alignment"], classes=classes)]
 
 
-def _gain(folder: Path, *, classes: bool) -> str:
-    paired = _rows(folder / "paired.csv", "against")["untrained_fc6+pretext_mean"]
+def _gain(folder: Path, alignment: str, *, classes: bool) -> str:
+    paired = _rows(folder / "paired.csv", "against")[f"untrained_fc6+{alignment}"]
     words = (
         f"What training gives fc6, on the same drawings: instance@5 {_interval(paired, 'instance_hit_at_5', sign=True)}"
     )

@@ -1,11 +1,12 @@
-"""Bringing the two domains together: each domain's mean is removed before distances are taken.
+"""Bringing the two domains together before distances are taken.
 
 Photos and drawings lie apart in an embedding space for reasons that have nothing to do with what they show. The first
 moment of that gap is a difference of means; removing it is the simplest of the domain adaptations (compare the mean
-part of CORAL, Sun, Feng and Saenko 2016). Three kinds:
+part of CORAL, Sun, Feng and Saenko 2016). Four kinds:
 
 - `none`: vectors are L2-normalised and nothing more (cosine similarity).
 - `pretext_mean`: the means of the pretext photos and of their edge maps, which stand in for drawings.
+- `pretext_whitened`: these means, and then what a photo and its own edges differ in counts less (see `whitening`).
 - `transductive_mean`: the means of the very gallery and queries that are evaluated. It sees all queries at once, so it
   is for evaluation only, and rows made with it say transductive.
 """
@@ -24,10 +25,11 @@ from safetensors.numpy import load_file, save_file
 from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
+from pipeline_lib.retrieval.whitening import PAIRS, whiten
 
-Kind = Literal["none", "pretext_mean", "transductive_mean"]
+Kind = Literal["none", "pretext_mean", "pretext_whitened", "transductive_mean"]
 Domain = Literal["photo", "sketch"]
-KINDS: Final[tuple[Kind, ...]] = ("none", "pretext_mean", "transductive_mean")
+KINDS: Final[tuple[Kind, ...]] = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
 FILE_NAME = "alignment.safetensors"
 
 # Rounding leaves about 1e-7 where a unit vector equals its domain's mean; stretched to length 1, that would be noise.
@@ -55,10 +57,19 @@ def _scaled(vectors: Vectors, *, smallest: float) -> Vectors:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Each domain's mean of L2-normalised vectors: float32[D] each."""
+    """Each domain's mean of L2-normalised vectors, and the whitening that follows.
+
+    Attributes:
+        photo_mean: float32[D].
+        sketch_mean: float32[D].
+        directions: float32[R, D] as `whitening.whiten` gives them; None for no whitening.
+        gains: float32[R].
+    """
 
     photo_mean: Vectors
     sketch_mean: Vectors
+    directions: Vectors | None = None
+    gains: Vectors | None = None
 
     def __post_init__(self) -> None:
         if self.photo_mean.shape != self.sketch_mean.shape or self.photo_mean.ndim != 1:
@@ -75,7 +86,7 @@ class Alignment:
         return len(self.photo_mean)
 
     def apply(self, vectors: Vectors, domain: Domain) -> Vectors:
-        """L2-normalises, subtracts the domain's mean, L2-normalises again.
+        """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again.
 
         Args:
             vectors: float32[N, D], raw.
@@ -87,15 +98,20 @@ class Alignment:
         """
         unit = normalise(vectors)
         mean = self.photo_mean if domain == "photo" else self.sketch_mean
-        if not mean.any():
+        if not mean.any() and self.directions is None:
             return unit
         unit -= mean
+        if self.directions is not None and self.gains is not None:
+            unit += (unit @ self.directions.T * self.gains) @ self.directions
         return _scaled(unit, smallest=SMALLEST_NORM)
 
     def save(self, path: Path) -> None:
-        """Writes `photo_mean` and `sketch_mean` as safetensors, whole or not at all."""
+        """Writes its arrays under their names as safetensors, whole or not at all."""
+        arrays = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
+        if self.directions is not None and self.gains is not None:
+            arrays |= {"directions": self.directions, "gains": self.gains}
         with replacing(path) as aside:
-            save_file({"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}, str(aside))
+            save_file(arrays, str(aside))
 
     @classmethod
     def load(cls, path: Path) -> Alignment:
@@ -105,10 +121,28 @@ class Alignment:
             PipelineError: the file is missing, cut or holds something else.
         """
         try:
-            means = load_file(str(path))
-            return cls(means["photo_mean"].astype(np.float32), means["sketch_mean"].astype(np.float32))
+            arrays = {name: array.astype(np.float32) for name, array in load_file(str(path)).items()}
+            whitening = (arrays["directions"], arrays["gains"]) if "directions" in arrays else (None, None)
+            return cls(arrays["photo_mean"], arrays["sketch_mean"], *whitening)
         except (OSError, SafetensorError, KeyError, ValueError) as failure:
             raise PipelineError(f"{path}: can't be read as alignment ({failure}); run `dvc repro` again") from failure
+
+    def as_kind(self, kind: Kind) -> Alignment:
+        """The part of a fitted alignment that a kind uses.
+
+        Raises:
+            PipelineError: it has no whitening, and the kind asks for it.
+        """
+        if kind == "none":
+            return Alignment.none(self.dimension)
+        if kind == "pretext_whitened":
+            if self.directions is None:
+                raise PipelineError(
+                    "retrieval.alignment: pretext_whitened was not fitted when these images were embedded; run `dvc "
+                    "repro` again, or set it to pretext_mean"
+                )
+            return self
+        return Alignment(self.photo_mean, self.sketch_mean)
 
 
 def fit(photos: Iterable[Vectors], sketches: Iterable[Vectors]) -> Alignment:
@@ -153,19 +187,39 @@ def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable) -> Alignment:
     return fit(photos.batches(), sketches.batches())
 
 
+def _pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    photos, edges = (EmbeddingTable.open(folder / f"pretext_{domain}.parquet") for domain in ("photos", "edges"))
+    return photos, edges
+
+
 def fit_pretext(folder: Path) -> Alignment:
-    """`pretext_mean`: the means of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
+    """Means and whitening of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
 
     Raises:
-        PipelineError: a table is missing, cut or empty.
+        PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
     """
-    return fit_tables(*(EmbeddingTable.open(folder / f"pretext_{domain}.parquet") for domain in ("photos", "edges")))
+    photos, edges = _pretext(folder)
+    means = fit_tables(photos, edges)
+    if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
+        raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
+    differences = _spread(photos) - means.photo_mean
+    differences -= _spread(edges) - means.sketch_mean
+    return Alignment(means.photo_mean, means.sketch_mean, *whiten(differences))
+
+
+def _spread(table: EmbeddingTable) -> Vectors:
+    """At most PAIRS unit vectors of a table, evenly spread over its rows."""
+    step, seen, parts = -(-len(table) // PAIRS), 0, []
+    for batch in table.batches():
+        parts.append(normalise(batch[-seen % step :: step]))
+        seen += len(batch)
+    return np.concatenate(parts)
 
 
 def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Alignment:
     """The alignment of one kind for gallery `photos` and query `sketches` of one folder of embeddings.
 
-    For `pretext_mean` the folder holds `alignment.safetensors`, or else `pretext_photos.parquet` and
+    For the `pretext` kinds the folder holds `alignment.safetensors`, or else `pretext_photos.parquet` and
     `pretext_edges.parquet` to fit it on.
 
     Raises:
@@ -178,11 +232,11 @@ def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Ali
     folder = photos.path.parent
     fitted = folder / FILE_NAME
     if not fitted.exists():
-        return fit_pretext(folder)
+        return fit_tables(*_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder)
     alignment = Alignment.load(fitted)
     if alignment.dimension != photos.dimension:
         raise PipelineError(
             f"{fitted}: means have {alignment.dimension} numbers, but {photos.dimension} in {photos.path}; "
             "delete it and run `dvc repro` again"
         )
-    return alignment
+    return alignment.as_kind(kind)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from pipeline_lib.retrieval.alignment import Kind as AlignmentKind
+
 Kind = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 """As `search.kind` in params.yaml."""
 
@@ -46,7 +48,7 @@ class BuildJob:
 
     tables: tuple[Path, ...]
     alignment: Path | None
-    alignment_kind: str
+    alignment_kind: AlignmentKind
     kind: Kind
     reduced: int
     out: Path

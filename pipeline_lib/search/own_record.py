@@ -63,7 +63,7 @@ def alignment_key(file: Path, kind: str) -> str:
             "retrieval.alignment: transductive_mean is fitted on an evaluation's own gallery and queries, and can't "
             "serve your own photos; set it to pretext_mean"
         )
-    return digest_of_file(file)
+    return digest_of(kind, digest_of_file(file))
 
 
 def read_record(own: Path) -> Record:

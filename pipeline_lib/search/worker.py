@@ -30,7 +30,8 @@ def build(job: BuildJob) -> IndexFacts:
     """
     tables = [EmbeddingTable.open(path) for path in job.tables]
     dimension = tables[0].dimension
-    alignment = Alignment.load(job.alignment) if job.alignment else Alignment.none(dimension)
+    fitted = Alignment.load(job.alignment) if job.alignment else Alignment.none(dimension)
+    alignment = fitted.as_kind(job.alignment_kind)
 
     def batches() -> Iterator[Vectors]:
         for table in tables:

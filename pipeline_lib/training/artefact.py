@@ -39,6 +39,6 @@ def save_model(
         "precision": trained.precision,
         "device": trained.device,
         "python": sys.version.split()[0],
-        "params": settings.model_dump(include={"edges", "patches", "train"}),
+        "params": settings.model_dump(include={"edges", "patches", "train", "contrast"}),
     }
     write_json(folder / "meta.json", record)

@@ -19,7 +19,8 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, accuracy, steps of this epoch
+    # Of this epoch: context loss and accuracy, steps, contrast loss and accuracy.
+    sums: list[float] = field(default_factory=lambda: [0.0] * 5)
     history: list[dict[str, float]] = field(default_factory=list)  # a row per finished epoch
     seconds: float = 0.0
 

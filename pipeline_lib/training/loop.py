@@ -5,8 +5,10 @@ Every random choice is a function of the seed and the step's number, so a checkp
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -16,18 +18,17 @@ from tqdm import tqdm
 
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.models import weights
-from pipeline_lib.models.calibration import calibrate
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
+from pipeline_lib.pretext.views import Views, ViewShards
 from pipeline_lib.training import checkpoint
 from pipeline_lib.training.checkpoint import Progress
-from pipeline_lib.training.step import Pairs, inputs_of, train_step
-from pipeline_lib.training.validation import Predictions, predict
-
-CALIBRATION_IMAGES = 512
-"""Images whose patches set the BatchNorm of pretrained layers: 4,096 patches, 2 million places at conv1."""
+from pipeline_lib.training.contrast import group_numbers
+from pipeline_lib.training.contrast import inputs_of as view_inputs
+from pipeline_lib.training.start import learning_rate, make_optimiser, seed_of, start_network
+from pipeline_lib.training.step import ContextTask, ContrastTask, Pairs, inputs_of, train_step
+from pipeline_lib.training.validation import Predictions, match, predict
 
 
 @dataclass(frozen=True)
@@ -38,73 +39,30 @@ class Trained:
     start: dict[str, torch.Tensor]  # the encoder's state before the first step
     history: list[dict[str, float]]
     predictions: Predictions  # on all draws of the held-out images
+    matched: float | None  # part of the held-out drawings whose nearest held-out photo is their own
     origin: str  # of the start weights
     precision: str
     device: str
     seconds: float
 
 
-def learning_rate(step: int, steps: int, settings: params.Train) -> float:
-    """Linear warm-up to the peak, then half a cosine to 0 (Loshchilov and Hutter 2017)."""
-    warmup = max(1, round(settings.warmup * steps))
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+@dataclass(frozen=True)
+class ViewSource:
+    """Where the views of the contrastive objective come from."""
 
-
-def seed_of(settings: params.Train, step: int) -> int:
-    """The seed of everything random in a step (dropout, colour dropping); step -1 draws the start weights."""
-    return (settings.seed * 1_000_003 + step + 1) % (1 << 62)
-
-
-def start_network(
-    settings: params.Train, shards: PatchShards, base: Path, device: torch.device
-) -> tuple[ContextNet, str]:
-    """The network before its first step, and where its pretrained layers come from."""
-    torch.manual_seed(seed_of(settings, -1))
-    table = pair_table(settings.domain)
-    model = ContextNet(settings, shards.size, torch.from_numpy(table.first), torch.from_numpy(table.second))
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    start = weights.load(settings, base)
-    if start is None:
-        return model, "none (He initialisation)"
-    weights.apply(start, model.encoder, settings.pretrained)
-    if settings.batch_norm and settings.batch_norm_init == "calibrated":
-        batches = shards.epoch(0, settings.batch_images, shuffle=(settings.seed, "calibration"))
-        limit = -(-CALIBRATION_IMAGES // settings.batch_images)
-        calibrate(
-            model.encoder,
-            settings.pretrained,
-            (inputs_of(batch, settings, device, None) for _, batch in zip(range(limit), batches, strict=False)),
-        )
-    return model, start.origin
-
-
-def make_optimiser(model: ContextNet, settings: params.Train) -> torch.optim.SGD:
-    """SGD with momentum; pretrained layers may learn at a rate of their own, norms and biases do not decay."""
-    pretrained = {
-        id(value)
-        for number in model.encoder.pretrained_convs(settings.pretrained)
-        for layer in (model.encoder.conv(number), model.encoder.conv_norm(number))
-        for value in layer.parameters()
-    }
-    if settings.pretrained == "fc6":
-        pretrained |= {id(value) for value in (*model.encoder.fc6.parameters(), *model.encoder.fc6_norm.parameters())}
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for value in model.parameters():
-        factor = settings.pretrained_rate if id(value) in pretrained else 1.0
-        decay = settings.weight_decay if value.ndim > 1 else 0.0
-        groups.setdefault((factor, decay), []).append(value)
-    return torch.optim.SGD(
-        [{"params": group, "factor": key[0], "weight_decay": key[1]} for key, group in groups.items()],
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        fused=True,  # reads and writes each weight once
-    )
+    pairs: Path  # folder of pair shards
+    settings: params.Contrast
+    groups: Mapping[str, str]  # image_id -> group_id; images of one group are not told apart
 
 
 def train(
-    settings: params.Train, patches: Path, train_ids: list[str], val_ids: list[str], base: Path, scratch: Path
+    settings: params.Train,
+    patches: Path,
+    train_ids: list[str],
+    val_ids: list[str],
+    base: Path,
+    scratch: Path,
+    views: ViewSource | None = None,
 ) -> Trained:
     """Trains a context network.
 
@@ -115,6 +73,7 @@ def train(
         val_ids: images to measure on.
         base: folder from which a relative `train.weights_file` resolves.
         scratch: folder of the checkpoint; a run that was cut off goes on from it.
+        views: for a `contrast_weight` above 0. Each step then takes a batch of views beside its batch of layouts.
 
     Raises:
         PipelineError: too few images, bad weights, a checkpoint that does not fit, a loss that is not finite.
@@ -136,7 +95,8 @@ def train(
     optimiser = make_optimiser(model, settings)
     path = scratch / "checkpoint.pt"
     progress = checkpoint.restore(path, model, optimiser, settings.threads, device.type) or Progress()
-    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path)
+    contrast = _Views.of(views, train_ids, val_ids) if views is not None and settings.contrast_weight else None
+    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path, contrast)
     with tqdm(
         total=steps * settings.epochs * settings.batch_images,
         initial=(progress.epoch * steps + progress.step) * settings.batch_images,
@@ -150,7 +110,28 @@ def train(
     run.save(progress)
     model.eval()
     predictions = predict(model, held_out, range(held_out.draws), run.pairs, settings, precision)
-    return Trained(model, start, progress.history, predictions, origin, precision, device.type, progress.seconds)
+    matched = None if contrast is None else run.matched(contrast)
+    return Trained(
+        model, start, progress.history, predictions, matched, origin, precision, device.type, progress.seconds
+    )
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Views to train on and to measure on."""
+
+    source: ViewSource
+    shards: ViewShards
+    held_out: ViewShards
+
+    @classmethod
+    def of(cls, source: ViewSource, train_ids: list[str], val_ids: list[str]) -> _Views:
+        shards = ViewShards(source.pairs, train_ids, source.settings)
+        if shards.count < 2:
+            raise PipelineError(
+                "train.contrast_weight: a contrast needs two training images; set it to 0, or add images"
+            )
+        return cls(source, shards, ViewShards(source.pairs, val_ids, source.settings))
 
 
 @dataclass
@@ -166,6 +147,7 @@ class _Run:
     precision: str
     steps: int  # of an epoch
     checkpoint_path: Path
+    contrast: _Views | None
 
     def __post_init__(self) -> None:
         self.pairs = Pairs.of(pair_table(self.settings.domain), self.device)
@@ -183,38 +165,58 @@ class _Run:
             drop_last=True,
         )
         self.model.train()
-        for batch in batches:
-            self._step(batch, progress)
+        views: Iterator[Views | None] = itertools.repeat(None)
+        if self.contrast is not None:
+            views = self.contrast.shards.batches(settings.seed, progress.epoch * self.steps + progress.step)
+        for batch, view in zip(batches, views, strict=False):
+            self._step(batch, view, progress)
             bar.update(settings.batch_images)
             if time.monotonic() - self.saved >= settings.checkpoint_seconds:
                 self.save(progress)
         found = predict(self.model, self.held_out, range(1), self.pairs, settings, self.precision)
         row = self._row(progress, found)
-        bar.set_postfix(train=f"{row['train_accuracy']:.3f}", val=f"{row['val_accuracy']:.3f}")
+        told = {"train": row["train_accuracy"], "val": row["val_accuracy"], "match": row.get("val_match_at_1")}
+        bar.set_postfix({name: f"{value:.3f}" for name, value in told.items() if value is not None})
         progress.history.append(row)
-        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0] * len(progress.sums)
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
-        number = progress.epoch * self.steps + progress.step
-        rate = learning_rate(number, self.steps * self.settings.epochs, self.settings)
+    def matched(self, contrast: _Views) -> float:
+        """Part of the held-out drawings whose nearest held-out photo is their own."""
+        return match(self.model, contrast.held_out, contrast.source.groups, self.settings, self.precision)
+
+    def _step(self, batch: Batch, views: Views | None, progress: Progress) -> None:
+        settings, number = self.settings, progress.epoch * self.steps + progress.step
+        rate = learning_rate(number, self.steps * settings.epochs, settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        torch.manual_seed(seed_of(self.settings, number))
-        augment = torch.Generator().manual_seed(seed_of(self.settings, number))
-        images = inputs_of(batch, self.settings, self.device, augment)
-        result = train_step(self.model, self.optimiser, images, len(batch.image_ids), self.pairs, self.precision)
-        progress.sums[0] += float(result.loss)
-        progress.sums[1] += float((result.correct * self.pairs.weights).mean())
+        torch.manual_seed(seed_of(settings, number))
+        context, contrast = None, None
+        if settings.context_weight:
+            augment = torch.Generator().manual_seed(seed_of(settings, number))
+            images = inputs_of(batch, settings, self.device, augment)
+            context = ContextTask(images, len(batch.image_ids), self.pairs, settings.context_weight)
+        if views is not None and self.contrast is not None:
+            source = self.contrast.source
+            groups = group_numbers(views.image_ids, source.groups).to(self.device)
+            images = view_inputs(views, settings, self.device)
+            contrast = ContrastTask(images, groups, source.settings.temperature, settings.contrast_weight)
+        result, found = train_step(self.model, self.optimiser, context, contrast, self.precision)
         progress.sums[2] += 1
+        if result is not None:
+            progress.sums[0] += float(result.loss)
+            progress.sums[1] += float((result.correct * self.pairs.weights).mean())
+        if found is not None:
+            progress.sums[3] += float(found.loss)
+            progress.sums[4] += float(found.correct.float().mean())
         progress.step += 1
-        if not math.isfinite(progress.sums[0]):
+        if not math.isfinite(progress.sums[0] + progress.sums[3]):
             raise PipelineError(f"training diverged in epoch {progress.epoch + 1}; lower train.learning_rate")
 
     def _row(self, progress: Progress, found: Predictions) -> dict[str, float]:
         pair_weights = self.pairs.weights.cpu().numpy()
-        loss, accuracy, steps = progress.sums
+        loss, accuracy, steps, contrast_loss, contrast_accuracy = progress.sums
         last = (progress.epoch + 1) * self.steps - 1
-        return {
+        row = {
             "epoch": progress.epoch + 1,
             "learning_rate": round(learning_rate(last, self.steps * self.settings.epochs, self.settings), 8),
             "train_loss": round(loss / steps, 6),
@@ -223,6 +225,15 @@ class _Run:
             "val_accuracy": round(float((found.correct * pair_weights).mean()), 6),
             "val_accuracy_one_patch": round(float((found.correct_one_patch * pair_weights).mean()), 6),
         }
+        if not self.settings.context_weight:
+            row |= {"train_loss": math.nan, "train_accuracy": math.nan}
+        if self.contrast is not None:
+            row |= {
+                "contrast_loss": round(contrast_loss / steps, 6),
+                "contrast_accuracy": round(contrast_accuracy / steps, 6),
+                "val_match_at_1": round(self.matched(self.contrast), 6),
+            }
+        return row
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint."""

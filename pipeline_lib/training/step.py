@@ -1,14 +1,15 @@
-"""One training step: a batch of layouts in, an updated network out.
+"""One training step: a batch of layouts (and of views, where the contrast counts) in, an updated network out.
 
 It keeps no global state, so that wrapping the network for data parallel training is one line.
 
 Loss: cross entropy over the pairs of every image, each direction with the same total weight, plus the same for the
-head that sees one patch (which does not reach the encoder).
+head that sees one patch (which does not reach the encoder); plus `contrast.info_nce`, each by its weight.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet, Logits, drop_colours, normalise
 from pipeline_lib.models.device import autocast
 from pipeline_lib.pretext.batches import Batch, PairTable
+from pipeline_lib.training.contrast import Contrast, info_nce
 
 
 @dataclass(frozen=True)
@@ -83,28 +85,60 @@ def losses(logits: Logits, pairs: Pairs) -> tuple[Tensor, Tensor, Result]:
     return pair, one_patch, Result(pair.detach(), right, right_alone)
 
 
+class ContextTask(NamedTuple):
+    """Layouts to predict directions in."""
+
+    images: Tensor  # float[B * P, 3, size, size] as `inputs_of` gives them
+    layouts: int  # B
+    pairs: Pairs
+    weight: float = 1.0  # in the loss
+
+
+class ContrastTask(NamedTuple):
+    """Views to tell apart."""
+
+    images: Tensor  # float[2 B, 3, size, size] as `contrast.inputs_of` gives them
+    groups: Tensor  # int64[B]
+    temperature: float
+    weight: float = 1.0
+
+
+class Step(NamedTuple):
+    """What each objective found; None for one that took no part."""
+
+    context: Result | None
+    contrast: Contrast | None
+
+
 def train_step(
     model: ContextNet,
     optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    count: int,
-    pairs: Pairs,
+    context: ContextTask | None,
+    contrast: ContrastTask | None,
     precision: str,
-) -> Result:
-    """Forward, backward and update on one batch.
+) -> Step:
+    """Forward, backward and update on a batch of layouts, of views, or of both.
 
     Args:
         model: in training mode.
         optimiser: over the model's parameters.
-        images: float[count * P, 3, size, size] as `inputs_of` gives them.
-        count: number of images B.
-        pairs: directions and weights of the K pairs.
+        context: layouts.
+        contrast: views.
         precision: `bf16` or `fp32`.
     """
-    with autocast(images.device, precision):
-        logits = model(images, count)
-    pair, one_patch, result = losses(logits, pairs)
     optimiser.zero_grad(set_to_none=True)
-    (pair + one_patch).backward()  # type: ignore[no-untyped-call]
+    result, found = None, None
+    # One objective after the other: gradients add up, and the activations of one at a time are kept.
+    if context is not None:
+        with autocast(context.images.device, precision):
+            logits = model(context.images, context.layouts)
+        pair, one_patch, result = losses(logits, context.pairs)
+        (context.weight * (pair + one_patch)).backward()  # type: ignore[no-untyped-call]
+    if contrast is not None:
+        with autocast(contrast.images.device, precision):
+            photos, edges = model.encoder(contrast.images).chunk(2)
+        loss, correct = info_nce(photos, edges, contrast.groups, contrast.temperature)
+        (contrast.weight * loss).backward()  # type: ignore[no-untyped-call]
+        found = Contrast(loss.detach(), correct)
     optimiser.step()
-    return result
+    return Step(result, found)

@@ -87,5 +87,5 @@ def test_an_unknown_row_is_answered_with_the_rows_there_are() -> None:
     command = [sys.executable, "-m", "experiments.cell", "nothing"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, encoding="utf-8")
     assert found.returncode == 1
-    assert "has no row nothing" in found.stderr
+    assert "there is no row nothing" in found.stderr
     assert "cross-conv5-bn-s0" in found.stderr

@@ -12,8 +12,8 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet, Logits
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
-from pipeline_lib.training.loop import learning_rate, make_optimiser
-from pipeline_lib.training.step import Pairs, inputs_of, losses, train_step
+from pipeline_lib.training.start import learning_rate, make_optimiser
+from pipeline_lib.training.step import ContextTask, Pairs, inputs_of, losses, train_step
 from pipeline_lib.training.summary import summarise
 from pipeline_lib.training.validation import Predictions
 
@@ -80,7 +80,10 @@ def test_a_step_lowers_the_loss_on_its_own_batch(make_params: Make) -> None:
         ["a", "b"], rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8), rng.integers(0, 256, (2, 4, 64, 64), np.uint8)
     )
     images = inputs_of(batch, settings, CPU, None)
-    found = [float(train_step(model, optimiser, images, 2, pairs, "fp32").loss) for _ in range(30)]
+    task = ContextTask(images, 2, pairs)
+    steps = [train_step(model, optimiser, task, None, "fp32").context for _ in range(30)]
+    found = [float(step.loss) for step in steps if step is not None]
+    assert len(found) == 30
     assert found[-1] < 0.5 * found[0]
 
 

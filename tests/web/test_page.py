@@ -239,7 +239,7 @@ def _luminance(words: str) -> float:
 
 def test_the_footer_tells_of_the_model(page: Page) -> None:
     words = page.text("model")
-    for part in ("alexnet", "pretext_mean", "exact, 4096 numbers", "OpenMoji, CC BY-SA 4.0"):
+    for part in ("alexnet", "pretext_whitened", "exact, 512 numbers", "OpenMoji, CC BY-SA 4.0"):
         assert part in words
 
 

@@ -1,0 +1,124 @@
+"""Measures a row of the retrieval study and writes its table: `python -m experiments.judge DATA OUT [--final]`.
+
+A part of Sketchy is measured on its own gallery: `sketchy_even` holds the photos and sketches of the classes at even
+places (from 1) of the alphabetical list, `sketchy_odd` those of the others, `sketchy` all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from experiments.grid import ROOT, read_grid
+from experiments.study import OUT, STUDY
+from pipeline_lib.data.files import read_json, write_json
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import KINDS, fit, of_kind
+from pipeline_lib.retrieval.comparison import write_csv
+from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, rounded
+from pipeline_lib.retrieval.hubness import csls, nearness
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
+
+RESAMPLES, SEED = 2000, 0
+FIGURES = ("instance_hit_at_1", "instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", "map")
+WITH_INTERVAL = ("instance_hit_at_5", "class_hit_at_5")
+TABLE = Path("metrics/retrieval_study.csv")
+
+
+Rows = NDArray[np.intp]
+
+
+def parts(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, tuple[Rows, Rows]]:
+    """Per data set the rows of its photos and of its sketches."""
+    names = np.unique(photos.class_names)
+    classes = {"sketchy_even": names[1::2]}
+    if final:
+        classes |= {"sketchy_odd": names[::2], "sketchy": names}
+    return {
+        name: (
+            np.flatnonzero(np.isin(photos.class_names, members)),
+            np.flatnonzero(np.isin(sketches.class_names, members)),
+        )
+        for name, members in classes.items()
+    }
+
+
+def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
+    """One row per alignment and part; `+csls` counts hubs less.
+
+    Raises:
+        PipelineError: embeddings are missing or can't be used.
+    """
+    photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
+    rows = []
+    for kind in KINDS:
+        for dataset, (gallery, queries) in parts(photos.labels, sketches.labels, final=final).items():
+            a, b = photos.read()[gallery], sketches.read()[queries]
+            # Of the part alone: a transductive mean must not see the rest.
+            alignment = fit([a], [b]) if kind == "transductive_mean" else of_kind(kind, photos, sketches)
+            a, b = alignment.apply(a, "photo"), alignment.apply(b, "sketch")
+            labels = (photos.labels.take(gallery), sketches.labels.take(queries))
+            similar = b @ a.T
+            forms: dict[str, Vectors] = {kind: similar}
+            if kind == "pretext_whitened":
+                edges = EmbeddingTable.open(photos.path.with_name("pretext_edges.parquet")).read()
+                near = nearness(a, alignment.apply(edges, "sketch"))
+                forms[f"{kind}+csls"] = csls(similar, near)
+            rows += [
+                {"dataset": dataset, "alignment": name, "transductive": kind == "transductive_mean"}
+                | figures(evaluate_scores(scores, *labels))
+                | {"dim": photos.dimension}
+                for name, scores in forms.items()
+            ]
+    return rows
+
+
+def figures(found: Evaluation) -> dict[str, Any]:
+    """The figures of one evaluation, those of WITH_INTERVAL with the ends of their 95 % intervals."""
+    intervals = found.intervals(RESAMPLES, SEED)
+    row: dict[str, Any] = {name: rounded(intervals[name].estimate) for name in FIGURES}
+    for name in WITH_INTERVAL:
+        row |= {f"{name}_low": rounded(intervals[name].low), f"{name}_high": rounded(intervals[name].high)}
+    return row | {"queries": len(found.queries), "gallery": len(found.gallery)}
+
+
+def table() -> None:
+    """Writes metrics/retrieval_study.csv from the finished rows, in the order of study.yaml."""
+    lines = []
+    for name in read_grid(STUDY).order:
+        path = ROOT / OUT / f"{name}.json"
+        if path.exists():
+            record = read_json(path)
+            shared = {
+                key: value for key, value in record.items() if key not in ("rows", "set", "hypothesis", "command")
+            }
+            ends = {key: record[key] for key in ("hypothesis", "command")}
+            lines += [{**shared, **row, **ends} for row in record["rows"]]
+    write_csv(ROOT / TABLE, pd.DataFrame(lines))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="figures of the retrieval study")
+    parser.add_argument("paths", nargs="*", type=Path, help="data folder and target file")
+    parser.add_argument("--final", action="store_true", help="also the reporting classes and the whole gallery")
+    parser.add_argument("--table", action="store_true", help="write the table of all finished rows")
+    given = parser.parse_args()
+    try:
+        if given.table:
+            table()
+        else:
+            data, out = given.paths
+            write_json(out, measure(data, final=given.final))
+    except PipelineError as failure:
+        sys.exit(f"error: {failure}")
+
+
+if __name__ == "__main__":
+    main()

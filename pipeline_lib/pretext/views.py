@@ -1,0 +1,179 @@
+"""Two views of an image for the contrastive objective: a part of the photo, and a drawing of about the same part.
+
+Nothing but the photo is needed. The parts lie a little apart and the drawing is bent, so that pixels do not match by
+their place; both may be mirrored together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline_lib import params
+from pipeline_lib.data.images import decode_encoded
+from pipeline_lib.data.randomness import generator_for
+from pipeline_lib.data.schemas import shard_paths
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.pretext.drawing import draw_edges
+from pipeline_lib.pretext.reading import read_ahead
+
+Pixels = NDArray[np.uint8]
+
+WINDOW = 16
+"""Row groups (of at most 64 encoded photos) that are held and shuffled together."""
+ASPECT = 1.15
+"""The drawing's part is wider or higher than the photo's by up to this factor."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of B images."""
+
+    image_ids: list[str]
+    photos: Pixels  # uint8[B, size, size, 3]
+    edges: Pixels  # uint8[B, size, size], dark lines on white
+
+
+def make_views(photo: Pixels, settings: params.Contrast, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """A photo view and an edge view.
+
+    Args:
+        photo: uint8[H, W, 3], RGB.
+        settings: section `contrast`.
+        rng: source of every draw.
+
+    Returns:
+        uint8[size, size, 3] and uint8[size, size].
+    """
+    height, width = photo.shape[:2]
+    sides = rng.uniform(*settings.crop, 2) * (width, height)
+    corner = rng.uniform(0, 1, 2) * ((width, height) - sides)
+    off = rng.uniform(-settings.shift, settings.shift, 2) * sides
+    stretch = np.exp(rng.uniform(-1, 1, 2) * np.log(ASPECT)) * sides
+    mirrored = rng.random() < 0.5
+    first = cut_out(photo, corner, sides)
+    second = cut_out(photo, corner + off + (sides - stretch) / 2, stretch)
+    if mirrored:
+        first, second = first[:, ::-1], second[:, ::-1]
+    grey = cv2.cvtColor(np.ascontiguousarray(second), cv2.COLOR_RGB2GRAY)
+    drawing = draw_edges(np.asarray(grey, np.uint8), settings, rng)
+    size = settings.image_size
+    shrinks = min(first.shape[:2]) > size
+    view = cv2.resize(first, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return recolour(np.asarray(view, np.uint8), settings, rng), drawing
+
+
+def cut_out(photo: Pixels, corner: NDArray[np.float64], sides: NDArray[np.float64]) -> Pixels:
+    """The part of a photo from `corner` (x, y) on, `sides` (width, height) large, as far as it lies in the photo."""
+    limits = np.array([photo.shape[1], photo.shape[0]])
+    x0, y0 = np.clip(np.rint(corner), 0, limits - 8).astype(int).tolist()
+    x1, y1 = np.clip(np.rint(corner + sides), (x0 + 8, y0 + 8), limits).astype(int).tolist()
+    return photo[y0:y1, x0:x1]
+
+
+def recolour(view: Pixels, settings: params.Contrast, rng: np.random.Generator) -> Pixels:
+    """Changes saturation, contrast and brightness of a photo view, or takes its colours away."""
+    saturation, contrast, brightness = 1 + rng.uniform(-settings.colour, settings.colour, 3)
+    if rng.random() < settings.grey:
+        saturation = 0.0
+    grey = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    middle = float(grey.mean())
+    gain = contrast * brightness
+    # gain * (s * view + (1 - s) * grey) + the shift that keeps the middle where brightness puts it.
+    shift = brightness * middle * (1 - contrast)
+    return np.asarray(cv2.addWeighted(view, gain * saturation, grey, gain * (1 - saturation), shift), np.uint8)
+
+
+class ViewShards:
+    """Views of some images, made out of a folder of pair shards."""
+
+    def __init__(self, folder: Path, image_ids: Collection[str], settings: params.Contrast) -> None:
+        """Reads the shards' footers and names, no photos.
+
+        Raises:
+            PipelineError: a shard is cut or damaged.
+        """
+        self.settings = settings
+        self._groups: list[tuple[Path, int, list[int]]] = []  # shard, row group, its wanted rows
+        wanted = frozenset(image_ids)
+        for path in shard_paths(folder):
+            try:
+                with pq.ParquetFile(path, memory_map=True) as file:
+                    for number in range(file.num_row_groups):
+                        names = file.read_row_group(number, columns=["image_id"])["image_id"].to_pylist()
+                        rows = [row for row, name in enumerate(names) if name in wanted]
+                        if rows:
+                            self._groups.append((path, number, rows))
+            except (OSError, pa.ArrowException) as failure:
+                raise PipelineError(
+                    f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`"
+                ) from failure
+        self.count = sum(len(rows) for _, _, rows in self._groups)
+        self.batch = min(settings.batch_images, self.count)
+
+    def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
+        """Batches without end, pass after pass over all images in random order, made ahead by a thread.
+
+        Args:
+            seed: of the order and of every view.
+            start: batches to skip; batch n is the same whatever was skipped before it.
+
+        Returns:
+            Batches of `contrast.batch_images` images, or of all where there are fewer.
+        """
+        return read_ahead(lambda: self._make(seed, start), "view-maker")
+
+    def once(self) -> Iterator[Views]:
+        """Batches of every image once, in the order of the shards, with the same views at every call."""
+        return read_ahead(self._make_once, "view-maker")
+
+    def _make_once(self) -> Iterator[Views]:
+        rows = (row for group in self._groups for row in self._rows(*group))
+        while chunk := list(islice(rows, self.batch)):
+            yield self._views([name for name, _ in chunk], [value for _, value in chunk], 0, -1)
+
+    def _make(self, seed: int, start: int) -> Iterator[Views]:
+        size = self.batch
+        number, skipped = divmod(start, self.count // size)
+        while True:
+            names: list[str] = []
+            encoded: list[pa.Buffer] = []
+            batch = 0
+            for name, value in self._shuffled(generator_for(seed, "order of views", number)):
+                names.append(name)
+                encoded.append(value)
+                if len(names) == size:
+                    if batch >= skipped:
+                        yield self._views(names, encoded, seed, number)
+                    names, encoded, batch = [], [], batch + 1
+            number, skipped = number + 1, 0
+
+    def _shuffled(self, rng: np.random.Generator) -> Iterator[tuple[str, pa.Buffer]]:
+        order = rng.permutation(len(self._groups))
+        for first in range(0, len(order), WINDOW):
+            window = [row for k in order[first : first + WINDOW] for row in self._rows(*self._groups[k])]
+            yield from (window[k] for k in rng.permutation(len(window)))
+
+    def _rows(self, path: Path, number: int, rows: list[int]) -> Iterator[tuple[str, pa.Buffer]]:
+        try:
+            with pq.ParquetFile(path, memory_map=True) as file:
+                table = file.read_row_group(number, columns=["image_id", "photo"])
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{path}: is damaged ({failure}); delete it and run `dvc repro`") from failure
+        for row in rows:
+            yield table["image_id"][row].as_py(), table["photo"][row].as_buffer()
+
+    def _views(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
+        pairs = [
+            make_views(decode_encoded(value), self.settings, generator_for(seed, "view", number, name))
+            for name, value in zip(names, encoded, strict=True)
+        ]
+        return Views(names, np.stack([photo for photo, _ in pairs]), np.stack([edges for _, edges in pairs]))

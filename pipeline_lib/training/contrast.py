@@ -1,0 +1,57 @@
+"""The contrastive objective: which drawing belongs to which photo, among all of a batch.
+
+InfoNCE (van den Oord, Li and Vinyals 2018, eq. 4) in both directions, as CLIP takes it (Radford et al. 2021). The pairs
+are an image's own photo and edge views, so there is no label in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.models.context import normalise
+from pipeline_lib.pretext.views import Views
+
+
+class Contrast(NamedTuple):
+    """What a batch of views gives."""
+
+    loss: Tensor  # float[]
+    correct: Tensor  # bool[B], whether a drawing's nearest photo of the batch is its own
+
+
+def inputs_of(views: Views, settings: params.Train, device: torch.device) -> Tensor:
+    """The encoder's input: float32[2 B, 3, size, size], all photo views, then all edge views."""
+    parts = [torch.from_numpy(pixels).to(device, non_blocking=True) for pixels in (views.photos, views.edges)]
+    both = torch.cat([normalise(part, settings) for part in parts])
+    return both.contiguous(memory_format=torch.channels_last)
+
+
+def group_numbers(image_ids: list[str], groups: Mapping[str, str]) -> Tensor:
+    """int64[B], equal for images that show the same; such are not told apart."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(groups.get(name, name), len(numbers)) for name in image_ids])
+
+
+def info_nce(photos: Tensor, edges: Tensor, groups: Tensor, temperature: float) -> Contrast:
+    """InfoNCE in both directions.
+
+    Args:
+        photos: float[B, D], the embeddings of photo views; their length does not matter.
+        edges: float[B, D], of the edge views, in the same order.
+        groups: int64[B]; images of one group are not each other's negatives.
+        temperature: what cosines are divided by.
+    """
+    a, b = (functional.normalize(part.float(), dim=1) for part in (photos, edges))
+    logits = b @ a.T / temperature
+    same = groups[:, None] == groups[None, :]
+    same.fill_diagonal_(fill_value=False)
+    logits = logits.masked_fill(same, float("-inf"))
+    own = torch.arange(len(logits), device=logits.device)
+    loss = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    return Contrast(loss, logits.argmax(dim=1) == own)

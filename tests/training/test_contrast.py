@@ -1,0 +1,162 @@
+"""The contrastive objective against its formula, and training with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.training.contrast import group_numbers, info_nce
+from pipeline_lib.training.loop import Trained, ViewSource, train
+from pipeline_lib.training.step import train_step
+
+Make = Callable[..., params.Params]
+IDS = [f"image/{number:02d}" for number in range(14)]
+TINY = {
+    "train.fc6": 32,
+    "train.head": [16],
+    "train.batch_images": 4,
+    "train.epochs": 2,
+    "train.pretrained": "none",
+    "train.contrast_weight": 1.0,
+    "train.threads": 1,
+    "train.checkpoint_seconds": 0.0,
+    "contrast.batch_images": 6,
+    "contrast.image_size": 64,
+    "edges.short_side": 180,
+    "patches.size": 64,
+}
+
+
+def test_the_loss_is_that_of_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((5, 8)).astype(np.float32) for _ in range(2))
+    unit_a, unit_b = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (a, b))
+    logits = unit_b @ unit_a.T / 0.1
+    both = [
+        -np.mean([table[k, k] - math.log(np.exp(table[k]).sum()) for k in range(5)]) for table in (logits, logits.T)
+    ]
+    loss, correct = info_nce(torch.from_numpy(a), torch.from_numpy(b), torch.arange(5), 0.1)
+    assert_allclose(float(loss), sum(both) / 2, rtol=1e-5)
+    assert correct.tolist() == (logits.argmax(1) == np.arange(5)).tolist()
+
+
+def test_the_loss_does_not_see_the_lengths_of_vectors() -> None:
+    a, b = torch.randn(6, 8), torch.randn(6, 8)
+    first, _ = info_nce(a, b, torch.arange(6), 0.07)
+    second, _ = info_nce(a * 9, b * torch.rand(6, 1), torch.arange(6), 0.07)
+    assert_allclose(float(first), float(second), rtol=1e-4)
+
+
+def test_images_of_a_group_are_not_told_apart() -> None:
+    a = functional.normalize(torch.randn(4, 8), dim=1)
+    twin = a.clone()
+    twin[1] = a[0]  # two photos of one group look the same
+    apart, _ = info_nce(twin, twin, torch.tensor([0, 1, 2, 3]), 0.05)
+    together, correct = info_nce(twin, twin, torch.tensor([0, 0, 2, 3]), 0.05)
+    assert float(together) < float(apart)
+    assert correct.all()
+
+
+def test_groups_are_numbered_by_name_and_strangers_stand_alone() -> None:
+    assert group_numbers(["a", "b", "c", "d"], {"a": "x", "c": "x", "b": "y"}).tolist() == [0, 1, 0, 2]
+
+
+def trained_with(
+    make_params: Make, changes: dict[str, object], pairs: Path, patches: Path, scratch: Path, groups: dict[str, str]
+) -> Trained:
+    settings = make_params({**TINY, **changes})
+    source = ViewSource(pairs, settings.contrast, groups)
+    return train(settings.train, patches, IDS[:12], IDS[12:], Path(), scratch, source)
+
+
+def test_both_objectives_are_learned_and_told(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    trained = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "run", {})
+    row = trained.history[-1]
+    assert math.isfinite(row["train_loss"])
+    assert 0 < row["contrast_loss"] < 10
+    assert 0 <= row["contrast_accuracy"] <= 1
+    assert trained.matched == row["val_match_at_1"] in (0.0, 0.5, 1.0)
+
+
+def test_contrast_alone_leaves_the_context_heads_as_they_were(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, object] = {"train.context_weight": 0.0, "train.weight_decay": 0.0}
+    once = trained_with(make_params, changes | {"train.epochs": 1}, pairs_folder, patches_folder, tmp_path / "a", {})
+    twice = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "b", {})
+    assert math.isnan(once.history[0]["train_loss"])
+    heads = [model.model.fusion.state_dict() for model in (once, twice)]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert not torch.equal(once.model.encoder.fc6.weight, twice.model.encoder.fc6.weight)
+
+
+def test_without_weight_the_contrast_changes_no_bit(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, object] = {"train.contrast_weight": 0.0}
+    given = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "a", {})
+    settings = make_params({**TINY, **changes}).train
+    absent = train(settings, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "b")
+    first, second = given.model.state_dict(), absent.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert "contrast_loss" not in given.history[0]
+
+
+def test_a_run_that_goes_on_ends_in_the_same_bits(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "whole", {})
+    real, calls = train_step, []
+
+    def cut(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pipeline_lib.training.loop.train_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
+    monkeypatch.setattr("pipeline_lib.training.loop.train_step", real)
+    resumed = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
+    first, second = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert whole.history == resumed.history
+
+
+def test_fewer_images_than_a_batch_are_all_taken(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, object] = {"contrast.batch_images": 99, "contrast.temperature": 10.0}
+    trained = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "r", {})
+    # At so high a temperature all look alike: the loss is the logarithm of how many there are.
+    assert abs(trained.history[0]["contrast_loss"] - math.log(12)) < 0.1
+
+
+def test_a_contrast_of_one_image_is_refused(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
+) -> None:
+    settings = make_params({**TINY, "train.batch_images": 2})
+    (tmp_path / "one").mkdir()
+    rows = pq.read_table(next(iter(sorted(pairs_folder.glob("part-*.parquet")))))
+    pq.write_table(rows.slice(0, 1), tmp_path / "one" / "part-00000.parquet")
+    source = ViewSource(tmp_path / "one", settings.contrast, {})
+    with pytest.raises(PipelineError, match=r"train\.contrast_weight: a contrast needs two"):
+        train(settings.train, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "r", source)
+
+
+def test_two_objectives_without_weight_are_refused(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match=r"context_weight: is 0, and contrast_weight too"):
+        make_params({"train.context_weight": 0.0, "train.contrast_weight": 0.0})
