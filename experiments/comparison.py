@@ -27,6 +27,7 @@ from pipeline_lib.data.files import read_json, write_text
 from pipeline_lib.data.source import resolve_root
 from pipeline_lib.data.tasks import _end_with_parent
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import earlier
 from pipeline_lib.params import Params, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +90,7 @@ def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:
     """The params of a finished run: params.yaml, what `changes` says, and what the model was really trained with."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     trained = read_json(data / "model" / "meta.json")["params"]
+    trained["train"] = {**earlier.TRAIN, **trained["train"]}
     for section in (trained, changes):
         for name, part in section.items():
             values[name] = {**values[name], **part}

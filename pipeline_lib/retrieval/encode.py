@@ -28,12 +28,10 @@ from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import embeddings_schema, shard_paths
 from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import earlier
 from pipeline_lib.models.context import normalise
 from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
-
-EARLIER = {"fc6_grid": 0, "context_weight": 1.0, "contrast_weight": 0.0}
-"""What networks were trained with before params.yaml had these keys."""
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
 """image_id, class_name, instance_id, uint8[H, W, 3] or uint8[H, W]."""
@@ -61,7 +59,7 @@ def load_encoder(folder: Path, weights: str = "encoder.safetensors") -> LoadedEn
     """
     meta = read_json(folder / "meta.json")
     try:
-        settings = params.Train.model_validate({**EARLIER, **meta["params"]["train"]})
+        settings = params.Train.model_validate({**earlier.TRAIN, **meta["params"]["train"]})
         encoder = Encoder(settings, int(meta["params"]["patches"]["size"]))
     except (KeyError, TypeError, ValueError) as failure:
         raise PipelineError(

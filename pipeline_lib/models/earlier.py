@@ -1,0 +1,8 @@
+"""What networks were trained with before params.yaml had the keys that say so; their records lack these keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TRAIN: dict[str, Any] = {"fc6_grid": 0, "context_weight": 1.0, "contrast_weight": 0.0}
+"""Of section `train`: context prediction alone, fc6 over the places of a patch."""
