@@ -8,6 +8,7 @@
 # make source       the source's own setting on the embedded data set: context prediction alone
 # make voc-sketchy ROOT=/path     the same on PASCAL VOC 2012 and Sketchy
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
+# make study        the rows of experiments/study.yaml that are not made yet
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make repro` and `make voc-sketchy`
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy ablation \
-  ablation-results comparison own-photos
+  ablation-results study comparison own-photos
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -110,6 +111,9 @@ voc-sketchy: setup
 # Hours to days: stop it at any time, it goes on where it stopped. The tables are made of what is there.
 ablation: setup
 	@$(RUN) dvc repro --keep-going experiments/dvc.yaml:run; $(MAKE) --no-print-directory ablation-results
+
+study: setup
+	@$(RUN) python -m experiments.study
 
 comparison: setup
 	@$(RUN) dvc repro --single-item experiments/dvc.yaml:comparison

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import BEGIN, END, FOLDERS, ablation, results, with_results
+from pipeline_lib.report.results import (
+    BEGIN,
+    CHOSEN_ON,
+    END,
+    FINAL,
+    FOLDERS,
+    ablation,
+    results,
+    study,
+    with_results,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +27,9 @@ def test_the_results_of_the_readme_are_those_of_the_committed_metrics() -> None:
     block = results({title: ROOT / folder for title, folder in FOLDERS.items()})
     assert block in README
     assert ablation(ROOT / "metrics/ablation.csv") in README
+    table = ROOT / "metrics/retrieval_study.csv"
+    assert study(table, FINAL) in README
+    assert study(table, (CHOSEN_ON, *FINAL)) in (ROOT / "docs/retrieval.md").read_text(encoding="utf-8")
 
 
 def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
@@ -28,7 +41,15 @@ def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/architecture.md", "docs/method.md", "docs/comparison.md", "docs/supervised.md", "docs/dpm.md"],
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/method.md",
+        "docs/comparison.md",
+        "docs/supervised.md",
+        "docs/dpm.md",
+        "docs/retrieval.md",
+    ],
 )
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     path = ROOT / page

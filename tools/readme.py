@@ -1,4 +1,4 @@
-"""Writes the results blocks of README.md from the committed metrics: `python -m tools.readme`."""
+"""Writes the results blocks of README.md and docs/retrieval.md from the committed metrics: `python -m tools.readme`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 
 from pipeline_lib.data.files import write_text
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import FOLDERS, ablation, results, with_results
+from pipeline_lib.report.results import CHOSEN_ON, FINAL, FOLDERS, ablation, results, study, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Rewrites README.md."""
+    """Rewrites both."""
     folders = {title: ROOT / folder for title, folder in FOLDERS.items()}
     path = ROOT / "README.md"
     text = with_results(path.read_text(encoding="utf-8"), results(folders))
-    write_text(path, with_results(text, ablation(ROOT / "metrics" / "ablation.csv")))
+    text = with_results(text, ablation(ROOT / "metrics" / "ablation.csv"))
+    table, page = ROOT / "metrics" / "retrieval_study.csv", ROOT / "docs" / "retrieval.md"
+    write_text(path, with_results(text, study(table, FINAL)))
+    write_text(page, with_results(page.read_text(encoding="utf-8"), study(table, (CHOSEN_ON, *FINAL))))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,16 @@ from pipeline_lib.errors import PipelineError
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 BEGIN_ABLATION, END_ABLATION = "<!-- ablation: written by `make readme` -->", "<!-- end of ablation -->"
 
+BEGIN_STUDY, END_STUDY = "<!-- study: written by `make readme` -->", "<!-- end of study -->"
+
 FOLDERS = {
     "OpenMoji": "metrics",
     "OpenMoji, context prediction alone": "metrics/source",
     "VOC 2012 + Sketchy, context prediction alone": "metrics/voc_sketchy",
 }
 """The data sets and settings of the README, and where their metrics lie below the repository."""
+CHOSEN_ON, FINAL = "sketchy_even", ("sketchy_odd", "sketchy")
+"""Parts of Sketchy: that by which the study's settings are chosen, and those that final rows are measured on."""
 OURS = "context_fc6"
 
 
@@ -88,6 +92,30 @@ def ablation(path: Path) -> str:
     return "\n".join([*lines, END_ABLATION])
 
 
+def study(path: Path, datasets: tuple[str, ...]) -> str:
+    """The block of the retrieval study: a line per run, alignment and data set, transductive ones left out.
+
+    Args:
+        path: metrics/retrieval_study.csv.
+        datasets: which parts of Sketchy to show.
+
+    Raises:
+        PipelineError: the file is missing.
+    """
+    lines = [
+        BEGIN_STUDY,
+        "| run | measured on | alignment | instance@1 | instance@5 | class@5 | photos learned from | training, s |",
+        "|---" * 8 + "|",
+    ]
+    for row in _records(path):
+        if row["dataset"] in datasets and not row["transductive"] and row["alignment"] != "none":
+            cells = [f"`{row['name']}`", f"`{row['dataset']}`", f"`{row['alignment']}`"]
+            cells += [_percent(row["instance_hit_at_1"]), _interval(row, "instance_hit_at_5")]
+            cells += [_interval(row, "class_hit_at_5"), f"{row['training_images']:,}", f"{row['train_seconds']:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, END_STUDY])
+
+
 def with_results(text: str, block: str) -> str:
     """A README's text with a block in place of the old one; its first and last line say which.
 
@@ -151,10 +179,13 @@ def _gain(folder: Path, alignment: str, *, classes: bool) -> str:
 
 
 def _rows(path: Path, key: str) -> dict[str, dict[Any, Any]]:
+    return {str(row[key]): row for row in _records(path)}
+
+
+def _records(path: Path) -> list[dict[Any, Any]]:
     if not path.exists():
-        raise PipelineError(f"{path}: is not there; run `dvc repro`, or `make voc-sketchy`")
-    table = pd.read_csv(path)
-    return {str(row[key]): row for row in table.to_dict("records")}
+        raise PipelineError(f"{path}: is not there; run `dvc repro`, `make source`, `make voc-sketchy` or `make study`")
+    return pd.read_csv(path).to_dict("records")
 
 
 def _interval(row: dict[Any, Any], name: str, *, sign: bool = False) -> str:

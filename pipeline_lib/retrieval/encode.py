@@ -32,6 +32,9 @@ from pipeline_lib.models.context import normalise
 from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
 
+EARLIER = {"fc6_grid": 0, "context_weight": 1.0, "contrast_weight": 0.0}
+"""What networks were trained with before params.yaml had these keys."""
+
 Item = tuple[str, str, str, NDArray[np.uint8]]
 """image_id, class_name, instance_id, uint8[H, W, 3] or uint8[H, W]."""
 
@@ -57,8 +60,13 @@ def load_encoder(folder: Path, weights: str = "encoder.safetensors") -> LoadedEn
         PipelineError: a file is missing, damaged, or does not fit the record.
     """
     meta = read_json(folder / "meta.json")
-    settings = params.Train.model_validate(meta["params"]["train"])
-    encoder = Encoder(settings, int(meta["params"]["patches"]["size"]))
+    try:
+        settings = params.Train.model_validate({**EARLIER, **meta["params"]["train"]})
+        encoder = Encoder(settings, int(meta["params"]["patches"]["size"]))
+    except (KeyError, TypeError, ValueError) as failure:
+        raise PipelineError(
+            f"{folder / 'meta.json'}: tells of no network that this version can build ({failure}); run `dvc repro`"
+        ) from failure
     try:
         encoder.load_state_dict(load_file(folder / weights))
     except (OSError, RuntimeError, SafetensorError) as failure:

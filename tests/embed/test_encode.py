@@ -60,6 +60,22 @@ def test_weights_that_are_missing_cut_or_of_another_shape_are_named(model_folder
         load_encoder(model_folder)
 
 
+def test_a_network_of_before_the_contrast_still_loads(make_params: Make, tmp_path: Path) -> None:
+    settings = make_params({"train.fc6": 12, "train.pretrained": "none", "train.fc6_grid": 0})
+    save_file(Encoder(settings.train, settings.patches.size).state_dict(), tmp_path / "encoder.safetensors")
+    record = settings.model_dump(include={"train", "patches"})
+    for key in ("fc6_grid", "context_weight", "contrast_weight"):
+        del record["train"][key]
+    write_json(tmp_path / "meta.json", {"params": record})
+    assert load_encoder(tmp_path).encoder.grid == 2
+
+
+def test_a_record_of_an_unknown_network_is_named(model_folder: Path) -> None:
+    write_json(model_folder / "meta.json", {"params": {"train": {"encoder": "transformer"}, "patches": {"size": 96}}})
+    with pytest.raises(PipelineError, match=r"meta\.json: tells of no network"):
+        load_encoder(model_folder)
+
+
 def test_whole_images_are_scaled_as_torchvision_scales_them(make_params: Make) -> None:
     from torchvision.transforms import v2
 
