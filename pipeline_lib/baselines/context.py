@@ -13,7 +13,7 @@ from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Tr
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME
+from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment
 from pipeline_lib.retrieval.encode import fc6_of, load_encoder, prepare
 
 
@@ -29,6 +29,15 @@ class ContextPredictor(VectorSystem):
     weights: str = "encoder.safetensors"
     aligned_by: str = "embeddings"
     code = ("models/encoder.py", "retrieval/encode.py")
+
+    def inapplicable(self, benchmark: Benchmark) -> str:
+        """Runs whose embed stage fitted no whitening, and those that do not evaluate this system."""
+        fitted = benchmark.training.model.parent / self.aligned_by / FILE_NAME
+        if not fitted.parent.exists():
+            return f"{fitted.parent.name} was not embedded in this run"
+        if "pretext_whitened" in self.forms and Alignment.load(fitted).directions is None:
+            return "the run's images were embedded before its alignment had a whitening; run its embed stage again"
+        return ""
 
     def fit(self, training: Training, folder: Path) -> None:
         """Takes over what the pipeline has learned."""
@@ -62,6 +71,7 @@ class ContextPredictor(VectorSystem):
 FORMS = ("pretext_mean", "none", "transductive_mean")
 SYSTEMS = (
     ContextPredictor("context_fc6", "imagenet", forms=FORMS, processes=1, uses_model=True),
+    ContextPredictor("context_fc6_whitened", "imagenet", forms=("pretext_whitened",), processes=1, uses_model=True),
     ContextPredictor(
         "untrained_fc6",
         "imagenet",

@@ -19,7 +19,7 @@ Rows = NDArray[np.intp]
 Blocks = Iterator[Scores]
 
 HISTOGRAM = ("intersection", "chi2", "hellinger")
-FORMS = (*ALIGNED, *HISTOGRAM)
+FORMS = (*ALIGNED, "pretext_whitened", *HISTOGRAM)
 QUERIES = 256
 
 

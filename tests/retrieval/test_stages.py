@@ -45,23 +45,28 @@ def test_index_and_evaluate_measure_ours_and_every_baseline(tree: Path) -> None:
     write_system(tree / "data/embeddings", "context_fc6", photos=60, sketches=80, noise=0.8)
     write_system(tree / "data/baselines/untrained_fc6", "untrained_fc6", photos=60, sketches=80, noise=8)
     write_system(tree / "data/baselines/hog", "hog", photos=60, sketches=80, noise=2, shuffled=True)
-    assert "60 photos of 6 numbers, alignment pretext_mean" in run(tree, "index")
+    assert "60 photos of 6 numbers, alignment pretext_whitened" in run(tree, "index")
     assert "80 queries" in run(tree, "evaluate")
 
     comparison = pd.read_csv(tree / "metrics/comparison.csv")
-    kinds = ("", "+none", "+transductive_mean")
+    kinds = ("", "+none", "+pretext_mean", "+transductive_mean")
+    others = ("", "+pretext_mean", "+pretext_whitened", "+transductive_mean")
     assert comparison["system"].tolist() == [
         *(f"context_fc6{kind}" for kind in kinds),
-        *(f"{name}{kind}" for name in ("hog", "untrained_fc6") for kind in ("", "+pretext_mean", "+transductive_mean")),
+        *(f"{name}{kind}" for name in ("hog", "untrained_fc6") for kind in others),
         "chance",
     ]
     figures = json.loads((tree / "metrics/retrieval.json").read_text(encoding="utf-8"))
-    assert (figures["system"], figures["dataset"], figures["alignment"]) == ("context_fc6", "openmoji", "pretext_mean")
+    assert (figures["system"], figures["dataset"], figures["alignment"]) == (
+        "context_fc6",
+        "openmoji",
+        "pretext_whitened",
+    )
     first = comparison.iloc[0]
     assert (first["instance_hit_at_5"], first["map"]) == (figures["instance"]["hit_at_5"], figures["map"])
     assert [first["class_hit_at_5_low"], first["class_hit_at_5_high"]] == figures["class"]["hit_at_5_ci95"]
     paired = pd.read_csv(tree / "metrics/paired.csv").set_index("against")
-    assert paired.index[0] == "untrained_fc6+pretext_mean"
+    assert paired.index[0] == "untrained_fc6+pretext_whitened"
     assert len(paired) == len(comparison) - 1
     by_name = comparison.set_index("system")["instance_hit_at_5"]
     for name in paired.index:

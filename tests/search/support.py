@@ -16,7 +16,7 @@ from pipeline_lib.data.schemas import read_catalog, write_table
 from pipeline_lib.data.source import open_source
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.edges import make_pairs
-from pipeline_lib.retrieval.alignment import FILE_NAME, fit_tables
+from pipeline_lib.retrieval.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.search.messages import BuildJob
@@ -54,9 +54,9 @@ def embed(run: Run) -> None:
     systems = {out: fc6_of(loaded, run.params.embed)}
     size = run.params.embed.image_size
     export_all(systems, catalog, source, run.data / "pairs", loaded.train, size=size, batch=4)
-    tables = (EmbeddingTable.open(out / f"pretext_{name}.parquet") for name in ("photos", "edges"))
-    fit_tables(*tables).save(out / FILE_NAME)
-    job = BuildJob((out / "photos.parquet",), out / FILE_NAME, "pretext_mean", "exact", 0, run.data / "index")
+    fit_pretext(out).save(out / FILE_NAME)
+    kind = run.params.retrieval.alignment
+    job = BuildJob((out / "photos.parquet",), out / FILE_NAME, kind, "exact", 0, run.data / "index")
     faiss = RemoteFaiss()
     faiss.build(job)
     faiss.close()

@@ -281,7 +281,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
 def test_model_and_health_are_told(client: TestClient) -> None:
     model = client.get("/api/model").json()
     assert model["photos"] == PHOTOS
-    assert model["alignment"] == "pretext_mean"
+    assert model["alignment"] == "pretext_whitened"
     assert model["index"] == "exact, 32 numbers"
     assert model["version"] == "v1"
     health = client.get("/api/health").json()

@@ -139,7 +139,7 @@ def test_other_params_than_those_of_the_embeddings_are_refused(run: Run) -> None
 
 
 def test_another_alignment_than_that_of_the_index_is_refused(run: Run) -> None:
-    with pytest.raises(PipelineError, match=r"alignment pretext_mean.*none.*dvc repro"):
+    with pytest.raises(PipelineError, match=r"alignment pretext_whitened.*none.*dvc repro"):
         open_engine(with_params(run, retrieval__alignment="none"))
 
 
