@@ -7,6 +7,7 @@
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make source       the source's own setting on the embedded data set: context prediction alone
 # make voc-sketchy ROOT=/path     the same on PASCAL VOC 2012 and Sketchy
+# make best ROOT=/path            the default's method on the same: what retrieves best so far
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make repro` and `make voc-sketchy`
@@ -26,7 +27,7 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy ablation \
+.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy best ablation \
   ablation-results study comparison own-photos
 
 help:
@@ -107,6 +108,13 @@ voc-sketchy: setup
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
 	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
 	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
+
+# The default's method on photos and sketches: the row all-photos of experiments/study.yaml, as a run of the pipeline.
+best: setup
+	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make best ROOT=/path"; exit 1; }
+	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
+	  -S paths.data=data/best -S paths.metrics=metrics/best -S patches.draws=4 -S train.epochs=6
+	@echo "metrics: metrics/best/; back to the defaults: git checkout params.yaml dvc.lock"
 
 # Hours to days: stop it at any time, it goes on where it stopped. The tables are made of what is there.
 ablation: setup
