@@ -10,7 +10,7 @@
 # make best ROOT=/path            the default's method on the same: what retrieves best so far
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
-# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make repro` and `make voc-sketchy`
+# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make source` and `make voc-sketchy`
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
 # Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).

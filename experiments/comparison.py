@@ -1,6 +1,6 @@
 """Every system on every benchmark, by one command that resumes: `python -m experiments.comparison`.
 
-Reads finished runs of the pipeline (`make repro`, `make voc-sketchy`), keeps vectors, scores and what systems learned
+Reads finished runs of the pipeline (`make source`, `make voc-sketchy`), keeps vectors, scores and what systems learned
 in `data/comparison/`, and writes comparison.csv, comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line; relative paths are taken from the repository root."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--openmoji", type=Path, default=ROOT / "data", help="artefacts of the default run")
+    parser.add_argument("--openmoji", type=Path, default=ROOT / "data" / "source", help="artefacts of `make source`")
     parser.add_argument("--sketchy", type=Path, default=ROOT / "data" / "voc_sketchy", help="of `make voc-sketchy`")
     parser.add_argument("--root", type=Path, help="the images of that run, with li2014/ (default: ../shared/data)")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
