@@ -31,8 +31,6 @@ from pipeline_lib.models import earlier
 from pipeline_lib.params import Params, parse
 
 ROOT = Path(__file__).resolve().parents[1]
-# What `make voc-sketchy` changes and embedding depends on.
-SKETCHY: dict[str, dict[str, Any]] = {"catalog": {"dataset": "voc_sketchy"}, "embed": {"image_size": 224}}
 # Of the tables, from the first: Sketchy and its parts, Li 2014 and its subsets, the embedded set.
 ORDER = (
     *("sketchy", "sketchy_test", "sketchy_test_unseen", "sketchy_community_test"),
@@ -60,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--openmoji", type=Path, default=ROOT / "data" / "source", help="artefacts of `make source`")
     parser.add_argument("--sketchy", type=Path, default=ROOT / "data" / "voc_sketchy", help="of `make voc-sketchy`")
+    parser.add_argument("--image-size", type=int, default=224, help="at which that run embedded, px (default: 224)")
     parser.add_argument("--root", type=Path, help="the images of that run, with li2014/ (default: ../shared/data)")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
     parser.add_argument("--metrics", type=Path, default=ROOT / "metrics" / "comparison", help="where tables go")
@@ -76,7 +75,9 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
     if "openmoji" in wanted:
         found.append(bench.openmoji(bench.Run(settings_of(options.openmoji, {}), options.openmoji, ROOT)))
     if set(wanted) - {"openmoji"}:
-        changes = {**SKETCHY, "catalog": SKETCHY["catalog"] | {"root": str(root)}}
+        # What that run changed and embedding depends on.
+        catalog = {"dataset": "voc_sketchy", "root": str(root)}
+        changes = {"catalog": catalog, "embed": {"image_size": options.image_size}}
         sketchy = bench.sketchy(bench.Run(settings_of(options.sketchy, changes), options.sketchy, ROOT), root)
         found += [sketchy] if "sketchy" in wanted else []
         if "li2014" in wanted:
