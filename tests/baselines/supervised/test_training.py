@@ -22,7 +22,7 @@ WHERE = Where(torch.device("cpu"), "fp32", 1)
 
 @pytest.fixture
 def settings(make_params: Callable[..., params.Params]) -> params.Params:
-    return make_params({"train.fc6": 64, "train.pretrained": "none", "train.threads": 1})
+    return make_params({"train.fc6": 64, "train.fc6_grid": 0, "train.pretrained": "none", "train.threads": 1})
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
