@@ -68,11 +68,15 @@ def prepare(params: Params) -> Path:
 def link(images: Path, data: Path) -> None:
     """Lets a run's folder show the shared artefacts."""
     for name in SHARED:
-        target, source = ROOT / data / name, Path("..") / images.name / name
-        if target.is_symlink() and target.readlink() != source:
-            target.unlink()
-        if not target.is_symlink():
-            target.symlink_to(source)
+        point(ROOT / data / name, Path("..") / images.name / name)
+
+
+def point(target: Path, source: Path) -> None:
+    """Makes `target` a link to `source`, whatever it led to before."""
+    if target.is_symlink() and target.readlink() != source:
+        target.unlink()
+    if not target.is_symlink():
+        target.symlink_to(source)
 
 
 def lacks_weights(params: Params) -> str:

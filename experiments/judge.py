@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from experiments.grid import ROOT, read_grid
 from experiments.study import OUT, STUDY
+from pipeline_lib.baselines.similarity import score_blocks
 from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import KINDS, fit, of_kind
+from pipeline_lib.retrieval.alignment import KINDS, of_kind
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, rounded
+from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
 from pipeline_lib.retrieval.hubness import csls, nearness
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
 
@@ -29,7 +30,7 @@ RESAMPLES, SEED = 2000, 0
 FIGURES = ("instance_hit_at_1", "instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", "map")
 WITH_INTERVAL = ("instance_hit_at_5", "class_hit_at_5")
 TABLE = Path("metrics/retrieval_study.csv")
-
+CSLS = "+csls"
 
 Rows = NDArray[np.intp]
 
@@ -57,30 +58,32 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
     """
     photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
     rows = []
-    for kind in KINDS:
-        for dataset, (gallery, queries) in parts(photos.labels, sketches.labels, final=final).items():
-            a, b = photos.read()[gallery], sketches.read()[queries]
-            # Of the part alone: a transductive mean must not see the rest.
-            alignment = fit([a], [b]) if kind == "transductive_mean" else of_kind(kind, photos, sketches)
-            a, b = alignment.apply(a, "photo"), alignment.apply(b, "sketch")
-            labels = (photos.labels.take(gallery), sketches.labels.take(queries))
-            similar = b @ a.T
-            forms: dict[str, Vectors] = {kind: similar}
-            if kind == "pretext_whitened":
-                edges = EmbeddingTable.open(photos.path.with_name("pretext_edges.parquet")).read()
-                near = nearness(a, alignment.apply(edges, "sketch"))
-                forms[f"{kind}+csls"] = csls(similar, near)
-            rows += [
-                {"dataset": dataset, "alignment": name, "transductive": kind == "transductive_mean"}
-                | figures(evaluate_scores(scores, *labels))
-                | {"dim": photos.dimension}
-                for name, scores in forms.items()
-            ]
-    return rows
+    for dataset, part in parts(photos.labels, sketches.labels, final=final).items():
+        scores: dict[str, Vectors] = {
+            kind: np.concatenate(list(score_blocks(photos, sketches, kind, part))) for kind in KINDS
+        }
+        near = nearness(*whitened(photos, sketches, part[0]))
+        scores[f"pretext_whitened{CSLS}"] = csls(scores["pretext_whitened"], near)
+        rows += [
+            {"dataset": dataset, "alignment": name, "transductive": name == "transductive_mean"}
+            | figures(values, photos.labels.take(part[0]), sketches.labels.take(part[1]))
+            | {"dim": photos.dimension}
+            for name, values in scores.items()
+        ]
+    # By alignment first; sorting keeps the order of the parts.
+    return sorted(rows, key=lambda row: KINDS.index(row["alignment"].removesuffix(CSLS)))
 
 
-def figures(found: Evaluation) -> dict[str, Any]:
-    """The figures of one evaluation, those of WITH_INTERVAL with the ends of their 95 % intervals."""
+def whitened(photos: EmbeddingTable, sketches: EmbeddingTable, gallery: Rows) -> tuple[Vectors, Vectors]:
+    """A part of the photos, and the edge maps of the pretext photos, under `pretext_whitened`."""
+    alignment = of_kind("pretext_whitened", photos, sketches)
+    edges = EmbeddingTable.open(photos.path.with_name("pretext_edges.parquet"))
+    return alignment.apply(photos.read()[gallery], "photo"), alignment.apply(edges.read(), "sketch")
+
+
+def figures(scores: Vectors, gallery: Labels, queries: Labels) -> dict[str, Any]:
+    """The figures of a score matrix, float32[M, N]; those of WITH_INTERVAL with the ends of their 95 % intervals."""
+    found = evaluate_scores(scores, gallery, queries)
     intervals = found.intervals(RESAMPLES, SEED)
     row: dict[str, Any] = {name: rounded(intervals[name].estimate) for name in FIGURES}
     for name in WITH_INTERVAL:
@@ -95,11 +98,9 @@ def table() -> None:
         path = ROOT / OUT / f"{name}.json"
         if path.exists():
             record = read_json(path)
-            shared = {
-                key: value for key, value in record.items() if key not in ("rows", "set", "hypothesis", "command")
-            }
-            ends = {key: record[key] for key in ("hypothesis", "command")}
-            lines += [{**shared, **row, **ends} for row in record["rows"]]
+            found, ends = record.pop("rows"), {key: record.pop(key) for key in ("hypothesis", "command")}
+            del record["set"]
+            lines += [{**record, **row, **ends} for row in found]
     write_csv(ROOT / TABLE, pd.DataFrame(lines))
 
 

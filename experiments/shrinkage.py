@@ -18,7 +18,6 @@ from experiments.judge import figures, parts
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Alignment, fit_tables, normalise
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.evaluation import evaluate_scores
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.retrieval.whitening import whiten
 
@@ -43,11 +42,12 @@ def measure(folder: Path) -> list[dict[str, object]]:
         dataset = "sketchy_even"
         gallery, queries = parts(photos.labels, sketches.labels, final=False)[dataset]
     rows = []
+    shown, drawn = photos.read()[gallery], sketches.read()[queries]
+    labels = (photos.labels.take(gallery), sketches.labels.take(queries))
     for value in VALUES:
         alignment = Alignment(means.photo_mean, means.sketch_mean, *whiten(differences, value))
-        a = alignment.apply(photos.read()[gallery], "photo")
-        b = alignment.apply(sketches.read()[queries], "sketch")
-        found = figures(evaluate_scores(b @ a.T, photos.labels.take(gallery), sketches.labels.take(queries)))
+        scores = alignment.apply(drawn, "sketch") @ alignment.apply(shown, "photo").T
+        found = figures(scores, *labels)
         rows.append({"dataset": dataset, "dim": photos.dimension, "shrinkage": value, **found})
     return rows
 

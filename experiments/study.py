@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import PLACE, call, commit, link, prepare, stage
+from experiments.cell import PLACE, call, commit, link, point, prepare, stage
 from experiments.grid import ROOT, Grid, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json
 from pipeline_lib.errors import PipelineError
@@ -51,8 +51,7 @@ def run(name: str, grid: Grid) -> None:
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)
     model = ROOT / data / "model"
-    if not model.is_symlink():
-        model.symlink_to(Path("..") / network.name / "model")
+    point(model, Path("..") / network.name / "model")
     stage("embed", params, data)
     found = ROOT / data / "judged.json"
     call(["-m", "experiments.judge", str(data), str(found), *(["--final"] if row.final else [])], f"judging {data}")

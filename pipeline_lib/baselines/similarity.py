@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from pipeline_lib.baselines.system import ALIGNED
 from pipeline_lib.retrieval.alignment import KINDS, Alignment, fit, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 
@@ -19,7 +18,7 @@ Rows = NDArray[np.intp]
 Blocks = Iterator[Scores]
 
 HISTOGRAM = ("intersection", "chi2", "hellinger")
-FORMS = (*ALIGNED, "pretext_whitened", *HISTOGRAM)
+FORMS = (*KINDS, *HISTOGRAM)
 QUERIES = 256
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import KINDS, Alignment, Kind
-from pipeline_lib.retrieval.index_files import INDEX_NAME, ROWS_NAME, IndexFiles, read_index, write_index
+from pipeline_lib.retrieval.index_files import IndexFiles, read_index, write_index
+from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, block_rows, rank
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Strings, Vectors
 

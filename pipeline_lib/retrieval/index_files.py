@@ -17,10 +17,8 @@ import pyarrow as pa
 from pipeline_lib.data.files import publish_folder
 from pipeline_lib.data.schemas import read_table, write_table
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
 from pipeline_lib.retrieval.vectors import Strings
-
-INDEX_NAME = "photos.faiss"
-ROWS_NAME = "photos.parquet"
 
 
 class IndexFiles(NamedTuple):

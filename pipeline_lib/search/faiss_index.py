@@ -11,8 +11,9 @@ import faiss
 import numpy as np
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.index_files import INDEX_NAME, ROWS_NAME, IndexFiles, read_index, write_index
+from pipeline_lib.retrieval.index_files import IndexFiles, read_index, write_index
 from pipeline_lib.retrieval.index_kinds import settings_of
+from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
 from pipeline_lib.retrieval.vectors import Strings, Vectors
 from pipeline_lib.search.messages import IndexFacts

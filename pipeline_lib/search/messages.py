@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from pipeline_lib.retrieval.alignment import Kind as AlignmentKind
 
 Kind = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 """As `search.kind` in params.yaml."""
-
-INDEX_NAME: Final = "photos.faiss"
-ROWS_NAME: Final = "photos.parquet"
-"""The two files of an index folder, as the index stage names them."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pipeline_lib.data.files import digest_of, digest_of_file, read_json, write_
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.schemas import read_table
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.index_names import ROWS_NAME
 from pipeline_lib.search.gallery import Gallery
-from pipeline_lib.search.messages import ROWS_NAME
 
 OWN_FOLDER: Final = "own_index"
 """Below paths.data."""

@@ -15,11 +15,11 @@ from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import keep_freed_memory
+from pipeline_lib.retrieval.index_names import ROWS_NAME
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.command import add_params, ended
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.guard import LOOPBACK
-from pipeline_lib.search.messages import ROWS_NAME
 from pipeline_lib.search.opening import Run, open_engine
 from pipeline_lib.search.pictures import Pictures
 from pipeline_lib.search.service import WARM_UP_TO, Service, version_of
