@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
     parser.add_argument("--metrics", type=Path, default=ROOT / "metrics" / "comparison", help="where tables go")
     parser.add_argument("--benchmark", action="append", choices=NAMES, help="only this one; may be repeated")
+    parser.add_argument("--threads", type=int, help="of torch, fewer where other work runs beside (default: the run's)")
     parser.add_argument("--file", action="append", choices=system_modules(), help="run only the systems of this file")
     return parser.parse_args()
 
@@ -73,11 +74,14 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
     root = options.root or resolve_root("../shared/data", ROOT)
     found = []
     if "openmoji" in wanted:
-        found.append(bench.openmoji(bench.Run(settings_of(options.openmoji, {}), options.openmoji, ROOT)))
+        settings = settings_of(options.openmoji, threads_of(options))
+        found.append(bench.openmoji(bench.Run(settings, options.openmoji, ROOT)))
     if set(wanted) - {"openmoji"}:
         # What that run changed and embedding depends on.
         catalog = {"dataset": "voc_sketchy", "root": str(root)}
-        changes = {"catalog": catalog, "embed": {"image_size": options.image_size}}
+        changes = threads_of(options)
+        changes["catalog"] = catalog
+        changes.setdefault("embed", {})["image_size"] = options.image_size
         sketchy = bench.sketchy(bench.Run(settings_of(options.sketchy, changes), options.sketchy, ROOT), root)
         found += [sketchy] if "sketchy" in wanted else []
         if "li2014" in wanted:
@@ -85,6 +89,11 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
         if "li2014_img" in wanted:
             found.append(bench.li2014(root, "img", sketchy.training))
     return found
+
+
+def threads_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What `--threads` changes in a run's params."""
+    return {name: {"threads": options.threads} for name in ("train", "embed")} if options.threads else {}
 
 
 def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:

@@ -74,10 +74,12 @@ class PartModels(ScoreSystem):
     code = (*(f"baselines/dpm/{name}.py" for name in ("detect", "features", "matching", "model")),)
 
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """There are models for the 14 classes of Li 2014 alone."""
-        return (
-            "" if benchmark.ratings is not None else "the authors published part models for the classes of Li 2014 only"
-        )
+        """There are models for the 14 classes of Li 2014 alone, made for whole photos."""
+        if benchmark.ratings is None:
+            return "the authors published part models for the classes of Li 2014 only"
+        if benchmark.name != "li2014_img":
+            return "it finds the object itself, in whole photos (li2014_img)"
+        return ""
 
     def score(
         self,

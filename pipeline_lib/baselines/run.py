@@ -116,7 +116,8 @@ def _fitted(system: System, training: Training, home: Path) -> tuple[Path, str]:
     shards = [digest_of_file(path) for path in shard_paths(training.pairs)]
     model = digest_of_file(training.model / "encoder.safetensors") if system.uses_model else ""
     learned = [training.photos["content"].tolist(), training.sketches["content"].tolist()] if system.paired else []
-    settings = training.settings.model_dump(include={"edges", "embed", "baselines"})
+    # Threads change no more than the last bits.
+    settings = training.settings.model_dump(include={"edges", "embed", "baselines"}, exclude={"embed": {"threads"}})
     key = digest_of(repr(system), code, shards, model, learned, settings)
     folder = home / f"fit-{training.name}"
     record = folder / FITTED
