@@ -1,7 +1,8 @@
 """Every system on every benchmark, by one command that resumes: `python -m experiments.comparison`.
 
-Reads finished runs of the pipeline (`make source`, `make voc-sketchy`), keeps vectors, scores and what systems learned
-in `data/comparison/`, and writes comparison.csv, comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
+Reads finished runs of the pipeline (`make source`, `make voc-sketchy`; of the default's method `make repro`, `make
+best`), keeps vectors, scores and what systems learned in `data/comparison/`, and writes comparison.csv,
+comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from pipeline_lib.baselines import benchmarks as bench
 from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
 from pipeline_lib.baselines.run import RECORD, SKIPPED, run_module
-from pipeline_lib.baselines.system import Benchmark, system_modules
+from pipeline_lib.baselines.system import Benchmark, Run, system_modules
 from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
 from pipeline_lib.data.files import read_json, write_text
 from pipeline_lib.data.source import resolve_root
@@ -58,6 +59,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--openmoji", type=Path, default=ROOT / "data" / "source", help="artefacts of `make source`")
     parser.add_argument("--sketchy", type=Path, default=ROOT / "data" / "voc_sketchy", help="of `make voc-sketchy`")
+    parser.add_argument("--joint-openmoji", type=Path, default=ROOT / "data", help="artefacts of the default's run")
+    parser.add_argument("--joint-sketchy", type=Path, default=ROOT / "data" / "best", help="of `make best`")
     parser.add_argument("--image-size", type=int, default=224, help="at which that run embedded, px (default: 224)")
     parser.add_argument("--root", type=Path, help="the images of that run, with li2014/ (default: ../shared/data)")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
@@ -75,14 +78,17 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
     found = []
     if "openmoji" in wanted:
         settings = settings_of(options.openmoji, threads_of(options))
-        found.append(bench.openmoji(bench.Run(settings, options.openmoji, ROOT)))
+        joint = joint_of(options.joint_openmoji, threads_of(options))
+        found.append(bench.openmoji(Run(settings, options.openmoji, ROOT), joint))
     if set(wanted) - {"openmoji"}:
         # What that run changed and embedding depends on.
         catalog = {"dataset": "voc_sketchy", "root": str(root)}
         changes = threads_of(options)
         changes["catalog"] = catalog
         changes.setdefault("embed", {})["image_size"] = options.image_size
-        sketchy = bench.sketchy(bench.Run(settings_of(options.sketchy, changes), options.sketchy, ROOT), root)
+        run = Run(settings_of(options.sketchy, changes), options.sketchy, ROOT)
+        joint = joint_of(options.joint_sketchy, threads_of(options))
+        sketchy = bench.sketchy(run, root, joint)
         found += [sketchy] if "sketchy" in wanted else []
         if "li2014" in wanted:
             found.append(bench.li2014(root, "cropped", sketchy.training))
@@ -94,6 +100,11 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
 def threads_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What `--threads` changes in a run's params."""
     return {name: {"threads": options.threads} for name in ("train", "embed")} if options.threads else {}
+
+
+def joint_of(data: Path, changes: dict[str, dict[str, Any]]) -> Run | None:
+    """The run of the default's method, where there is one; it embeds at the size that params.yaml names."""
+    return Run(settings_of(data, changes), data, ROOT) if (data / "model" / "meta.json").exists() else None
 
 
 def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:

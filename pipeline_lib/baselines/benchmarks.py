@@ -3,59 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.baselines.system import Benchmark, Part, Training
+from pipeline_lib.baselines.system import Benchmark, Part, Run, Training
 from pipeline_lib.data import li2014_benchmark
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import FileSource, open_source
 from pipeline_lib.data.split import held_out
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.params import Params
 
 COLUMNS = ["image_id", "class_name", "instance_id", "path", "domain", "content"]
 # Where the Sketchy database lists the photos of its own test set, below the folder that holds it.
 TEST_LISTS = ("sketchy/info-06-04/info/testset.txt", "info-06-04/info/testset.txt", "sketchy/testset.txt")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run of the pipeline.
+def openmoji(run: Run, joint: Run | None = None) -> Benchmark:
+    """The embedded set: every drawing depicts one picture. Nothing is left for supervised systems to learn from.
 
-    Attributes:
-        settings: its params.
-        data: its artefacts: catalog, pairs, model, embeddings.
-        base: the folder that a relative `catalog.root` resolves from.
+    Args:
+        run: on the set.
+        joint: another, of the default's method.
     """
-
-    settings: Params
-    data: Path
-    base: Path
-
-
-def openmoji(run: Run) -> Benchmark:
-    """The embedded set: every drawing depicts one picture. Nothing is left for supervised systems to learn from."""
     catalog = _catalog(run)
     gallery, queries = _sides(catalog)
     source = open_source(run.settings.catalog, run.base)
     nothing = catalog.iloc[:0]
     training = Training(
-        "openmoji", run.settings, source, catalog, run.data / "pairs", run.data / "model", nothing, nothing
+        "openmoji", run.settings, source, catalog, run.data / "pairs", run.data / "model", nothing, nothing, joint
     )
     whole = Part("openmoji", frozenset(gallery["image_id"]), frozenset(queries["image_id"]), unseen=True)
     return Benchmark("openmoji", training, source, gallery, queries, (whole,))
 
 
-def sketchy(run: Run, root: Path) -> Benchmark:
+def sketchy(run: Run, root: Path, joint: Run | None = None) -> Benchmark:
     """The gallery and all sketches of a run on VOC and Sketchy, with the parts that supervised systems have not seen.
 
     Args:
         run: of `catalog.dataset: voc_sketchy`.
         root: the folder that the run's images were read from; the community's test list is looked for there.
+        joint: another run on the same gallery and queries, of the default's method.
     """
     catalog = _catalog(run)
     gallery, queries = _sides(catalog)
@@ -74,6 +63,7 @@ def sketchy(run: Run, root: Path) -> Benchmark:
         run.data / "model",
         gallery[gallery["image_id"].isin(seen)].reset_index(drop=True),
         queries[train].reset_index(drop=True),
+        joint,
     )
     everything = frozenset(gallery["image_id"])
 

@@ -1,4 +1,8 @@
-"""Ours: fc6 of the context predictor that the pipeline trained, and of the same network before its first step."""
+"""Ours: fc6 of the context predictor that the pipeline trained, and of the same network before its first step.
+
+`joint_fc6` is fc6 of the pipeline's default, a network that learned contrast beside context. It comes from a run of its
+own on the same images.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,14 @@ from pathlib import Path
 import torch
 
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
+from pipeline_lib.data.files import digest_of_file, read_json, write_json
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
-from pipeline_lib.params import Params
+from pipeline_lib.params import Embed, Params
 from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment
 from pipeline_lib.retrieval.encode import fc6_of, load_encoder, prepare
+
+EMBED = "embed.json"
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,24 @@ class ContextPredictor(VectorSystem):
     aligned_by: str = "embeddings"
     code = ("models/encoder.py", "retrieval/encode.py")
 
+    def home(self, training: Training) -> tuple[Path, Params] | None:
+        """The folder of the run's artefacts and its params; None where there is no such run."""
+        return training.model.parent, training.settings
+
+    def learned_from(self, training: Training) -> tuple[object, ...]:
+        """The model and the sizes at which its run embeds."""
+        found = self.home(training)
+        assert found is not None  # noqa: S101  `inapplicable` comes first
+        data, settings = found
+        embed = settings.embed.model_dump(exclude={"threads"})
+        return digest_of_file(data / "model" / self.weights), embed
+
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """Runs whose embed stage fitted no whitening, and those that do not evaluate this system."""
-        fitted = benchmark.training.model.parent / self.aligned_by / FILE_NAME
+        """Runs that are not there, whose embed stage fitted no whitening, or that do not evaluate this system."""
+        found = self.home(benchmark.training)
+        if found is None:
+            return "no run of the default on these images was given"
+        fitted = found[0] / self.aligned_by / FILE_NAME
         if not fitted.parent.exists():
             return f"{fitted.parent.name} was not embedded in this run"
         if "pretext_whitened" in self.forms and Alignment.load(fitted).directions is None:
@@ -41,30 +63,45 @@ class ContextPredictor(VectorSystem):
 
     def fit(self, training: Training, folder: Path) -> None:
         """Takes over what the pipeline has learned."""
-        home = training.model.parent
-        for path in (training.model / self.weights, training.model / "meta.json", home / self.aligned_by / FILE_NAME):
+        found = self.home(training)
+        assert found is not None  # noqa: S101  `inapplicable` comes first
+        data, settings = found
+        model = data / "model"
+        for path in (model / self.weights, model / "meta.json", data / self.aligned_by / FILE_NAME):
             try:
                 shutil.copyfile(path, folder / path.name)
             except OSError as failure:
                 raise PipelineError(f"{path}: can't be read ({failure.strerror}); run `dvc repro` first") from failure
+        write_json(folder / EMBED, settings.embed.model_dump())
 
     def ready(self, benchmark: Benchmark) -> Path | None:
         """The pipeline's own embeddings, where it has embedded the benchmark's images; Li 2014 is embedded here."""
-        return None if benchmark.ratings is not None else benchmark.training.model.parent / self.aligned_by
+        found = self.home(benchmark.training)
+        return None if found is None or benchmark.ratings is not None else found[0] / self.aligned_by
 
     def embedder(self, folder: Path, settings: Params) -> Embedder:
-        """fc6 with the sizes of section `embed`, by torch in this process."""
+        """fc6 with the sizes of section `embed` of its run, by torch in this process."""
         use_threads(settings.embed.threads)
+        sizes = Embed.model_validate(read_json(folder / EMBED))
         loaded = load_encoder(folder, self.weights)
-        network = fc6_of(loaded, settings.embed)
+        network = fc6_of(loaded, sizes)
 
         @torch.inference_mode()
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:  # noqa: ARG001  one network for both
-            batch = torch.cat([prepare(image.pixels, settings.embed.image_size, loaded.train) for image in images])
+            batch = torch.cat([prepare(image.pixels, sizes.image_size, loaded.train) for image in images])
             vectors: Vectors = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
             return vectors
 
         return embed
+
+
+@dataclass(frozen=True)
+class JointPredictor(ContextPredictor):
+    """The same of the run that learned contrast beside context."""
+
+    def home(self, training: Training) -> tuple[Path, Params] | None:
+        """Of `Training.joint`."""
+        return None if training.joint is None else (training.joint.data, training.joint.settings)
 
 
 # The row that bears the bare name is the one under our alignment.
@@ -72,6 +109,13 @@ FORMS = ("pretext_mean", "none", "transductive_mean")
 SYSTEMS = (
     ContextPredictor("context_fc6", "imagenet", forms=FORMS, processes=1, uses_model=True),
     ContextPredictor("context_fc6_whitened", "imagenet", forms=("pretext_whitened",), processes=1, uses_model=True),
+    JointPredictor(
+        "joint_fc6",
+        "imagenet",
+        forms=("pretext_whitened", "none", "pretext_mean", "transductive_mean"),
+        processes=1,
+        uses_model=True,
+    ),
     ContextPredictor(
         "untrained_fc6",
         "imagenet",

@@ -114,11 +114,10 @@ def _fitted(system: System, training: Training, home: Path) -> tuple[Path, str]:
     own = Path(importlib.import_module(type(system).__module__).__file__ or "")
     code = [digest_of_file(path) for path in (own, *(LIBRARY / name for name in (*ALWAYS, *system.code)))]
     shards = [digest_of_file(path) for path in shard_paths(training.pairs)]
-    model = digest_of_file(training.model / "encoder.safetensors") if system.uses_model else ""
     learned = [training.photos["content"].tolist(), training.sketches["content"].tolist()] if system.paired else []
     # Threads change no more than the last bits.
     settings = training.settings.model_dump(include={"edges", "embed", "baselines"}, exclude={"embed": {"threads"}})
-    key = digest_of(repr(system), code, shards, model, learned, settings)
+    key = digest_of(repr(system), code, shards, *system.learned_from(training), learned, settings)
     folder = home / f"fit-{training.name}"
     record = folder / FITTED
     if record.exists() and read_json(record)["key"] == key:

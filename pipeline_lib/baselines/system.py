@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.params import Params
 
@@ -46,6 +47,21 @@ Projector = Callable[[Vectors, Domain], Vectors]
 
 
 @dataclass(frozen=True)
+class Run:
+    """A finished run of the pipeline.
+
+    Attributes:
+        settings: its params.
+        data: its artefacts: catalog, pairs, model, embeddings.
+        base: the folder that a relative `catalog.root` resolves from.
+    """
+
+    settings: Params
+    data: Path
+    base: Path
+
+
+@dataclass(frozen=True)
 class Training:
     """What a system may learn from; it belongs to one finished run of the pipeline.
 
@@ -58,6 +74,8 @@ class Training:
         model: folder that the train stage wrote.
         photos: catalog rows of the photos that a system under supervision may see. Empty where there are none.
         sketches: catalog rows of their sketches; `instance_id` is the `image_id` of the photo, so these are the pairs.
+        joint: a run of the default's method, contrast beside context, on the same gallery and queries; None where there
+            is none.
     """
 
     name: str
@@ -68,6 +86,7 @@ class Training:
     model: Path
     photos: pd.DataFrame
     sketches: pd.DataFrame
+    joint: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,10 @@ class System(ABC):
     def inapplicable(self, benchmark: Benchmark) -> str:  # noqa: ARG002  what a subclass asks
         """Why there can be no row for this benchmark, for the table; "" where there can."""
         return ""
+
+    def learned_from(self, training: Training) -> tuple[object, ...]:
+        """What its results depend on besides images, params and code: the model it reads."""
+        return (digest_of_file(training.model / "encoder.safetensors"),) if self.uses_model else ("",)
 
     def fit(self, training: Training, folder: Path) -> None:  # noqa: B027  most systems learn nothing
         """Learns, and writes what it learned to `folder`; it is called once, and again only if something changed.

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline_lib import params
 from pipeline_lib.baselines import benchmarks as bench
 from pipeline_lib.baselines.measure import NAMES, chance, oracle, sides
-from pipeline_lib.baselines.system import Benchmark
+from pipeline_lib.baselines.system import Benchmark, Run
 from pipeline_lib.baselines.tables import with_li_parts
 from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
 from pipeline_lib.data.schemas import CATALOG, write_rows
@@ -54,20 +54,20 @@ def sketchy_rows() -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def run_of(tmp_path: Path, make_params: Callable[..., params.Params]) -> Callable[..., bench.Run]:
+def run_of(tmp_path: Path, make_params: Callable[..., params.Params]) -> Callable[..., Run]:
     """A finished run with a catalog of the given rows; nothing else of it is read here."""
 
-    def make(dataset: str, rows: list[dict[str, str]]) -> bench.Run:
+    def make(dataset: str, rows: list[dict[str, str]]) -> Run:
         frame = catalog_frame(rows)
         write_rows(tmp_path / "run" / "catalog.parquet", frame.to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
         changes = {"catalog.dataset": dataset, "catalog.root": str(tmp_path)}
-        return bench.Run(make_params(changes), tmp_path / "run", tmp_path)
+        return Run(make_params(changes), tmp_path / "run", tmp_path)
 
     return make
 
 
 @pytest.fixture
-def drawn(run_of: Callable[..., bench.Run], tmp_path: Path) -> Callable[[], Benchmark]:
+def drawn(run_of: Callable[..., Run], tmp_path: Path) -> Callable[[], Benchmark]:
     return lambda: bench.sketchy(run_of("voc_sketchy", sketchy_rows()), tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_a_list_that_names_no_photo_is_refused(drawn: Callable[[], Benchmark], t
 
 
 def test_openmoji_asks_for_the_instance_alone_and_leaves_nothing_to_learn_from(
-    run_of: Callable[..., bench.Run],
+    run_of: Callable[..., Run],
 ) -> None:
     rows = [
         {"image_id": f"openmoji/{kind}/{n}", "role": role, "domain": domain, "path": "", "class_name": f"{n}",
@@ -166,7 +166,7 @@ def test_openmoji_asks_for_the_instance_alone_and_leaves_nothing_to_learn_from(
     assert told == {"instance_hit_at_1", "instance_hit_at_5", "instance_hit_at_10", "instance_mrr"}
 
 
-def test_a_run_that_is_not_there_is_named(run_of: Callable[..., bench.Run], tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_is_named(run_of: Callable[..., Run], tmp_path: Path) -> None:
     run = replace(run_of("voc_sketchy", sketchy_rows()), data=tmp_path / "nowhere")
     with pytest.raises(PipelineError, match=r"nowhere.catalog\.parquet: is missing.*make repro"):
         bench.sketchy(run, tmp_path)
