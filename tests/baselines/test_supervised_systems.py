@@ -13,13 +13,13 @@ from pipeline_lib import params
 from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET_ROWS
 from pipeline_lib.baselines.hog_edges import SYSTEMS as HOG_ROWS
 from pipeline_lib.baselines.siamese import SYSTEMS as NETWORKS
-from pipeline_lib.baselines.siamese import PairNetwork
 from pipeline_lib.baselines.subspace import choose
 from pipeline_lib.baselines.subspace.choose import METHODS
 from pipeline_lib.baselines.subspace_deep import SYSTEMS as DEEP
 from pipeline_lib.baselines.subspace_hog import SYSTEMS as HOG
 from pipeline_lib.baselines.subspace_hog import SubspaceOfHog
 from pipeline_lib.baselines.supervised.recipe import Recipe
+from pipeline_lib.baselines.supervised.system import PairNetwork
 from pipeline_lib.baselines.system import Benchmark, Image, Training
 from pipeline_lib.data.files import read_json
 from pipeline_lib.pretext.edges import edge_map
