@@ -10,7 +10,8 @@
 # make best ROOT=/path            the default's method on the same: what retrieves best so far
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
-# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after `make source` and `make voc-sketchy`
+# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after source, voc-sketchy, best, and at the defaults
+# make defaults     back to the params and artefacts of `make repro` after one of the runs above or the next
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
 # Each target sets up what it needs in .venv (Python 3.11 or newer, see PYTHON).
@@ -27,7 +28,7 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy best ablation \
+.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy best defaults ablation \
   ablation-results study comparison own-photos
 
 help:
@@ -99,7 +100,8 @@ SOURCE := -S train.contrast_weight=0.0 -S train.fc6=4096 -S train.fc6_grid=0 -S 
 
 source: setup
 	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S paths.data=data/source -S paths.metrics=metrics/source
-	@echo "metrics: metrics/source/; back to the defaults: git checkout params.yaml dvc.lock"
+	@$(BIN)/python -m tools.keep data/source
+	@echo "metrics: metrics/source/; back to the defaults: make defaults"
 
 # What else differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
 voc-sketchy: setup
@@ -107,14 +109,20 @@ voc-sketchy: setup
 	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
 	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
 	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
-	@echo "metrics: metrics/voc_sketchy/; back to the defaults: git checkout params.yaml dvc.lock"
+	@$(BIN)/python -m tools.keep data/voc_sketchy
+	@echo "metrics: metrics/voc_sketchy/; back to the defaults: make defaults"
 
 # The default's method on photos and sketches: the row all-photos of experiments/study.yaml, as a run of the pipeline.
 best: setup
 	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make best ROOT=/path"; exit 1; }
 	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
 	  -S paths.data=data/best -S paths.metrics=metrics/best -S patches.draws=4 -S train.epochs=6
-	@echo "metrics: metrics/best/; back to the defaults: git checkout params.yaml dvc.lock"
+	@$(BIN)/python -m tools.keep data/best
+	@echo "metrics: metrics/best/; back to the defaults: make defaults"
+
+# DVC takes the outputs of other params out of the tree, tracked metrics too, and keeps them all in its cache.
+defaults: setup
+	@git checkout params.yaml dvc.lock && $(RUN) dvc checkout && git ls-files --deleted -z metrics | xargs -0 -r git checkout --
 
 # Hours to days: stop it at any time, it goes on where it stopped. The tables are made of what is there.
 ablation: setup
@@ -134,4 +142,4 @@ own-photos: setup
 	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=folder -S catalog.root=$(call PATH_IN,PHOTOS) \
 	  -S catalog.sketches=$(if $(SKETCHES),$(call PATH_IN,SKETCHES)) \
 	  -S paths.data=data/own -S paths.metrics=private/own/metrics
-	@echo "metrics: private/own/metrics/; back to the defaults: git checkout params.yaml dvc.lock"
+	@echo "metrics: private/own/metrics/; back to the defaults: make defaults"

@@ -32,6 +32,7 @@ from pipeline_lib.models import earlier
 from pipeline_lib.params import Params, parse
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "data" / "runs"  # where tools.keep puts them
 # Of the tables, from the first: Sketchy and its parts, Li 2014 and its subsets, the embedded set.
 ORDER = (
     *("sketchy", "sketchy_test", "sketchy_test_unseen", "sketchy_community_test"),
@@ -57,10 +58,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line; relative paths are taken from the repository root."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--openmoji", type=Path, default=ROOT / "data" / "source", help="artefacts of `make source`")
-    parser.add_argument("--sketchy", type=Path, default=ROOT / "data" / "voc_sketchy", help="of `make voc-sketchy`")
+    parser.add_argument("--openmoji", type=Path, default=RUNS / "source", help="artefacts of `make source`")
+    parser.add_argument("--sketchy", type=Path, default=RUNS / "voc_sketchy", help="of `make voc-sketchy`")
     parser.add_argument("--joint-openmoji", type=Path, default=ROOT / "data", help="artefacts of the default's run")
-    parser.add_argument("--joint-sketchy", type=Path, default=ROOT / "data" / "best", help="of `make best`")
+    parser.add_argument("--joint-sketchy", type=Path, default=RUNS / "best", help="of `make best`")
     parser.add_argument("--image-size", type=int, default=224, help="at which that run embedded, px (default: 224)")
     parser.add_argument("--root", type=Path, help="the images of that run, with li2014/ (default: ../shared/data)")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
