@@ -1,0 +1,197 @@
+"""How much of a drawing and of a photo the network is shown: `python -m experiments.framing DATA`.
+
+DATA is the folder of a finished row of the study, such as data/ablation/study-all-photos. A drawing is shown whole,
+or cut to a square around its ink; a photo whole, padded to a square, or also by its middle, whichever of the two is
+more alike. Everything is embedded afresh by the run's network under its own `pretext_whitened`. Sketchy is measured
+on the classes that settings are chosen by, Li 2014 on the source's ten classes, with photos cut to the object
+(`li2014`) and whole (`li2014_img`). Writes metrics/retrieval_study_framing.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from experiments.grid import ROOT
+from experiments.judge import RESAMPLES, SEED, figures, parts
+from pipeline_lib.data import li2014_benchmark
+from pipeline_lib.data.schemas import read_catalog
+from pipeline_lib.data.source import Entry, FileSource, open_source, resolve_root
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.models.device import use_threads
+from pipeline_lib.params import Params, parse
+from pipeline_lib.retrieval import li_score
+from pipeline_lib.retrieval.alignment import Alignment, Domain, of_kind
+from pipeline_lib.retrieval.comparison import write_csv
+from pipeline_lib.retrieval.encode import batched, fc6_of, load_encoder, prepare
+from pipeline_lib.retrieval.evaluation import rounded
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
+
+Picture = NDArray[np.uint8]
+View = Callable[[Picture], Picture]
+TABLE = Path("metrics/retrieval_study_framing.csv")
+INK = 200  # a drawing's pixels below this are ink, 0..255
+MARGIN = 0.08  # of the ink's longer side, on each side
+MIDDLE = 0.7  # of height and width
+BATCH = 32
+
+
+def around_ink(sketch: Picture) -> Picture:
+    """The square around a drawing's ink, with white beyond the picture's border; an empty drawing stays whole.
+
+    Args:
+        sketch: uint8[H, W] or uint8[H, W, 3], dark on white.
+    """
+    rows, columns = np.nonzero((sketch if sketch.ndim == 2 else sketch.min(axis=2)) < INK)
+    if not len(rows):
+        return sketch
+    low, high = np.array([rows.min(), columns.min()]), np.array([rows.max(), columns.max()]) + 1
+    side = round(int((high - low).max()) * (1 + 2 * MARGIN))
+    start = (low + high - side) // 2
+    reach = max(0, -int(start.min()), *(int(over) for over in start + side - np.array(sketch.shape[:2])))
+    wide = cv2.copyMakeBorder(sketch, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    y, x = start + reach
+    return np.ascontiguousarray(wide[y : y + side, x : x + side], np.uint8)
+
+
+def padded(photo: Picture) -> Picture:
+    """A photo with its border repeated until it is square, so that its shape is kept: uint8[S, S, 3]."""
+    height, width = photo.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    ends = (top, side - height - top, left, side - width - left)
+    return np.asarray(cv2.copyMakeBorder(photo, *ends, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def middle(photo: Picture) -> Picture:
+    """The middle of a photo, MIDDLE of its height and width."""
+    height, width = photo.shape[:2]
+    y, x = round(height * (1 - MIDDLE) / 2), round(width * (1 - MIDDLE) / 2)
+    return np.ascontiguousarray(photo[y : height - y, x : width - x])
+
+
+def whole(image: Picture) -> Picture:
+    """The image as it is."""
+    return image
+
+
+SKETCHES: Mapping[str, View] = {"whole": whole, "ink": around_ink}
+PHOTOS: Mapping[str, tuple[View, ...]] = {"whole": (whole,), "padded": (padded,), "whole or middle": (whole, middle)}
+
+
+class Embedder:
+    """A run's network and alignment."""
+
+    def __init__(self, data: Path, settings: Params) -> None:
+        use_threads(settings.embed.threads)
+        self.size = settings.embed.image_size
+        self.loaded = load_encoder(data / "model")
+        self.network = fc6_of(self.loaded, settings.embed)
+        tables = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
+        self.alignment: Alignment = of_kind("pretext_whitened", *tables)
+
+    @torch.inference_mode()
+    def __call__(self, images: Iterable[Picture], domain: Domain) -> Vectors:
+        """Aligned unit vectors, float32[N, D]."""
+        parts = []
+        for chunk in batched((("", "", "", image) for image in images), BATCH):
+            prepared = torch.cat([prepare(item[3], self.size, self.loaded.train) for item in chunk])
+            parts.append(self.network(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+        return self.alignment.apply(np.concatenate(parts), domain)
+
+
+def scores_by_view(
+    photos: Callable[[], Iterator[Picture]], sketches: Callable[[], Iterator[Picture]], embed: Embedder, what: str
+) -> Iterator[tuple[str, str, Vectors]]:
+    """How sketches and photos are shown, and their similarities, float32[M, N]."""
+    views = sorted({view for some in PHOTOS.values() for view in some}, key=lambda view: view.__name__)
+    shown = {
+        view: embed((view(image) for image in photos()), "photo") for view in tqdm(views, desc=what, unit="photo view")
+    }
+    for name, view in SKETCHES.items():
+        drawn = embed((view(image) for image in sketches()), "sketch")
+        for place, some in PHOTOS.items():
+            yield name, place, np.max([drawn @ shown[each].T for each in some], axis=0)
+
+
+def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
+    """Rows of the classes that settings are chosen by."""
+    catalog = read_catalog(data / "catalog.parquet").set_index("image_id")
+    source = open_source(settings.catalog, ROOT)
+    photos, sketches = (
+        EmbeddingTable.open(data / "embeddings" / f"{name}.parquet").labels for name in ("photos", "sketches")
+    )
+    ((dataset, (gallery, queries)),) = parts(photos, sketches, final=False).items()
+    sides = photos.take(gallery), sketches.take(queries)
+
+    def images(side: int) -> Iterator[Picture]:
+        for image_id in sides[side].image_ids:
+            row = catalog.loc[image_id]
+            yield source.load(row["path"], row["domain"], image_id)
+
+    for drawn, shown, scores in scores_by_view(lambda: images(0), lambda: images(1), embed, dataset):
+        yield {"dataset": dataset, "sketches": drawn, "photos": shown, **figures(scores, *sides)}
+
+
+def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
+    """Rows of Li 2014, the source's ten classes, K = 5."""
+    source = FileSource(root, settings.catalog.max_pixels)
+    entries = list(li2014_benchmark.entries(root, side))
+    photos, sketches = ([e for e in entries if (e.domain == "photo") is kind] for kind in (True, False))
+    place = {entry.image_id: number for some in (photos, sketches) for number, entry in enumerate(some)}
+    name = "li2014" if side == "cropped" else "li2014_img"
+
+    def images(some: list[Entry]) -> Iterator[Picture]:
+        return (source.load(entry.path, entry.domain, entry.image_id) for entry in some)
+
+    for drawn, shown, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
+        values = {}
+        for rated in li2014_benchmark.read_ratings(root):
+            rows, columns = ([place[image_id] for image_id in ids] for ids in (rated.sketches, rated.photos))
+            if rated.class_name in li2014_benchmark.SOURCE_CLASSES:
+                ids = np.array(rated.photos)
+                values[rated.class_name] = li_score.li_scores(scores[np.ix_(rows, columns)], rated.values, ids)
+        found = li_score.mean_over_classes(values, RESAMPLES, SEED)[li_score.KS.index(5)]
+        ends = {"li_score_at_5": found.estimate, "li_score_at_5_low": found.low, "li_score_at_5_high": found.high}
+        yield {
+            "dataset": name,
+            "sketches": drawn,
+            "photos": shown,
+            **{key: rounded(value) for key, value in ends.items()},
+            "queries": sum(len(part) for part in values.values()),
+            "gallery": len(photos),
+        }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="hits by what is shown of drawings and photos")
+    parser.add_argument("data", type=Path, help="artefacts of a finished run")
+    data = parser.parse_args().data
+    try:
+        settings = parse(
+            yaml.safe_load((data / "params.yaml").read_text(encoding="utf-8")), source=str(data / "params.yaml")
+        )
+        embed = Embedder(data, settings)
+        rows = list(of_sketchy(data, settings, embed))
+        root = resolve_root(settings.catalog.root, ROOT)
+        for side in ("cropped", "img"):
+            rows += of_li(root, side, settings, embed)
+        write_csv(ROOT / TABLE, pd.DataFrame(rows))
+    except (PipelineError, OSError) as failure:
+        sys.exit(f"error: {failure}; name the folder of a finished row of the study")
+
+
+if __name__ == "__main__":
+    main()
