@@ -24,6 +24,7 @@ REPORTED: dict[tuple[str, str], Reported] = {
     ("spatial_pyramid", "li2014"): Reported(11.88, f"11.88 ({_LI}; Li et al. 2014)"),
     ("li_dpm", "li2014"): Reported(18.57, f"18.57 ({_LI}; Li et al. 2014)"),
     ("li_dpm", "li2014_img"): Reported(18.57, f"18.57 ({_LI}; Li et al. 2014)"),
+    ("triplet_alexnet", "li2014"): Reported(19.8, f"19.8 ({_LI}; Sangkloy et al. 2016, trained on all of Sketchy)"),
     ("alexnet_pool5", "sketchy"): Reported(12.53, f"12.53 % ({_SKETCHY}; the source)"),
     ("context_fc6", "sketchy"): Reported(12.87, f"12.87 % ({_SKETCHY}; the source)"),
 }
