@@ -20,6 +20,7 @@ from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Embed, Params
 from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment
 from pipeline_lib.retrieval.encode import fc6_of, load_encoder, prepare
+from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 EMBED = "embed.json"
 
@@ -102,6 +103,17 @@ class JointPredictor(ContextPredictor):
     def home(self, training: Training) -> tuple[Path, Params] | None:
         """Of `Training.joint`."""
         return None if training.joint is None else (training.joint.data, training.joint.settings)
+
+    def inapplicable(self, benchmark: Benchmark) -> str:
+        """Also a run on other images than the benchmark's, such as one's own photos where the default's run was."""
+        reason, found = super().inapplicable(benchmark), self.home(benchmark.training)
+        if reason or found is None or benchmark.ratings is not None:
+            return reason
+        for name, frame in (("photos", benchmark.gallery), ("sketches", benchmark.queries)):
+            table = EmbeddingTable.open(found[0] / self.aligned_by / f"{name}.parquet")
+            if table.labels.image_ids.tolist() != frame["image_id"].tolist():
+                return f"the given run of the default embedded other {name}"
+        return ""
 
 
 # The row that bears the bare name is the one under our alignment.

@@ -77,6 +77,12 @@ def test_without_a_run_of_the_default_its_row_says_so_and_the_others_stay(benchm
     assert "no run of the default" in read_json(skipped / "skipped.json")["reason"]
 
 
+def test_a_run_on_other_images_gives_no_row(benchmark: Benchmark) -> None:
+    fewer = replace(benchmark, gallery=benchmark.gallery[1:].reset_index(drop=True))
+    assert "embedded other photos" in ROWS["joint_fc6"].inapplicable(fewer)
+    assert ROWS["joint_fc6"].inapplicable(benchmark) == ""
+
+
 def test_a_new_run_of_the_default_voids_its_row_alone(benchmark: Benchmark, tmp_path: Path) -> None:
     joint = benchmark.training.joint
     assert joint is not None
