@@ -18,7 +18,7 @@ from pipeline_lib.data.files import digest_of_file, read_json, write_json
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Embed, Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment
+from pipeline_lib.retrieval.alignment import FILE_NAME
 from pipeline_lib.retrieval.encode import fc6_of, load_encoder, prepare
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
@@ -51,16 +51,12 @@ class ContextPredictor(VectorSystem):
         return digest_of_file(data / "model" / self.weights), embed
 
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """Runs that are not there, whose embed stage fitted no whitening, or that do not evaluate this system."""
+        """Runs that are not there, or that do not evaluate this system."""
         found = self.home(benchmark.training)
         if found is None:
             return "no run of the default on these images was given"
-        fitted = found[0] / self.aligned_by / FILE_NAME
-        if not fitted.parent.exists():
-            return f"{fitted.parent.name} was not embedded in this run"
-        if "pretext_whitened" in self.forms and Alignment.load(fitted).directions is None:
-            return "the run's images were embedded before its alignment had a whitening; run its embed stage again"
-        return ""
+        made = found[0] / self.aligned_by
+        return "" if made.exists() else f"{made.name} was not embedded in this run"
 
     def fit(self, training: Training, folder: Path) -> None:
         """Takes over what the pipeline has learned."""
@@ -116,11 +112,10 @@ class JointPredictor(ContextPredictor):
         return ""
 
 
-# The row that bears the bare name is the one under our alignment.
-FORMS = ("pretext_mean", "none", "transductive_mean")
+# The row that bears the bare name is the one under the run's own alignment.
+FORMS = ("pretext_mean", "none", "pretext_whitened", "transductive_mean")
 SYSTEMS = (
     ContextPredictor("context_fc6", "imagenet", forms=FORMS, processes=1, uses_model=True),
-    ContextPredictor("context_fc6_whitened", "imagenet", forms=("pretext_whitened",), processes=1, uses_model=True),
     JointPredictor(
         "joint_fc6",
         "imagenet",

@@ -27,7 +27,7 @@ Vectors = NDArray[np.float32]
 
 # Two forms of the same vectors: what is done to them (see retrieval/alignment.py), or how two are compared
 # (see baselines/similarity.py). The first of a system's forms bears its bare name.
-ALIGNED = ("none", "pretext_mean", "transductive_mean")
+ALIGNED = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
 
 
 class Image(NamedTuple):
