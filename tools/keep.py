@@ -5,6 +5,7 @@ With other params DVC takes the outputs of the last ones out of the tree, and th
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -29,12 +30,15 @@ def keep(data: Path, runs: Path = RUNS) -> Path:
     scratch = runs / f".{data.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    for part in PARTS:
-        if (data / part).is_dir():
-            shutil.copytree(data / part, scratch / part, copy_function=_link)
-        else:
-            _link(str(data / part), str(scratch / part))
-    publish_folder(scratch, runs / data.name)
+    try:
+        for part in PARTS:
+            if (data / part).is_dir():
+                shutil.copytree(data / part, scratch / part, copy_function=_link)
+            else:
+                _link(str(data / part), str(scratch / part))
+        publish_folder(scratch, runs / data.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return runs / data.name
 
 
@@ -46,8 +50,15 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="keeps a run for the comparison")
+    parser.add_argument("data", type=Path, help="artefacts of a finished run, such as data/source")
     try:
-        print(f"kept for the comparison: {keep(Path(sys.argv[1]))}")
-    except (IndexError, OSError) as failure:
+        print(f"kept for the comparison: {keep(parser.parse_args().data)}")
+    except OSError as failure:
         sys.exit(f"error: {failure}; name the folder of a finished run, such as data/source")
+
+
+if __name__ == "__main__":
+    main()
