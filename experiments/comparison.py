@@ -76,31 +76,24 @@ def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
     """The benchmarks that were asked for; without asking, all whose data are there."""
     wanted = options.benchmark or NAMES
     root = options.root or resolve_root("../shared/data", ROOT)
+    threads = {"threads": options.threads} if options.threads else {}
+    common = {"train": threads, "embed": threads}
     found = []
     if "openmoji" in wanted:
-        settings = settings_of(options.openmoji, threads_of(options))
-        joint = joint_of(options.joint_openmoji, threads_of(options))
-        found.append(bench.openmoji(Run(settings, options.openmoji, ROOT), joint))
+        run = Run(settings_of(options.openmoji, common), options.openmoji, ROOT)
+        found.append(bench.openmoji(run, joint_of(options.joint_openmoji, common)))
     if set(wanted) - {"openmoji"}:
         # What that run changed and embedding depends on.
         catalog = {"dataset": "voc_sketchy", "root": str(root)}
-        changes = threads_of(options)
-        changes["catalog"] = catalog
-        changes.setdefault("embed", {})["image_size"] = options.image_size
+        changes = {**common, "catalog": catalog, "embed": {**threads, "image_size": options.image_size}}
         run = Run(settings_of(options.sketchy, changes), options.sketchy, ROOT)
-        joint = joint_of(options.joint_sketchy, threads_of(options))
-        sketchy = bench.sketchy(run, root, joint)
+        sketchy = bench.sketchy(run, root, joint_of(options.joint_sketchy, common))
         found += [sketchy] if "sketchy" in wanted else []
         if "li2014" in wanted:
             found.append(bench.li2014(root, "cropped", sketchy.training))
         if "li2014_img" in wanted:
             found.append(bench.li2014(root, "img", sketchy.training))
     return found
-
-
-def threads_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What `--threads` changes in a run's params."""
-    return {name: {"threads": options.threads} for name in ("train", "embed")} if options.threads else {}
 
 
 def joint_of(data: Path, changes: dict[str, dict[str, Any]]) -> Run | None:

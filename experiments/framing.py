@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from experiments.grid import ROOT
 from experiments.judge import RESAMPLES, SEED, figures, parts
+from pipeline_lib.baselines.embedding import batched
 from pipeline_lib.data import li2014_benchmark
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import Entry, FileSource, open_source, resolve_root
@@ -34,7 +35,7 @@ from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval import li_score
 from pipeline_lib.retrieval.alignment import Alignment, Domain, of_kind
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.encode import batched, fc6_of, load_encoder, prepare
+from pipeline_lib.retrieval.encode import catalog_images, fc6_of, load_encoder, prepare
 from pipeline_lib.retrieval.evaluation import rounded
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 
@@ -105,8 +106,8 @@ class Embedder:
     def __call__(self, images: Iterable[Picture], domain: Domain) -> Vectors:
         """Aligned unit vectors, float32[N, D]."""
         parts = []
-        for chunk in batched((("", "", "", image) for image in images), BATCH):
-            prepared = torch.cat([prepare(item[3], self.size, self.loaded.train) for item in chunk])
+        for chunk in batched(images, BATCH):
+            prepared = torch.cat([prepare(image, self.size, self.loaded.train) for image in chunk])
             parts.append(self.network(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
         return self.alignment.apply(np.concatenate(parts), domain)
 
@@ -136,9 +137,8 @@ def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[s
     sides = photos.take(gallery), sketches.take(queries)
 
     def images(side: int) -> Iterator[Picture]:
-        for image_id in sides[side].image_ids:
-            row = catalog.loc[image_id]
-            yield source.load(row["path"], row["domain"], image_id)
+        rows = catalog.loc[sides[side].image_ids.tolist()].reset_index()
+        return (pixels for _, _, _, pixels in catalog_images(rows, source))
 
     for drawn, shown, scores in scores_by_view(lambda: images(0), lambda: images(1), embed, dataset):
         yield {"dataset": dataset, "sketches": drawn, "photos": shown, **figures(scores, *sides)}

@@ -38,31 +38,24 @@ class ContextPredictor(VectorSystem):
     aligned_by: str = "embeddings"
     code = ("models/encoder.py", "retrieval/encode.py")
 
-    def home(self, training: Training) -> tuple[Path, Params] | None:
-        """The folder of the run's artefacts and its params; None where there is no such run."""
+    def run(self, training: Training) -> tuple[Path, Params]:
+        """The folder of the run's artefacts and its params; asked for where `inapplicable` finds no reason."""
         return training.model.parent, training.settings
 
     def learned_from(self, training: Training) -> tuple[object, ...]:
         """The model and the sizes at which its run embeds."""
-        found = self.home(training)
-        assert found is not None  # noqa: S101  `inapplicable` comes first
-        data, settings = found
+        data, settings = self.run(training)
         embed = settings.embed.model_dump(exclude={"threads"})
         return digest_of_file(data / "model" / self.weights), embed
 
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """Runs that are not there, or that do not evaluate this system."""
-        found = self.home(benchmark.training)
-        if found is None:
-            return "no run of the default on these images was given"
-        made = found[0] / self.aligned_by
+        """Runs that do not evaluate this system."""
+        made = self.run(benchmark.training)[0] / self.aligned_by
         return "" if made.exists() else f"{made.name} was not embedded in this run"
 
     def fit(self, training: Training, folder: Path) -> None:
         """Takes over what the pipeline has learned."""
-        found = self.home(training)
-        assert found is not None  # noqa: S101  `inapplicable` comes first
-        data, settings = found
+        data, settings = self.run(training)
         model = data / "model"
         for path in (model / self.weights, model / "meta.json", data / self.aligned_by / FILE_NAME):
             try:
@@ -73,8 +66,7 @@ class ContextPredictor(VectorSystem):
 
     def ready(self, benchmark: Benchmark) -> Path | None:
         """The pipeline's own embeddings, where it has embedded the benchmark's images; Li 2014 is embedded here."""
-        found = self.home(benchmark.training)
-        return None if found is None or benchmark.ratings is not None else found[0] / self.aligned_by
+        return None if benchmark.ratings is not None else self.run(benchmark.training)[0] / self.aligned_by
 
     def embedder(self, folder: Path, settings: Params) -> Embedder:
         """fc6 with the sizes of section `embed` of its run, by torch in this process."""
@@ -96,18 +88,21 @@ class ContextPredictor(VectorSystem):
 class JointPredictor(ContextPredictor):
     """The same of the run that learned contrast beside context."""
 
-    def home(self, training: Training) -> tuple[Path, Params] | None:
+    def run(self, training: Training) -> tuple[Path, Params]:
         """Of `Training.joint`."""
-        return None if training.joint is None else (training.joint.data, training.joint.settings)
+        assert training.joint is not None  # noqa: S101  `inapplicable` comes first
+        return training.joint.data, training.joint.settings
 
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """Also a run on other images than the benchmark's, such as one's own photos where the default's run was."""
-        reason, found = super().inapplicable(benchmark), self.home(benchmark.training)
-        if reason or found is None or benchmark.ratings is not None:
+        """No such run, or one on other images, such as one's own photos where the default's run was."""
+        if benchmark.training.joint is None:
+            return "no run of the default on these images was given"
+        reason = super().inapplicable(benchmark)
+        made = self.ready(benchmark)
+        if reason or made is None:
             return reason
         for name, frame in (("photos", benchmark.gallery), ("sketches", benchmark.queries)):
-            table = EmbeddingTable.open(found[0] / self.aligned_by / f"{name}.parquet")
-            if table.labels.image_ids.tolist() != frame["image_id"].tolist():
+            if EmbeddingTable.open(made / f"{name}.parquet").labels.image_ids.tolist() != frame["image_id"].tolist():
                 return f"the given run of the default embedded other {name}"
         return ""
 
@@ -115,13 +110,12 @@ class JointPredictor(ContextPredictor):
 # The row that bears the bare name is the one under the run's own alignment.
 FORMS = ("pretext_mean", "none", "pretext_whitened", "transductive_mean")
 SYSTEMS = (
-    ContextPredictor("context_fc6", "imagenet", forms=FORMS, processes=1, uses_model=True),
+    ContextPredictor("context_fc6", "imagenet", forms=FORMS, processes=1),
     JointPredictor(
         "joint_fc6",
         "imagenet",
         forms=("pretext_whitened", "none", "pretext_mean", "transductive_mean"),
         processes=1,
-        uses_model=True,
     ),
     ContextPredictor(
         "untrained_fc6",
@@ -130,6 +124,5 @@ SYSTEMS = (
         aligned_by="baselines/untrained_fc6",
         forms=FORMS,
         processes=1,
-        uses_model=True,
     ),
 )

@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.params import Params
+from pipeline_lib.retrieval.alignment import KINDS
 
 Supervision = Literal["none", "imagenet", "classes", "pairs"]
 Domain = Literal["photo", "sketch"]
 Vectors = NDArray[np.float32]
-
-# Two forms of the same vectors: what is done to them (see retrieval/alignment.py), or how two are compared
-# (see baselines/similarity.py). The first of a system's forms bears its bare name.
-ALIGNED = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
 
 
 class Image(NamedTuple):
@@ -169,12 +166,13 @@ class VectorSystem(System):
     """A system that makes a vector of every image.
 
     Attributes:
-        forms: kinds of alignment, or similarities; one row each.
+        forms: what is done to the vectors (kinds of alignment, `retrieval/alignment.py`), or how two are compared
+            (`baselines/similarity.py`); one row each, the first under the bare name.
         processes: that embed at a time; 0 is one a core, for NumPy and OpenCV. 1 is this process, for torch, which has
             threads of its own.
     """
 
-    forms: tuple[str, ...] = field(default=ALIGNED, kw_only=True)
+    forms: tuple[str, ...] = field(default=KINDS, kw_only=True)
     processes: int = field(default=0, kw_only=True)
 
     def ready(self, benchmark: Benchmark) -> Path | None:  # noqa: ARG002  what a subclass asks
