@@ -96,7 +96,7 @@ class Embedder:
 
     def __init__(self, data: Path, settings: Params) -> None:
         use_threads(settings.embed.threads)
-        self.size = settings.embed.image_size
+        self.size = settings.embed.largest
         self.loaded = load_encoder(data / "model")
         self.network = fc6_of(self.loaded, settings.embed)
         tables = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))

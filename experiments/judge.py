@@ -20,17 +20,15 @@ from experiments.study import OUT, STUDY
 from pipeline_lib.baselines.similarity import score_blocks
 from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import KINDS, of_kind
+from pipeline_lib.retrieval.alignment import KINDS
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
-from pipeline_lib.retrieval.hubness import csls, nearness
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
 
 RESAMPLES, SEED = 2000, 0
 FIGURES = ("instance_hit_at_1", "instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", "map")
 WITH_INTERVAL = ("instance_hit_at_5", "class_hit_at_5")
 TABLE = Path("metrics/retrieval_study.csv")
-CSLS = "+csls"
 
 Rows = NDArray[np.intp]
 
@@ -51,7 +49,7 @@ def parts(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, tuple[R
 
 
 def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
-    """One row per alignment and part; `+csls` counts hubs less.
+    """One row per alignment and part.
 
     Raises:
         PipelineError: embeddings are missing or can't be used.
@@ -62,8 +60,6 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
         scores: dict[str, Vectors] = {
             kind: np.concatenate(list(score_blocks(photos, sketches, kind, part))) for kind in KINDS
         }
-        near = nearness(*whitened(photos, sketches, part[0]))
-        scores[f"pretext_whitened{CSLS}"] = csls(scores["pretext_whitened"], near)
         rows += [
             {"dataset": dataset, "alignment": name, "transductive": name == "transductive_mean"}
             | figures(values, photos.labels.take(part[0]), sketches.labels.take(part[1]))
@@ -71,14 +67,7 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
             for name, values in scores.items()
         ]
     # By alignment first; sorting keeps the order of the parts.
-    return sorted(rows, key=lambda row: KINDS.index(row["alignment"].removesuffix(CSLS)))
-
-
-def whitened(photos: EmbeddingTable, sketches: EmbeddingTable, gallery: Rows) -> tuple[Vectors, Vectors]:
-    """A part of the photos, and the edge maps of the pretext photos, under `pretext_whitened`."""
-    alignment = of_kind("pretext_whitened", photos, sketches)
-    edges = EmbeddingTable.open(photos.path.with_name("pretext_edges.parquet"))
-    return alignment.apply(photos.read()[gallery], "photo"), alignment.apply(edges.read(), "sketch")
+    return sorted(rows, key=lambda row: KINDS.index(row["alignment"]))
 
 
 def figures(scores: Vectors, gallery: Labels, queries: Labels) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline_lib.errors import PipelineError
 
@@ -217,11 +217,29 @@ class Contrast(Section):
 class Embed(Section):
     """Section `embed`: how a whole image becomes one fc6 vector."""
 
-    image_size: int = Field(ge=32, le=2048)
+    image_size: int | list[int]
     fc6_input: Literal["pool", "slide"]
     activation: Literal["linear", "relu"]
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _sides(cls, value: object) -> object:
+        sides = value if isinstance(value, list) else [value]
+        if not 1 <= len(sides) <= 8 or not all(type(side) is int and 32 <= side <= 2048 for side in sides):
+            raise ValueError("must be a side of 32 to 2048 px, or a list of up to 8 of them")
+        return value
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sides that an image is embedded at, px."""
+        return self.image_size if isinstance(self.image_size, list) else [self.image_size]
+
+    @property
+    def largest(self) -> int:
+        """The side that images are prepared at, px; smaller sizes are made from it."""
+        return max(self.sizes)
 
 
 class Baselines(Section):
@@ -236,7 +254,7 @@ class Baselines(Section):
 class Retrieval(Section):
     """Section `retrieval`: how the two domains are brought together before distances are taken."""
 
-    alignment: Literal["none", "pretext_mean", "pretext_whitened", "transductive_mean"]
+    alignment: Literal["none", "pretext_mean", "pretext_whitened", "pretext_csls", "transductive_mean"]
 
 
 class Index(Section):

@@ -27,9 +27,9 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     pool5, untrained, hog = (folder / name for name in ("start_pool5", "untrained_fc6", "hog"))
     # One pass serves both where both see images of one size; fc6 is then a small addition to pool5.
     jobs = [(params.baselines.image_size, {pool5: pool5_of(start)})]
-    jobs.append((params.embed.image_size, {untrained: fc6_of(start, params.embed)}))
-    if params.embed.image_size == params.baselines.image_size:
-        jobs = [(params.embed.image_size, {**jobs[0][1], **jobs[1][1]})]
+    jobs.append((params.embed.largest, {untrained: fc6_of(start, params.embed)}))
+    if params.embed.largest == params.baselines.image_size:
+        jobs = [(params.baselines.image_size, {**jobs[0][1], **jobs[1][1]})]
     seconds: dict[Path, float] = {}
     for size, systems in jobs:
         seconds |= export_all(systems, catalog, source, pairs, start.train, size=size, batch=params.embed.batch)

@@ -28,7 +28,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         open_source(params.catalog, ROOT),
         data / "pairs",
         loaded.train,
-        size=params.embed.image_size,
+        size=params.embed.largest,
         batch=params.embed.batch,
     )[out]
     fit_pretext(out).save(out / FILE_NAME)

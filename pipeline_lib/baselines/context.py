@@ -77,7 +77,7 @@ class ContextPredictor(VectorSystem):
 
         @torch.inference_mode()
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:  # noqa: ARG001  one network for both
-            batch = torch.cat([prepare(image.pixels, sizes.image_size, loaded.train) for image in images])
+            batch = torch.cat([prepare(image.pixels, sizes.largest, loaded.train) for image in images])
             vectors: Vectors = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
             return vectors
 

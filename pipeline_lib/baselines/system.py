@@ -22,6 +22,9 @@ from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.alignment import KINDS
 
+FORMS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "pretext_csls")
+"""Forms of most rows. How hubs are counted is a matter of the study of the default's method, not of all systems."""
+
 Supervision = Literal["none", "imagenet", "classes", "pairs"]
 Domain = Literal["photo", "sketch"]
 Vectors = NDArray[np.float32]
@@ -172,7 +175,7 @@ class VectorSystem(System):
             threads of its own.
     """
 
-    forms: tuple[str, ...] = field(default=KINDS, kw_only=True)
+    forms: tuple[str, ...] = field(default=FORMS, kw_only=True)
     processes: int = field(default=0, kw_only=True)
 
     def ready(self, benchmark: Benchmark) -> Path | None:  # noqa: ARG002  what a subclass asks

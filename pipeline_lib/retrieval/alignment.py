@@ -2,11 +2,12 @@
 
 Photos and drawings lie apart in an embedding space for reasons that have nothing to do with what they show. The first
 moment of that gap is a difference of means; removing it is the simplest of the domain adaptations (compare the mean
-part of CORAL, Sun, Feng and Saenko 2016). Four kinds:
+part of CORAL, Sun, Feng and Saenko 2016). Five kinds:
 
 - `none`: vectors are L2-normalised and nothing more (cosine similarity).
 - `pretext_mean`: the means of the pretext photos and of their edge maps, which stand in for drawings.
 - `pretext_whitened`: these means, and then what a photo and its own edges differ in counts less (see `whitening`).
+- `pretext_csls`: the same, and photos that are near to many edge maps lose what they owe to that (see `hubness`).
 - `transductive_mean`: the means of the very gallery and queries that are evaluated. It sees all queries at once, so it
   is for evaluation only, and rows made with it say transductive.
 """
@@ -14,22 +15,24 @@ part of CORAL, Sun, Feng and Saenko 2016). Four kinds:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.hubness import EDGES, nearness
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 from pipeline_lib.retrieval.whitening import PAIRS, whiten
 
-Kind = Literal["none", "pretext_mean", "pretext_whitened", "transductive_mean"]
+Kind = Literal["none", "pretext_mean", "pretext_whitened", "pretext_csls", "transductive_mean"]
 Domain = Literal["photo", "sketch"]
-KINDS: Final[tuple[Kind, ...]] = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
+KINDS: Final[tuple[Kind, ...]] = ("none", "pretext_mean", "pretext_whitened", "pretext_csls", "transductive_mean")
 FILE_NAME = "alignment.safetensors"
 
 # Rounding leaves about 1e-7 where a unit vector equals its domain's mean; stretched to length 1, that would be noise.
@@ -57,19 +60,22 @@ def _scaled(vectors: Vectors, *, smallest: float) -> Vectors:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Each domain's mean of L2-normalised vectors, and the whitening that follows.
+    """Each domain's mean of L2-normalised vectors, the whitening that follows, and what hubs are known by.
 
     Attributes:
         photo_mean: float32[D].
         sketch_mean: float32[D].
         directions: float32[R, D] as `whitening.whiten` gives them; None for no whitening.
         gains: float32[R].
+        edges: float16[M, D], aligned edge maps of pretext photos, which hubs among the photos are near to; None where
+            hubs count as much as others.
     """
 
     photo_mean: Vectors
     sketch_mean: Vectors
     directions: Vectors | None = None
     gains: Vectors | None = None
+    edges: NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         if self.photo_mean.shape != self.sketch_mean.shape or self.photo_mean.ndim != 1:
@@ -82,8 +88,13 @@ class Alignment:
 
     @property
     def dimension(self) -> int:
-        """Numbers per vector."""
+        """Numbers per vector that comes in."""
         return len(self.photo_mean)
+
+    @property
+    def aligned_dimension(self) -> int:
+        """Numbers per vector that `apply` gives."""
+        return self.dimension + (self.edges is not None)
 
     def apply(self, vectors: Vectors, domain: Domain) -> Vectors:
         """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again.
@@ -94,8 +105,16 @@ class Alignment:
 
         Returns:
             A new float32[N, D] of length-1 rows; a row that coincides with the mean becomes zeros, which is equally
-            similar (0) to everything.
+            similar (0) to everything. Under `edges` one more number follows: minus half the photo's nearness to
+            them, and 1 for a sketch, so that inner products order photos as CSLS does.
         """
+        unit = self._unit(vectors, domain)
+        if self.edges is None:
+            return unit
+        last = np.ones(len(unit), np.float32) if domain == "sketch" else -0.5 * nearness(unit, self.edges)
+        return np.column_stack([unit, last])
+
+    def _unit(self, vectors: Vectors, domain: Domain) -> Vectors:
         unit = normalise(vectors)
         mean = self.photo_mean if domain == "photo" else self.sketch_mean
         if not mean.any() and self.directions is None:
@@ -107,9 +126,11 @@ class Alignment:
 
     def save(self, path: Path) -> None:
         """Writes its arrays under their names as safetensors, whole or not at all."""
-        arrays = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
+        arrays: dict[str, NDArray[np.floating]] = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
         if self.directions is not None and self.gains is not None:
             arrays |= {"directions": self.directions, "gains": self.gains}
+        if self.edges is not None:
+            arrays["edges"] = self.edges
         with replacing(path) as aside:
             save_file(arrays, str(aside))
 
@@ -121,10 +142,11 @@ class Alignment:
             PipelineError: the file is missing, cut or holds something else.
         """
         try:
-            arrays = {name: array.astype(np.float32) for name, array in load_file(str(path)).items()}
-            whitening = (arrays["directions"], arrays["gains"]) if "directions" in arrays else (None, None)
-            return cls(arrays["photo_mean"], arrays["sketch_mean"], *whitening)
-        except (OSError, SafetensorError, KeyError, ValueError) as failure:
+            arrays = load_file(str(path))
+            edges = arrays.pop("edges", None)
+            fitted = {name: array.astype(np.float32) for name, array in arrays.items()}
+            return cls(**fitted, edges=edges)
+        except (OSError, SafetensorError, TypeError, ValueError) as failure:
             raise PipelineError(f"{path}: can't be read as alignment ({failure}); run `dvc repro` again") from failure
 
     def as_kind(self, kind: Kind) -> Alignment:
@@ -135,14 +157,14 @@ class Alignment:
         """
         if kind == "none":
             return Alignment.none(self.dimension)
-        if kind == "pretext_whitened":
-            if self.directions is None:
-                raise PipelineError(
-                    "retrieval.alignment: pretext_whitened was not fitted when these images were embedded; run `dvc "
-                    "repro` again, or set it to pretext_mean"
-                )
-            return self
-        return Alignment(self.photo_mean, self.sketch_mean)
+        if kind not in ("pretext_whitened", "pretext_csls"):
+            return Alignment(self.photo_mean, self.sketch_mean)
+        if self.directions is None or (kind == "pretext_csls" and self.edges is None):
+            raise PipelineError(
+                f"retrieval.alignment: {kind} was not fitted when these images were embedded; run `dvc repro` again, "
+                "or set it to pretext_mean"
+            )
+        return self if kind == "pretext_csls" else replace(self, edges=None)
 
 
 def fit(photos: Iterable[Vectors], sketches: Iterable[Vectors]) -> Alignment:
@@ -193,7 +215,7 @@ def _pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
 
 
 def fit_pretext(folder: Path) -> Alignment:
-    """Means and whitening of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
+    """Means, whitening and edges of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
 
     Raises:
         PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
@@ -202,14 +224,15 @@ def fit_pretext(folder: Path) -> Alignment:
     means = fit_tables(photos, edges)
     if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
         raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
-    differences = _spread(photos) - means.photo_mean
-    differences -= _spread(edges) - means.sketch_mean
-    return Alignment(means.photo_mean, means.sketch_mean, *whiten(differences))
+    differences = _spread(photos, PAIRS) - means.photo_mean
+    differences -= _spread(edges, PAIRS) - means.sketch_mean
+    whitened = Alignment(means.photo_mean, means.sketch_mean, *whiten(differences))
+    return replace(whitened, edges=whitened.apply(_spread(edges, EDGES), "sketch").astype(np.float16))
 
 
-def _spread(table: EmbeddingTable) -> Vectors:
-    """At most PAIRS unit vectors of a table, evenly spread over its rows."""
-    step, seen, parts = -(-len(table) // PAIRS), 0, []
+def _spread(table: EmbeddingTable, most: int) -> Vectors:
+    """At most so many unit vectors of a table, evenly spread over its rows."""
+    step, seen, parts = -(-len(table) // most), 0, []
     for batch in table.batches():
         parts.append(normalise(batch[-seen % step :: step]))
         seen += len(batch)
@@ -232,7 +255,7 @@ def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Ali
     folder = photos.path.parent
     fitted = folder / FILE_NAME
     if not fitted.exists():
-        return fit_tables(*_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder)
+        return fit_tables(*_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)
     alignment = Alignment.load(fitted)
     if alignment.dimension != photos.dimension:
         raise PipelineError(

@@ -116,7 +116,7 @@ def measure(system: System, kind: Kind, *, plain: Kind = "none", index: PhotoInd
     if index is None:
         index = PhotoIndex.build(photos, alignment, kind)
     else:
-        index.check(dimension=sketches.dimension, alignment=kind, image_ids=photos.labels.image_ids)
+        index.check(dimension=alignment.aligned_dimension, alignment=kind, image_ids=photos.labels.image_ids)
     evaluation = evaluate_embeddings(index, photos, sketches, alignment, top=top)
     name = system.name if kind == plain else f"{system.name}+{kind}"
     return Row(name, system, kind, photos.dimension, evaluation)

@@ -94,11 +94,21 @@ def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tens
 
 
 def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], Tensor]:
-    """The function from prepared images to fc6 that section `embed` describes."""
+    """The function that section `embed` describes, from images prepared at its largest size to fc6, float[N, D].
+
+    Of several sizes the vectors are scaled to length 1 and put one behind the other, in the order of the params.
+    """
+
+    def at(images: Tensor, size: int) -> Tensor:
+        if images.shape[-1] != size:
+            images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        values: Tensor = loaded.encoder(images, settings.fc6_input)
+        return functional.relu(values) if settings.activation == "relu" else values
 
     def embed(images: Tensor) -> Tensor:
-        values: Tensor = loaded.encoder(images.to(loaded.device), settings.fc6_input)
-        return functional.relu(values) if settings.activation == "relu" else values
+        images = images.to(loaded.device)
+        vectors = [at(images, size) for size in settings.sizes]
+        return vectors[0] if len(vectors) == 1 else torch.cat([functional.normalize(each) for each in vectors], dim=1)
 
     return embed
 

@@ -44,7 +44,7 @@ class PhotoIndex:
         Raises:
             PipelineError: a vector can't be used; names the file and the image.
         """
-        index = faiss.IndexFlatIP(photos.dimension)
+        index = faiss.IndexFlatIP(alignment.aligned_dimension)
         for batch in photos.batches():
             index.add(alignment.apply(batch, "photo"))
         return cls(index, photos.labels.image_ids, kind)
@@ -66,8 +66,8 @@ class PhotoIndex:
                 FAISS's choice unless k takes the whole gallery.
 
         Returns:
-            Rows and cosine similarities in -1..1. Scores are never rounded: an encoder may hold a whole gallery within
-            a few 1e-4, and ties made by rounding would be broken by name.
+            Rows and inner products of the aligned vectors. Scores are never rounded: an encoder may hold a whole
+            gallery within a few 1e-4, and ties made by rounding would be broken by name.
 
         Raises:
             ValueError: the dimension does not fit, or k is below 1.

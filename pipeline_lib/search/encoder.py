@@ -35,7 +35,7 @@ class QueryEncoder:
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """An image as the encoder's input: float32[1, 3, S, S]; uint8[H, W, 3] RGB or uint8[H, W] comes in."""
-        return prepare(image, self.embed.image_size, self.loaded.train)
+        return prepare(image, self.embed.largest, self.loaded.train)
 
     @torch.inference_mode()
     def raw(self, prepared: Sequence[Tensor]) -> Vectors:

@@ -26,7 +26,8 @@ class Hit:
     Attributes:
         rank: from 1.
         row: of the gallery.
-        score: cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it.
+        score: cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it. Under
+            `pretext_csls` half of what makes the photo a hub is taken off.
     """
 
     rank: int
@@ -35,7 +36,7 @@ class Hit:
 
     @property
     def distance(self) -> float:
-        """Cosine distance, 0..2."""
+        """1 - score; the cosine distance, 0..2, where hubs are not counted less."""
         return 1.0 - self.score
 
 

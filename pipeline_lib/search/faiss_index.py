@@ -38,7 +38,7 @@ class NamedIndex:
             k: how many; an index that is not exact may find fewer.
 
         Returns:
-            One `Ranked` of one row per query, scores in -1..1.
+            One `Ranked` of one row per query, scores as `Hit` tells.
         """
         if not self.facts.count or not len(queries):
             return [Ranked(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32)) for _ in queries]

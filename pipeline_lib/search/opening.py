@@ -120,12 +120,12 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
         _check_embeddings(encoder, gallery, run.data / "embeddings" / "photos.parquet")
     faiss = RemoteFaiss()
     facts = faiss.open(folder, run.params.search.threads)
-    if facts.dimension != encoder.alignment.dimension or facts.alignment != run.params.retrieval.alignment:
+    if facts.dimension != encoder.alignment.aligned_dimension or facts.alignment != run.params.retrieval.alignment:
         faiss.close()
         again = "`make index` with your folder of photos" if own else "`dvc repro`"
         raise PipelineError(
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
-            f"{encoder.alignment.dimension} and {run.params.retrieval.alignment}; run {again} again"
+            f"{encoder.alignment.aligned_dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
     return SearchEngine(encoder, faiss, facts, gallery, examples, folder)
 

@@ -122,7 +122,7 @@ class Service:
             pretext_accuracy=meta.get("accuracy"),
             training_images=meta.get("training_images"),
             embedding=f"fc6, {embed.fc6_input}, {embed.activation}",
-            image_size=embed.image_size,
+            image_size=embed.largest,
             alignment=engine.facts.alignment,
             index=engine.facts.settings,
             examples=len(engine.examples),

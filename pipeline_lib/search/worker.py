@@ -29,8 +29,7 @@ def build(job: BuildJob) -> IndexFacts:
         PipelineError: a table can't be read or holds vectors that can't be used.
     """
     tables = [EmbeddingTable.open(path) for path in job.tables]
-    dimension = tables[0].dimension
-    fitted = Alignment.load(job.alignment) if job.alignment else Alignment.none(dimension)
+    fitted = Alignment.load(job.alignment) if job.alignment else Alignment.none(tables[0].dimension)
     alignment = fitted.as_kind(job.alignment_kind)
 
     def batches() -> Iterator[Vectors]:
@@ -40,7 +39,7 @@ def build(job: BuildJob) -> IndexFacts:
 
     image_ids = np.concatenate([table.labels.image_ids for table in tables])
     kind = choose_kind(len(image_ids)) if job.kind == "auto" else job.kind
-    index = build_index(batches, len(image_ids), dimension, kind, job.reduced)
+    index = build_index(batches, len(image_ids), alignment.aligned_dimension, kind, job.reduced)
     named = NamedIndex(index, image_ids, job.alignment_kind)
     named.save(job.out)
     return named.facts

@@ -110,7 +110,7 @@ def train(
     run.save(progress)
     model.eval()
     predictions = predict(model, held_out, range(held_out.draws), run.pairs, settings, precision)
-    matched = None if contrast is None else run.matched(contrast)
+    matched = progress.history[-1].get("val_match_at_1")
     return Trained(
         model, start, progress.history, predictions, matched, origin, precision, device.type, progress.seconds
     )

@@ -24,7 +24,7 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     """Own photos and sketches of some, with two finished runs on them: other weights, other sizes."""
     top = tmp_path_factory.mktemp("runs")
     run, other = make_run(top / "source"), make_run(top / "joint")
-    other = with_params(other, embed__image_size=run.params.embed.image_size + 32)
+    other = with_params(other, embed__image_size=run.params.embed.largest + 32)
     save_model(other, seed=1)
     embed(other)
     for made in (run, other):

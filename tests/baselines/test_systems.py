@@ -16,6 +16,7 @@ from pipeline_lib.baselines import system as interface
 from pipeline_lib.baselines.measure import NAMES, chance, measure, oracle
 from pipeline_lib.baselines.run import FITTED, RECORD, SKIPPED, run_system
 from pipeline_lib.baselines.system import (
+    FORMS,
     Benchmark,
     Domain,
     Embedder,
@@ -29,7 +30,6 @@ from pipeline_lib.baselines.system import (
 from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
 from pipeline_lib.data.files import read_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import KINDS
 from tests.conftest import ROOT
 
 DRAWS = Bootstrap(100, 0)
@@ -98,7 +98,7 @@ def test_a_run_that_fails_keeps_its_finished_parts_and_goes_on(
 def test_rows_are_the_forms_and_find_what_was_drawn(benchmark_of: Callable[..., Benchmark], tmp_path: Path) -> None:
     benchmark = benchmark_of()
     rows = measure(run_system(MeanColour("mean", "none", processes=1), benchmark, tmp_path / "store"), benchmark)
-    assert [row.row for row in rows] == ["mean", *(f"mean+{form}" for form in KINDS[1:])]
+    assert [row.row for row in rows] == ["mean", *(f"mean+{form}" for form in FORMS[1:])]
     assert rows[0].values[:, NAMES.index("instance_hit_at_5")].mean() > 0.9
     again = measure(tmp_path / "store" / "mean" / "sketchy", benchmark)
     assert all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in zip(rows, again, strict=True))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.data.files import write_json
@@ -44,8 +45,26 @@ def test_an_encoder_comes_back_as_it_was_written_ready_for_evaluation(model_fold
     torch.manual_seed(0)
     same = Encoder(loaded.train, 96).eval()
     image = torch.randn(1, 3, 160, 160)
-    torch.testing.assert_close(fc6_of(loaded, make_params().embed)(image), same(image))
+    torch.testing.assert_close(fc6_of(loaded, make_params().embed)(image), same(image), rtol=1e-4, atol=1e-4)
     assert pool5_of(loaded)(image).shape == (1, 256 * 4 * 4)
+
+
+def test_the_vectors_of_several_sizes_are_joined_each_with_the_same_length(
+    model_folder: Path, make_params: Make
+) -> None:
+    loaded = load_encoder(model_folder)
+    settings = make_params({"embed.image_size": [96, 160]}).embed
+    assert (settings.sizes, settings.largest) == ([96, 160], 160)
+    image = prepare(scene(0), settings.largest, loaded.train)
+    with torch.inference_mode():
+        joined = fc6_of(loaded, settings)(image)
+        large = fc6_of(loaded, make_params({"embed.image_size": 160}).embed)(image)
+        small = fc6_of(loaded, make_params({"embed.image_size": 96}).embed)(prepare(scene(0), 96, loaded.train))
+    assert joined.shape == (1, 24)
+    torch.testing.assert_close(joined[:, 12:], functional.normalize(large))
+    # The smaller image is made from the larger one in place of the original: nearly the same.
+    assert float(functional.cosine_similarity(joined[:, :12], small)) > 0.98
+    torch.testing.assert_close(joined[:, :12].norm(), torch.tensor(1.0))
 
 
 def test_weights_that_are_missing_cut_or_of_another_shape_are_named(model_folder: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_row_is_measured_under_every_alignment_on_the_gallery_of_its_part(embe
         "none",
         "pretext_mean",
         "pretext_whitened",
-        "pretext_whitened+csls",
+        "pretext_csls",
         "transductive_mean",
     }
     assert [rows["sketchy_even", "none"][name] for name in ("gallery", "queries")] == [8, 8]

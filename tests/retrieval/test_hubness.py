@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline_lib.retrieval.alignment import normalise
-from pipeline_lib.retrieval.hubness import BLOCK, csls, nearness
+from pipeline_lib.retrieval.alignment import Alignment, normalise
+from pipeline_lib.retrieval.hubness import BLOCK, nearness
+
+ZEROS = np.zeros(8, np.float32)
 
 
 def rows(count: int, seed: int, dimension: int = 8) -> NDArray[np.float32]:
@@ -21,9 +23,15 @@ def test_nearness_is_the_mean_of_the_largest_similarities(photos: int, edges: in
     np.testing.assert_allclose(nearness(a, b, neighbours), expected, atol=1e-6)
 
 
-def test_the_equation() -> None:
-    similarities = np.array([[0.5, 0.4]], np.float32)
-    np.testing.assert_allclose(csls(similarities, np.array([0.6, 0.1], np.float32)), [[0.4, 0.7]])
+def test_inner_products_order_photos_as_the_equation_does() -> None:
+    photos, edges, queries = rows(50, 0), rows(80, 1), rows(20, 2)
+    alignment = Alignment(ZEROS, ZEROS, edges=edges.astype(np.float16))
+    found = alignment.apply(queries, "sketch") @ alignment.apply(photos, "photo").T
+    # Conneau et al. 2018, eq. 3, without the term that is the same for all photos of a query.
+    expected = 2 * queries @ photos.T - nearness(photos, edges)
+    np.testing.assert_allclose(2 * found, expected, atol=2e-3)
+    assert found.shape == (20, 50)
+    assert alignment.aligned_dimension == 9
 
 
 def test_a_hub_loses_its_place() -> None:
@@ -32,6 +40,11 @@ def test_a_hub_loses_its_place() -> None:
     partner = rows(1, 4)
     query = normalise(partner + 0.9 * hub)
     photos = np.concatenate([hub, partner])
+    alignment = Alignment(ZEROS, ZEROS, edges=normalise(edges + hub).astype(np.float16))
     plain = query @ photos.T
-    scaled = csls(plain, nearness(photos, normalise(edges + hub), 10))
+    scaled = alignment.apply(query, "sketch") @ alignment.apply(photos, "photo").T
     assert plain[0, 0] - plain[0, 1] > scaled[0, 0] - scaled[0, 1]
+
+
+def test_no_photos_are_near_to_nothing() -> None:
+    assert nearness(rows(0, 0), rows(3, 1)).shape == (0,)

@@ -49,8 +49,8 @@ def test_index_and_evaluate_measure_ours_and_every_baseline(tree: Path) -> None:
     assert "80 queries" in run(tree, "evaluate")
 
     comparison = pd.read_csv(tree / "metrics/comparison.csv")
-    kinds = ("", "+none", "+pretext_mean", "+transductive_mean")
-    others = ("", "+pretext_mean", "+pretext_whitened", "+transductive_mean")
+    kinds = ("", "+none", "+pretext_mean", "+pretext_csls", "+transductive_mean")
+    others = ("", "+pretext_mean", "+pretext_whitened", "+pretext_csls", "+transductive_mean")
     assert comparison["system"].tolist() == [
         *(f"context_fc6{kind}" for kind in kinds),
         *(f"{name}{kind}" for name in ("hog", "untrained_fc6") for kind in others),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, fit_pretext, fit_tables, normalise, of_kind
+from pipeline_lib.retrieval.alignment import (
+    FILE_NAME,
+    Alignment,
+    Kind,
+    fit_pretext,
+    fit_tables,
+    normalise,
+    of_kind,
+)
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.retrieval.whitening import RANK, whiten
 from tests.retrieval.support import write_embeddings
@@ -86,11 +95,12 @@ def test_what_pairs_differ_in_counts_less_and_partners_are_found(tmp_path: Path)
     assert whitened > 0.9
 
 
-def test_the_fitted_file_gives_the_same_as_fitting_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pretext_mean", "pretext_whitened", "pretext_csls"])
+def test_the_fitted_file_gives_the_same_as_fitting_anew(tmp_path: Path, kind: Kind) -> None:
     photos, sketches = write_folder(tmp_path)
-    anew = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
+    anew = of_kind(kind, photos, sketches).apply(photos.read(), "photo")
     fit_pretext(tmp_path).save(tmp_path / FILE_NAME)
-    np.testing.assert_allclose(of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo"), anew)
+    np.testing.assert_allclose(of_kind(kind, photos, sketches).apply(photos.read(), "photo"), anew)
     means = of_kind("pretext_mean", photos, sketches)
     assert means.directions is None
     assert not Alignment.load(tmp_path / FILE_NAME).as_kind("none").photo_mean.any()
@@ -103,11 +113,20 @@ def test_aligned_rows_have_length_one(tmp_path: Path) -> None:
     assert not np.allclose(rows, normalise(sketches.read()))
 
 
-def test_a_file_without_whitening_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pretext_whitened", "pretext_csls"])
+def test_a_file_without_what_a_kind_needs_says_what_to_do(tmp_path: Path, kind: Kind) -> None:
     photos, sketches = write_folder(tmp_path)
     fit_tables(photos, sketches).save(tmp_path / FILE_NAME)
-    with pytest.raises(PipelineError, match=r"pretext_whitened was not fitted.*dvc repro"):
-        of_kind("pretext_whitened", photos, sketches)
+    with pytest.raises(PipelineError, match=rf"{kind} was not fitted.*dvc repro"):
+        of_kind(kind, photos, sketches)
+
+
+def test_a_file_of_before_hubs_were_counted_still_whitens(tmp_path: Path) -> None:
+    photos, sketches = write_folder(tmp_path)
+    replace(fit_pretext(tmp_path), edges=None).save(tmp_path / FILE_NAME)
+    assert of_kind("pretext_whitened", photos, sketches).aligned_dimension == photos.dimension
+    with pytest.raises(PipelineError, match=r"pretext_csls was not fitted.*dvc repro"):
+        of_kind("pretext_csls", photos, sketches)
 
 
 def test_tables_of_other_images_are_refused(tmp_path: Path) -> None:

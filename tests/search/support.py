@@ -52,7 +52,7 @@ def embed(run: Run) -> None:
     source = open_source(run.params.catalog, run.root)
     out = run.data / "embeddings"
     systems = {out: fc6_of(loaded, run.params.embed)}
-    size = run.params.embed.image_size
+    size = run.params.embed.largest
     export_all(systems, catalog, source, run.data / "pairs", loaded.train, size=size, batch=4)
     fit_pretext(out).save(out / FILE_NAME)
     kind = run.params.retrieval.alignment

@@ -30,7 +30,7 @@ def test_a_query_is_embedded_exactly_as_the_embed_stage_embeds_it(engine: Search
 def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, finished_run: Run) -> None:
     folder = finished_run.data / "embeddings"
     photos, sketches = (stored_vectors(folder / f"{name}.parquet") for name in ("photos", "sketches"))
-    alignment = Alignment.load(folder / "alignment.safetensors")
+    alignment = Alignment.load(folder / "alignment.safetensors").as_kind(finished_run.params.retrieval.alignment)
     gallery = alignment.apply(np.stack([photos[name] for name in engine.gallery.image_ids]), "photo")
     queries = alignment.apply(np.stack([sketches[name] for name in engine.examples.image_ids]), "sketch")
     wanted = queries @ gallery.T
