@@ -36,7 +36,7 @@ CLASSES = (
 PER_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")
 RESAMPLES, SEED = 2000, 0
 KINDS: tuple[Kind, ...] = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
-"""What all rows of the ablation are measured under."""
+"""Alignments that a row is measured under."""
 
 
 def figures(row: Row) -> dict[str, Any]:
