@@ -14,9 +14,10 @@ import numpy as np
 from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.intervals import bootstrap_difference, bootstrap_mean
 from pipeline_lib.retrieval import separation
-from pipeline_lib.retrieval.alignment import Kind, of_kind
+from pipeline_lib.retrieval.alignment import Kind
 from pipeline_lib.retrieval.comparison import Row, System, measure
 from pipeline_lib.retrieval.evaluation import rounded
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.metrics import COLUMNS
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 

@@ -33,10 +33,11 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval import li_score
-from pipeline_lib.retrieval.alignment import Alignment, Domain, of_kind
+from pipeline_lib.retrieval.alignment import Alignment, Domain
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.encode import catalog_images, fc6_of, load_encoder, prepare
 from pipeline_lib.retrieval.evaluation import rounded
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 
 Picture = NDArray[np.uint8]

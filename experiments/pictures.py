@@ -28,9 +28,9 @@ from pipeline_lib.report.canvas import save_png
 from pipeline_lib.report.charts import carry_over, class_bars, filters, validation_curves
 from pipeline_lib.report.embedding_map import MapPoints, embedding_maps
 from pipeline_lib.report.retrieval_grid import choose_queries, grid_rows, retrieval_grid
-from pipeline_lib.retrieval.alignment import of_kind
 from pipeline_lib.retrieval.comparison import System, measure
 from pipeline_lib.retrieval.evaluation import rankings_table
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 OUT = ROWS / "pictures"

@@ -16,8 +16,9 @@ import pandas as pd
 from experiments.grid import ROOT
 from experiments.judge import figures, parts
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment, fit_tables, normalise
+from pipeline_lib.retrieval.alignment import Alignment, normalise
 from pipeline_lib.retrieval.comparison import write_csv
+from pipeline_lib.retrieval.fitting import fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.retrieval.whitening import whiten
 

@@ -22,7 +22,8 @@ from pipeline_lib.data.files import digest_of, read_json, write_json
 from pipeline_lib.data.schemas import embeddings_schema, write_table
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, fit_pretext, normalise
+from pipeline_lib.retrieval.alignment import FILE_NAME, normalise
+from pipeline_lib.retrieval.fitting import fit_pretext
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 STUDY = ROOT / "experiments" / "study.yaml"

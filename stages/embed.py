@@ -11,8 +11,9 @@ from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, fit_pretext
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
+from pipeline_lib.retrieval.fitting import fit_pretext
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:

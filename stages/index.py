@@ -11,7 +11,7 @@ from pathlib import Path
 from common import run
 
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import of_kind
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.index import PhotoIndex
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 

@@ -32,7 +32,7 @@ from pipeline_lib.data.schemas import shard_paths
 from pipeline_lib.data.tasks import map_shards, stats_or_raise
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import FILE_NAME as ALIGNMENT
-from pipeline_lib.retrieval.alignment import fit_pretext
+from pipeline_lib.retrieval.fitting import fit_pretext
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 # Means of 1,000 pairs are known to a thirtieth of a deviation; more would double the work for nothing.

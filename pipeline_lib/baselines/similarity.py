@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from pipeline_lib.retrieval.alignment import KINDS, Alignment, fit, of_kind
+from pipeline_lib.retrieval.alignment import KINDS, Alignment
+from pipeline_lib.retrieval.fitting import fit, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 
 Scores = NDArray[np.float32]

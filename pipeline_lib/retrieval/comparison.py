@@ -13,13 +13,14 @@ import pandas as pd
 from pipeline_lib.data.files import read_json, replacing
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.intervals import Interval, bootstrap_difference
-from pipeline_lib.retrieval.alignment import KINDS, Alignment, Kind, of_kind
+from pipeline_lib.retrieval.alignment import KINDS, Alignment, Kind
 from pipeline_lib.retrieval.evaluation import (
     Evaluation,
     evaluate_chance,
     evaluate_embeddings,
     rounded,
 )
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.index import PhotoIndex
 from pipeline_lib.retrieval.metrics import COLUMNS
 from pipeline_lib.retrieval.vectors import EmbeddingTable

@@ -15,8 +15,9 @@ from pipeline_lib.data.source import Source, open_source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params, parse
-from pipeline_lib.retrieval.alignment import FILE_NAME, normalise, of_kind
+from pipeline_lib.retrieval.alignment import FILE_NAME, normalise
 from pipeline_lib.retrieval.encode import load_encoder
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.engine import SearchEngine

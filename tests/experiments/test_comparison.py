@@ -24,7 +24,8 @@ from pipeline_lib.data.images import encode_jpeg, encode_png
 from pipeline_lib.data.schemas import CATALOG, PAIRS, write_rows
 from pipeline_lib.data.source import FileSource
 from pipeline_lib.pretext.edges import edge_map
-from pipeline_lib.retrieval.alignment import FILE_NAME, fit_pretext
+from pipeline_lib.retrieval.alignment import FILE_NAME
+from pipeline_lib.retrieval.fitting import fit_pretext
 from tests.conftest import ROOT, catalog_frame, scene
 
 TX = "tx_000000000000"

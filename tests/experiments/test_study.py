@@ -13,7 +13,8 @@ from experiments.grid import read_grid
 from experiments.study import STUDY, join
 from pipeline_lib.data.files import write_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import fit_pretext, fit_tables, normalise
+from pipeline_lib.retrieval.alignment import normalise
+from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
 from tests.retrieval.support import write_embeddings
 

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, fit, fit_tables, normalise, of_kind
+from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, normalise
+from pipeline_lib.retrieval.fitting import fit, fit_tables, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from tests.retrieval.support import write_embeddings
 

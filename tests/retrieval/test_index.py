@@ -10,7 +10,8 @@ from faiss.contrib.evaluation import knn_intersection_measure
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment, Kind, fit_tables, normalise
+from pipeline_lib.retrieval.alignment import Alignment, Kind, normalise
+from pipeline_lib.retrieval.fitting import fit_tables
 from pipeline_lib.retrieval.index import PhotoIndex
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from tests.retrieval.support import write_embeddings

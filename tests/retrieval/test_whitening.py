@@ -10,15 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import (
-    FILE_NAME,
-    Alignment,
-    Kind,
-    fit_pretext,
-    fit_tables,
-    normalise,
-    of_kind,
-)
+from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, Kind, normalise
+from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.retrieval.whitening import RANK, whiten
 from tests.retrieval.support import write_embeddings

@@ -16,8 +16,9 @@ from pipeline_lib.data.schemas import read_catalog, write_table
 from pipeline_lib.data.source import open_source
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.edges import make_pairs
-from pipeline_lib.retrieval.alignment import FILE_NAME, fit_pretext
+from pipeline_lib.retrieval.alignment import FILE_NAME
 from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
+from pipeline_lib.retrieval.fitting import fit_pretext
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.search.messages import BuildJob
 from pipeline_lib.search.opening import Run
