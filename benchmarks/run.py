@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ("training", "sharing", "edges", "patches", "memory")
+BENCHMARKS = ("training", "sharing", "embedding", "edges", "patches", "memory")
 FIGURES = ("ours", "limit", "ratio", "low", "high")
 
 
