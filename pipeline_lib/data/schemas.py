@@ -6,7 +6,8 @@ and are viewed with `numpy.frombuffer` without copying.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,17 @@ def shard_paths(folder: Path) -> list[Path]:
     if not paths:
         raise PipelineError(f"{folder}: holds no shards (part-*.parquet); run the stage that writes it again")
     return paths
+
+
+@contextmanager
+def opened_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard that is open for reading; what is read within and can't be is an error that names it.
+
+    Raises:
+        PipelineError: it is cut or damaged.
+    """
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            yield file
+    except (OSError, pa.ArrowException, KeyError, TypeError) as failure:
+        raise PipelineError(f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`") from failure

@@ -14,11 +14,10 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.schemas import shard_paths
+from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
 from pipeline_lib.pretext.reading import read_ahead
@@ -95,19 +94,16 @@ class PatchShards:
         self.draws = 1 + max(group.draw for group in self._groups)
 
     def _scan(self, path: Path, wanted: frozenset[str]) -> Iterator[_Group]:
-        try:
-            with pq.ParquetFile(path, memory_map=True) as file:
-                shape = file.schema_arrow.metadata[b"edge_patches"].decode()
-                self.size = int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
-                for number in range(file.num_row_groups):
-                    names = file.read_row_group(number, columns=["image_id", "draw"])
-                    ids = names["image_id"].to_pylist()
-                    rows = [row for row, name in enumerate(ids) if name in wanted]
-                    if rows:
-                        draw = names["draw"][0].as_py()
-                        yield _Group(path, number, draw, np.array(rows), [ids[row] for row in rows])
-        except (OSError, pa.ArrowException, KeyError, TypeError) as failure:
-            raise PipelineError(f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`") from failure
+        with opened_shard(path) as file:
+            shape = file.schema_arrow.metadata[b"edge_patches"].decode()
+            self.size = int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
+            for number in range(file.num_row_groups):
+                names = file.read_row_group(number, columns=["image_id", "draw"])
+                ids = names["image_id"].to_pylist()
+                rows = [row for row, name in enumerate(ids) if name in wanted]
+                if rows:
+                    draw = names["draw"][0].as_py()
+                    yield _Group(path, number, draw, np.array(rows), [ids[row] for row in rows])
 
     def count(self, draw: int = 0) -> int:
         """Number of images in a draw."""
@@ -170,11 +166,8 @@ class PatchShards:
                 yield rest.take(batch)
 
     def _decode(self, group: _Group) -> dict[str, NDArray[np.uint8]]:
-        try:
-            with pq.ParquetFile(group.path, memory_map=True) as file:
-                table = file.read_row_group(group.number, columns=list(self.columns))
-        except (OSError, pa.ArrowException) as failure:
-            raise PipelineError(f"{group.path}: is damaged ({failure}); delete it and run `dvc repro`") from failure
+        with opened_shard(group.path) as file:
+            table = file.read_row_group(group.number, columns=list(self.columns))
         shapes = {"photo_patches": (4, self.size, self.size, 3), "edge_patches": (4, self.size, self.size)}
         return {name: _view(table[name].combine_chunks(), shapes[name]) for name in self.columns}
 

@@ -14,14 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.schemas import shard_paths
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.pretext.drawing import draw_edges
 from pipeline_lib.pretext.reading import read_ahead
 
@@ -105,17 +103,12 @@ class ViewShards:
         self._groups: list[tuple[Path, int, list[int]]] = []  # shard, row group, its wanted rows
         wanted = frozenset(image_ids)
         for path in shard_paths(folder):
-            try:
-                with pq.ParquetFile(path, memory_map=True) as file:
-                    for number in range(file.num_row_groups):
-                        names = file.read_row_group(number, columns=["image_id"])["image_id"].to_pylist()
-                        rows = [row for row, name in enumerate(names) if name in wanted]
-                        if rows:
-                            self._groups.append((path, number, rows))
-            except (OSError, pa.ArrowException) as failure:
-                raise PipelineError(
-                    f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`"
-                ) from failure
+            with opened_shard(path) as file:
+                for number in range(file.num_row_groups):
+                    names = file.read_row_group(number, columns=["image_id"])["image_id"].to_pylist()
+                    rows = [row for row, name in enumerate(names) if name in wanted]
+                    if rows:
+                        self._groups.append((path, number, rows))
         self.count = sum(len(rows) for _, _, rows in self._groups)
         self.batch = min(settings.batch_images, self.count)
 
@@ -163,11 +156,8 @@ class ViewShards:
             yield from (window[k] for k in rng.permutation(len(window)))
 
     def _rows(self, path: Path, number: int, rows: list[int]) -> Iterator[tuple[str, pa.Buffer]]:
-        try:
-            with pq.ParquetFile(path, memory_map=True) as file:
-                table = file.read_row_group(number, columns=["image_id", "photo"])
-        except (OSError, pa.ArrowException) as failure:
-            raise PipelineError(f"{path}: is damaged ({failure}); delete it and run `dvc repro`") from failure
+        with opened_shard(path) as file:
+            table = file.read_row_group(number, columns=["image_id", "photo"])
         for row in rows:
             yield table["image_id"][row].as_py(), table["photo"][row].as_buffer()
 

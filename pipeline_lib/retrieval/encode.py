@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pipeline_lib import params
 from pipeline_lib.data.files import read_json, replacing
 from pipeline_lib.data.images import BadImage, decode_encoded
-from pipeline_lib.data.schemas import embeddings_schema, shard_paths
+from pipeline_lib.data.schemas import embeddings_schema, opened_shard, shard_paths
 from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import earlier
@@ -138,13 +138,11 @@ def pair_images(folder: Path, column: str, catalog: pd.DataFrame) -> Iterator[It
     """The photos (`photo`) or edge maps (`edges`) of all pairs, in the order of the shards."""
     classes = dict(zip(catalog["image_id"], catalog["class_name"], strict=True))
     for path in shard_paths(folder):
-        try:
-            for block in pq.ParquetFile(path, memory_map=True).iter_batches(64, columns=["image_id", column]):
+        with opened_shard(path) as file:
+            for block in file.iter_batches(64, columns=["image_id", column]):
                 for image_id, value in zip(block["image_id"].to_pylist(), block[column], strict=True):
                     image = decode_encoded(value.as_buffer(), grey=column == "edges")
                     yield image_id, classes.get(image_id, ""), image_id, image
-        except (OSError, pa.ArrowException) as failure:
-            raise PipelineError(f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`") from failure
 
 
 @torch.inference_mode()
