@@ -30,7 +30,7 @@ from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import earlier
 from pipeline_lib.models.context import normalise
-from pipeline_lib.models.device import choose_device
+from pipeline_lib.models.device import autocast, choose_device
 from pipeline_lib.models.encoder import Encoder
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
@@ -102,7 +102,8 @@ def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], 
     def at(images: Tensor, size: int) -> Tensor:
         if images.shape[-1] != size:
             images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        values: Tensor = loaded.encoder(images, settings.fc6_input)
+        with autocast(loaded.device, settings.precision):
+            values: Tensor = loaded.encoder(images, settings.fc6_input).float()
         return functional.relu(values) if settings.activation == "relu" else values
 
     def embed(images: Tensor) -> Tensor:

@@ -67,6 +67,16 @@ def test_the_vectors_of_several_sizes_are_joined_each_with_the_same_length(
     torch.testing.assert_close(joined[:, :12].norm(), torch.tensor(1.0))
 
 
+def test_half_the_bits_of_the_products_hardly_move_a_vector(model_folder: Path, make_params: Make) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    with torch.inference_mode():
+        whole, half = (fc6_of(loaded, make_params({"embed.precision": name}).embed)(image) for name in ("fp32", "bf16"))
+    assert half.dtype == torch.float32
+    assert not torch.equal(whole, half)
+    assert float(functional.cosine_similarity(whole, half)) > 0.999
+
+
 def test_weights_that_are_missing_cut_or_of_another_shape_are_named(model_folder: Path) -> None:
     with pytest.raises(PipelineError, match=r"start\.safetensors.*dvc repro train"):
         load_encoder(model_folder, "start.safetensors")
