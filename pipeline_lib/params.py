@@ -220,6 +220,7 @@ class Embed(Section):
     image_size: int | list[int]
     fc6_input: Literal["pool", "slide"]
     activation: Literal["linear", "relu"]
+    pool5: bool
     precision: Literal["fp32", "bf16"]
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)

@@ -91,7 +91,18 @@ class Encoder(nn.Module):
         Returns:
             float[N, D].
         """
-        features = self.pool5(images)
+        return self.read(self.pool5(images), fc6_input)
+
+    def read(self, features: Tensor, fc6_input: str = "pool") -> Tensor:
+        """fc6 before its ReLU, of a last map; see `forward`.
+
+        Args:
+            features: float[N, C, h, w], as `pool5` gives it.
+            fc6_input: `pool` or `slide`.
+
+        Returns:
+            float[N, D].
+        """
         if fc6_input == "slide" and min(features.shape[-2:]) >= self.grid:
             kernel = self.fc6.weight.view(self.fc6.out_features, features.shape[1], self.grid, self.grid)
             return self._norm6(functional.conv2d(features, kernel, self.fc6.bias)).mean(dim=(2, 3))

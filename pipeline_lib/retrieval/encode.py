@@ -96,19 +96,22 @@ def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tens
 def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], Tensor]:
     """The function that section `embed` describes, from images prepared at its largest size to fc6, float[N, D].
 
-    Of several sizes the vectors are scaled to length 1 and put one behind the other, in the order of the params.
+    Where there are several sizes, or `pool5` adds the last map, flattened, to fc6, each part is scaled to length 1; they
+    follow one another in the order of the sizes, a size's map behind its fc6.
     """
 
-    def at(images: Tensor, size: int) -> Tensor:
+    def parts(images: Tensor, size: int) -> list[Tensor]:
         if images.shape[-1] != size:
             images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
         with autocast(loaded.device, settings.precision):
-            values: Tensor = loaded.encoder(images, settings.fc6_input).float()
-        return functional.relu(values) if settings.activation == "relu" else values
+            features = loaded.encoder.pool5(images)
+            fc6: Tensor = loaded.encoder.read(features, settings.fc6_input).float()
+        values = functional.relu(fc6) if settings.activation == "relu" else fc6
+        return [values, features.float().flatten(1)] if settings.pool5 else [values]
 
     def embed(images: Tensor) -> Tensor:
         images = images.to(loaded.device)
-        vectors = [at(images, size) for size in settings.sizes]
+        vectors = [part for size in settings.sizes for part in parts(images, size)]
         return vectors[0] if len(vectors) == 1 else torch.cat([functional.normalize(each) for each in vectors], dim=1)
 
     return embed

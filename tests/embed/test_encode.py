@@ -67,6 +67,16 @@ def test_the_vectors_of_several_sizes_are_joined_each_with_the_same_length(
     torch.testing.assert_close(joined[:, :12].norm(), torch.tensor(1.0))
 
 
+def test_the_last_map_joins_fc6(model_folder: Path, make_params: Make) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    with torch.inference_mode():
+        joined = fc6_of(loaded, make_params({"embed.image_size": 160, "embed.pool5": True}).embed)(image)
+        fc6 = fc6_of(loaded, make_params({"embed.image_size": 160}).embed)(image)
+        torch.testing.assert_close(joined[:, :12], functional.normalize(fc6))
+        torch.testing.assert_close(joined[:, 12:], functional.normalize(pool5_of(loaded)(image)))
+
+
 def test_half_the_bits_of_the_products_hardly_move_a_vector(model_folder: Path, make_params: Make) -> None:
     loaded = load_encoder(model_folder)
     image = prepare(scene(0), 160, loaded.train)
