@@ -96,8 +96,8 @@ def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tens
 def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], Tensor]:
     """The function that section `embed` describes, from images prepared at its largest size to fc6, float[N, D].
 
-    Where there are several sizes, or `pool5` adds the last map, flattened, to fc6, each part is scaled to length 1. Parts
-    follow one another in the order of the sizes, a size's map behind its fc6.
+    Where there are several sizes, or `pool5` adds the last map, flattened, to fc6, each part is scaled to length 1.
+    Parts follow one another in the order of the sizes, a size's map behind its fc6.
     """
 
     def parts(images: Tensor, size: int) -> list[Tensor]:
