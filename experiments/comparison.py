@@ -1,7 +1,7 @@
 """Every system on every benchmark, by one command that resumes: `python -m experiments.comparison`.
 
 Reads finished runs of the pipeline (`make source`, `make voc-sketchy`; of the default's method `make repro`, `make
-best`), keeps vectors, scores and what systems learned in `data/comparison/`, and writes comparison.csv,
+fast`), keeps vectors, scores and what systems learned in `data/comparison/`, and writes comparison.csv,
 comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
 """
 
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--openmoji", type=Path, default=RUNS / "source", help="artefacts of `make source`")
     parser.add_argument("--sketchy", type=Path, default=RUNS / "voc_sketchy", help="of `make voc-sketchy`")
     parser.add_argument("--joint-openmoji", type=Path, default=ROOT / "data", help="artefacts of the default's run")
-    parser.add_argument("--joint-sketchy", type=Path, default=RUNS / "best", help="of `make best`")
+    parser.add_argument("--joint-sketchy", type=Path, default=RUNS / "fast", help="of `make fast`")
     parser.add_argument("--image-size", type=int, default=224, help="at which --sketchy embedded, px (default: 224)")
     parser.add_argument("--root", type=Path, help="the images of --sketchy, with li2014/ (default: ../shared/data)")
     parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
