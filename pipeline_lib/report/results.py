@@ -92,12 +92,13 @@ def ablation(path: Path) -> str:
     return "\n".join([*lines, END_ABLATION])
 
 
-def study(path: Path, datasets: tuple[str, ...]) -> str:
-    """The block of the retrieval study: a line per run, alignment and data set, transductive ones left out.
+def study(path: Path, datasets: tuple[str, ...], alignments: tuple[str, ...]) -> str:
+    """The block of the retrieval study: a line per run, alignment and data set.
 
     Args:
         path: metrics/retrieval_study.csv.
         datasets: which parts of Sketchy to show.
+        alignments: which kinds to show.
 
     Raises:
         PipelineError: the file is missing.
@@ -108,7 +109,7 @@ def study(path: Path, datasets: tuple[str, ...]) -> str:
         "|---" * 8 + "|",
     ]
     for row in _records(path):
-        if row["dataset"] in datasets and not row["transductive"] and row["alignment"] != "none":
+        if row["dataset"] in datasets and row["alignment"] in alignments:
             cells = [f"`{row['name']}`", f"`{row['dataset']}`", f"`{row['alignment']}`"]
             cells += [_percent(row["instance_hit_at_1"]), _interval(row, "instance_hit_at_5")]
             cells += [_interval(row, "class_hit_at_5"), f"{row['training_images']:,}", f"{row['train_seconds']:.0f}"]
