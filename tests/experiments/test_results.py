@@ -80,12 +80,14 @@ def test_levels_are_compared_within_one_setting_of_batch_norm() -> None:
     assert "highest at conv3, did not hold" in verdict.word
 
 
-def test_carrying_over_is_a_rank_correlation_over_the_rows() -> None:
+def test_carrying_over_is_a_rank_correlation_over_settings_whatever_their_seeds() -> None:
     rows = [record(f"cross-conv{n}-bn-s0", 0.2 + n / 100, hits=0.1 + n / 50) for n in range(1, 6)]
     rows += [record(f"photo-conv{n}-bn-s0", 0.3 + n / 100, hits=0.3 + n / 50) for n in range(1, 6)]
+    rows += [record(f"photo-conv1-bn-s{seed}", 0.31, hits=0.32) for seed in (1, 2)]
     verdict = claims.claim_carries_over(by_name(*rows))
     assert verdict is not None
     assert "Spearman 1.00" in verdict.figures[0]
+    assert "over 10 settings" in verdict.figures[0]
     assert verdict.word == "instance@5: held; class@5: held"
 
 
