@@ -121,7 +121,7 @@ class Service:
             start_weights=str(meta.get("start_weights", "")),
             pretext_accuracy=meta.get("accuracy"),
             training_images=meta.get("training_images"),
-            embedding=f"fc6, {embed.fc6_input}, {embed.activation}",
+            embedding=f"fc6{' and last map' if embed.pool5 else ''}, {embed.fc6_input}, {embed.activation}",
             image_size=embed.largest,
             alignment=engine.facts.alignment,
             index=engine.facts.settings,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline_lib.retrieval.alignment import Alignment
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.opening import Run, open_engine
 from pipeline_lib.search.remote import RemoteFaiss
-from tests.search.support import SKETCHES, save_model, stored_vectors, with_params
+from tests.search.support import SKETCHES, embed, save_model, stored_vectors, with_params
 
 
 def test_a_query_is_embedded_exactly_as_the_embed_stage_embeds_it(engine: SearchEngine, finished_run: Run) -> None:
@@ -41,6 +42,23 @@ def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, fini
         np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=1e-4)
         assert all(before.score >= after.score for before, after in itertools.pairwise(hits))
         assert hits[0].distance == pytest.approx(1 - hits[0].score)
+
+
+def test_maps_of_several_sizes_and_hubs_that_count_less_are_searched_like_all_else(run: Run) -> None:
+    other = with_params(
+        run, embed__image_size=[64, 96], embed__pool5=True, retrieval__alignment="pretext_csls", search__kind="exact"
+    )
+    embed(other)
+    folder = other.data / "embeddings"
+    photos, sketches = (stored_vectors(folder / f"{name}.parquet") for name in ("photos", "sketches"))
+    alignment = Alignment.load(folder / "alignment.safetensors")
+    with closing(open_engine(other)) as engine:
+        assert engine.facts.dimension == alignment.dimension + 1
+        name = engine.examples.image_ids[0]
+        (hits,) = engine.search([engine.prepare(engine.examples.load(0))], 200)
+        gallery = alignment.apply(np.stack([photos[each] for each in engine.gallery.image_ids]), "photo")
+    scores = alignment.apply(sketches[name][None], "sketch")[0] @ gallery.T
+    np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=1e-4)
 
 
 def test_queries_in_one_batch_find_what_each_finds_alone(engine: SearchEngine) -> None:
