@@ -33,7 +33,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
   ablation-results study comparison own-photos
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^[^#]/q; s/^# //p' Makefile
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3 ...")'
@@ -96,39 +96,40 @@ readme: setup
 bench: setup-dev
 	@$(RUN) python benchmarks/run.py
 
+# A run beside the default's: what it makes goes to data/ and metrics/ under the target's name, and is kept there.
+NAME = $(subst -,_,$@)
+EXPERIMENT = $(RUN) $(AUTHOR) dvc exp run -S paths.data=data/$(NAME) -S paths.metrics=metrics/$(NAME)
+KEEP = $(BIN)/python -m tools.keep data/$(NAME) && echo "metrics: metrics/$(NAME)/; back to the defaults: make defaults"
+NEEDS_ROOT = test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make $@ ROOT=/path"; exit 1; }
+
 # The source's own method: context prediction alone, and the width of its fc6.
 SOURCE := -S train.contrast_weight=0.0 -S train.fc6=4096 -S train.fc6_grid=0 -S retrieval.alignment=pretext_mean
 
 source: setup
-	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S paths.data=data/source -S paths.metrics=metrics/source
-	@$(BIN)/python -m tools.keep data/source
-	@echo "metrics: metrics/source/; back to the defaults: make defaults"
+	@$(EXPERIMENT) $(SOURCE)
+	@$(KEEP)
 
-# What else differs from the defaults: the epochs of the source, fewer draws since there are more images, whole images at 224 px.
+# Fewer draws, since there are more images.
+ON_SKETCHY = -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) -S patches.draws=4
+
+# What else differs from the defaults: the epochs of the source, whole images at 224 px.
 voc-sketchy: setup
-	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make voc-sketchy ROOT=/path"; exit 1; }
-	@$(RUN) $(AUTHOR) dvc exp run $(SOURCE) -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) \
-	  -S paths.data=data/voc_sketchy -S paths.metrics=metrics/voc_sketchy \
-	  -S patches.draws=4 -S train.epochs=26 -S embed.image_size=224
-	@$(BIN)/python -m tools.keep data/voc_sketchy
-	@echo "metrics: metrics/voc_sketchy/; back to the defaults: make defaults"
+	@$(NEEDS_ROOT)
+	@$(EXPERIMENT) $(SOURCE) $(ON_SKETCHY) -S train.epochs=26 -S embed.image_size=224
+	@$(KEEP)
 
 # The default's method on photos and sketches: the row all-photos of experiments/study.yaml, as a run of the pipeline.
-ON_SKETCHY = -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT) -S patches.draws=4 -S train.epochs=6
-
 fast: setup
-	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make fast ROOT=/path"; exit 1; }
-	@$(RUN) $(AUTHOR) dvc exp run $(ON_SKETCHY) -S paths.data=data/fast -S paths.metrics=metrics/fast
-	@$(BIN)/python -m tools.keep data/fast
-	@echo "metrics: metrics/fast/; back to the defaults: make defaults"
+	@$(NEEDS_ROOT)
+	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6
+	@$(KEEP)
 
 # What finds most so far, at any cost: the row map of experiments/study.yaml, as a run of the pipeline.
 best: setup
-	@test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make best ROOT=/path"; exit 1; }
-	@$(RUN) $(AUTHOR) dvc exp run $(ON_SKETCHY) -S paths.data=data/best -S paths.metrics=metrics/best \
+	@$(NEEDS_ROOT)
+	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6 \
 	  -S embed.image_size=224 -S embed.pool5=true -S embed.precision=bf16 -S retrieval.alignment=pretext_csls
-	@$(BIN)/python -m tools.keep data/best
-	@echo "metrics: metrics/best/; back to the defaults: make defaults"
+	@$(KEEP)
 
 # DVC takes the outputs of other params out of the tree, tracked metrics too, and keeps them all in its cache.
 defaults: setup
