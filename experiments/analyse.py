@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_lib.baselines.system import FORMS
 from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.intervals import bootstrap_difference, bootstrap_mean
 from pipeline_lib.retrieval import separation
@@ -36,8 +37,6 @@ CLASSES = (
 """The source's ten classes, by Sketchy's names."""
 PER_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")
 RESAMPLES, SEED = 2000, 0
-KINDS: tuple[Kind, ...] = ("none", "pretext_mean", "pretext_whitened", "transductive_mean")
-"""Alignments that a row is measured under."""
 
 
 def figures(row: Row) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def main(data: Path, metrics: Path, out: Path) -> None:
     """Measures ours under every alignment, and the baselines of the folder where there are any."""
     ours = System.read(data / "embeddings")
     before = [System.read(path.parent) for path in sorted((data / "baselines").glob("*/system.json"))]
-    mine = {kind: measure(ours, kind, plain=kind) for kind in KINDS}
+    mine = {kind: measure(ours, kind, plain=kind) for kind in FORMS}
     result: dict[str, Any] = {
         "retrieval": {kind: figures(row) for kind, row in mine.items()},
         "per_class": {},

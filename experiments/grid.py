@@ -24,7 +24,6 @@ class Row(BaseModel):
     group: Literal["claim", "grid", "ablation", "length", "encoder", "study"]
     set: dict[str, Any] = Field(default_factory=dict)
     final: bool = False  # of the retrieval study: also measured on the reporting classes
-    join: list[str] = Field(default_factory=list)  # of the study: rows whose vectors are put together
     before: bool = False  # also measures the start weights, and keeps the embeddings for pictures and tests
     note: str = ""
 

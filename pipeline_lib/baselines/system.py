@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import KINDS
+from pipeline_lib.retrieval.alignment import KINDS, Kind
 
-FORMS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "pretext_csls")
+FORMS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "pretext_csls")
 """Forms of most rows. How hubs are counted is a matter of the study of the default's method, not of all systems."""
 
 Supervision = Literal["none", "imagenet", "classes", "pairs"]

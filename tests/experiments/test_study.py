@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,7 @@ import pytest
 
 from experiments import judge
 from experiments.grid import read_grid
-from experiments.study import STUDY, join
-from pipeline_lib.data.files import write_json
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import normalise
+from experiments.study import STUDY
 from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
 from tests.retrieval.support import write_embeddings
@@ -99,34 +95,3 @@ def test_a_transductive_mean_sees_its_own_part_alone(embeddings: Path) -> None:
     write_embeddings(embeddings / "embeddings" / "photos.parquet", ids, moved, classes=names)
     assert judge.measure(embeddings, final=False) == before
     assert not np.allclose(fit_tables(EmbeddingTable.open(photos.path), sketches).photo_mean, whole.photo_mean)
-
-
-def test_joined_vectors_are_as_alike_as_their_parts_are_on_average(embeddings: Path, tmp_path: Path) -> None:
-    first, second, out = embeddings / "embeddings", tmp_path / "second", tmp_path / "joined"
-    shutil.copytree(first, second)
-    table = EmbeddingTable.open(second / "photos.parquet")
-    ids, names = table.labels.image_ids.tolist(), table.labels.class_names.tolist()
-    write_embeddings(table.path, ids, table.read()[:, ::-1] ** 3, classes=names)
-    for folder in (first, second):
-        write_json(folder / "system.json", {"seconds": 1.5})
-    join([first, second], out)
-    similarities = [
-        normalise(EmbeddingTable.open(folder / "sketches.parquet").read())
-        @ normalise(EmbeddingTable.open(folder / "photos.parquet").read()).T
-        for folder in (first, second, out)
-    ]
-    assert np.allclose(similarities[2], (similarities[0] + similarities[1]) / 2, atol=1e-6)
-    assert EmbeddingTable.open(out / "photos.parquet").labels.image_ids.tolist() == ids
-    # It has an alignment of its own, and is measured like any row.
-    (tmp_path / "row").mkdir()
-    out.rename(tmp_path / "row" / "embeddings")
-    assert {row["dim"] for row in judge.measure(tmp_path / "row", final=False)} == {16}
-
-
-def test_rows_of_other_images_are_not_joined(embeddings: Path, tmp_path: Path) -> None:
-    first, second = embeddings / "embeddings", tmp_path / "second"
-    shutil.copytree(first, second)
-    table = EmbeddingTable.open(second / "photos.parquet")
-    write_embeddings(table.path, [f"other{number}" for number in range(20)], table.read())
-    with pytest.raises(PipelineError, match="holds other images"):
-        join([first, second], tmp_path / "joined")
