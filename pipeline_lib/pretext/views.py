@@ -27,6 +27,8 @@ Pixels = NDArray[np.uint8]
 
 WINDOW = 16
 """Row groups (of at most 64 encoded photos) that are held and shuffled together."""
+WHOLE = 32
+"""Whole photos a batch: what the networks that see them take at a time."""
 ASPECT = 1.15
 """The drawing's part is wider or higher than the photo's by up to this factor."""
 
@@ -63,10 +65,15 @@ def make_views(photo: Pixels, settings: params.Contrast, rng: np.random.Generato
         first, second = first[:, ::-1], second[:, ::-1]
     grey = cv2.cvtColor(np.ascontiguousarray(second), cv2.COLOR_RGB2GRAY)
     drawing = draw_edges(np.asarray(grey, np.uint8), settings, rng)
-    size = settings.image_size
-    shrinks = min(first.shape[:2]) > size
-    view = cv2.resize(first, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return recolour(np.asarray(view, np.uint8), settings, rng), drawing
+    return recolour(scaled(first, settings.image_size), settings, rng), drawing
+
+
+def scaled(photo: Pixels, size: int) -> Pixels:
+    """A photo as a square of `size` px, whatever its aspect ratio."""
+    shrinks = min(photo.shape[:2]) > size
+    return np.asarray(
+        cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
+    )
 
 
 def cut_out(photo: Pixels, corner: NDArray[np.float64], sides: NDArray[np.float64]) -> Pixels:
@@ -100,7 +107,9 @@ class ViewShards:
             PipelineError: a shard is cut or damaged.
         """
         self.settings = settings
-        self._groups: list[tuple[Path, int, list[int]]] = []  # shard, row group, its wanted rows
+        self._groups: list[
+            tuple[Path, int, list[int], list[str]]
+        ] = []  # shard, row group, its wanted rows, their names
         wanted = frozenset(image_ids)
         for path in shard_paths(folder):
             with opened_shard(path) as file:
@@ -108,8 +117,8 @@ class ViewShards:
                     names = file.read_row_group(number, columns=["image_id"])["image_id"].to_pylist()
                     rows = [row for row, name in enumerate(names) if name in wanted]
                     if rows:
-                        self._groups.append((path, number, rows))
-        self.count = sum(len(rows) for _, _, rows in self._groups)
+                        self._groups.append((path, number, rows, [names[row] for row in rows]))
+        self.count = sum(len(rows) for _, _, rows, _ in self._groups)
         self.batch = min(settings.batch_images, self.count)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
@@ -127,6 +136,26 @@ class ViewShards:
     def once(self) -> Iterator[Views]:
         """Batches of every image once, in the order of the shards, with the same views at every call."""
         return read_ahead(self._make_once, "view-maker")
+
+    def names(self) -> list[str]:
+        """All images, in the order of the shards."""
+        return [name for _, _, _, names in self._groups for name in names]
+
+    def whole(self, size: int) -> Iterator[Pixels]:
+        """Every photo once, unchanged but for its size, in batches in the order of the shards, made ahead by a thread.
+
+        Args:
+            size: px; photos are scaled to this square, whatever their aspect ratio.
+
+        Returns:
+            uint8[B, size, size, 3] each.
+        """
+        return read_ahead(lambda: self._whole(size), "photo-reader")
+
+    def _whole(self, size: int) -> Iterator[Pixels]:
+        rows = (value for group in self._groups for _, value in self._rows(*group))
+        while chunk := list(islice(rows, WHOLE)):
+            yield np.stack([scaled(decode_encoded(value), size) for value in chunk])
 
     def _make_once(self) -> Iterator[Views]:
         rows = (row for group in self._groups for row in self._rows(*group))
@@ -155,11 +184,11 @@ class ViewShards:
             window = [row for k in order[first : first + WINDOW] for row in self._rows(*self._groups[k])]
             yield from (window[k] for k in rng.permutation(len(window)))
 
-    def _rows(self, path: Path, number: int, rows: list[int]) -> Iterator[tuple[str, pa.Buffer]]:
+    def _rows(self, path: Path, number: int, rows: list[int], names: list[str]) -> Iterator[tuple[str, pa.Buffer]]:
         with opened_shard(path) as file:
-            table = file.read_row_group(number, columns=["image_id", "photo"])
-        for row in rows:
-            yield table["image_id"][row].as_py(), table["photo"][row].as_buffer()
+            table = file.read_row_group(number, columns=["photo"])
+        for row, name in zip(rows, names, strict=True):
+            yield name, table["photo"][row].as_buffer()
 
     def _views(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
         pairs = [

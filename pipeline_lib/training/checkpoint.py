@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,24 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    # Of this epoch: context loss and accuracy, steps, contrast loss and accuracy.
-    sums: list[float] = field(default_factory=lambda: [0.0] * 5)
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's steps, by the name of a column of `history`
     history: list[dict[str, float]] = field(default_factory=list)  # a row per finished epoch
     seconds: float = 0.0
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Counts a step that found these figures."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.step += 1
+
+    def means(self) -> dict[str, float]:
+        """Of this epoch's steps so far, to six decimals."""
+        return {name: round(value / self.step, 6) for name, value in self.sums.items()}
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        """Keeps the epoch's row; the next step is the first of the next epoch."""
+        self.history.append(row)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
 
 def save(

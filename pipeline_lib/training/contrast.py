@@ -1,7 +1,9 @@
 """The contrastive objective: which drawing belongs to which photo, among all of a batch.
 
 InfoNCE (van den Oord, Li and Vinyals 2018, eq. 4) in both directions, as CLIP takes it (Radford et al. 2021). The pairs
-are an image's own photo and edge views, so there is no label in it.
+are an image's own photo and edge views, so there is no label in it. Telling photos apart pays for forgetting what
+photos of one kind have in common, so the start network's view of them can be kept beside it: distillation from a
+frozen teacher (feature hints, Romero et al. 2015; against forgetting, Li and Hoiem 2016).
 """
 
 from __future__ import annotations
@@ -36,6 +38,19 @@ def group_numbers(image_ids: list[str], groups: Mapping[str, str]) -> Tensor:
     """int64[B], equal for images that show the same; such are not told apart."""
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(groups.get(name, name), len(numbers)) for name in image_ids])
+
+
+def departure(features: Tensor, start: Tensor) -> Tensor:
+    """How far last maps have moved from those of the start network.
+
+    Args:
+        features: float[B, C, h, w].
+        start: float[B, C, h, w], of the same images.
+
+    Returns:
+        float[], in [0, 2]: 1 minus the cosine of both at a place, averaged over places and images.
+    """
+    return 1 - functional.cosine_similarity(features.float(), start.float(), dim=1).mean()
 
 
 def info_nce(photos: Tensor, edges: Tensor, groups: Tensor, temperature: float) -> Contrast:

@@ -5,6 +5,7 @@ Every random choice is a function of the seed and the step's number, so a checkp
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -27,7 +28,8 @@ from pipeline_lib.training.checkpoint import Progress
 from pipeline_lib.training.contrast import group_numbers
 from pipeline_lib.training.contrast import inputs_of as view_inputs
 from pipeline_lib.training.start import learning_rate, make_optimiser, seed_of, start_network
-from pipeline_lib.training.step import ContextTask, ContrastTask, Pairs, inputs_of, train_step
+from pipeline_lib.training.step import ContextTask, ContrastTask, Kept, Pairs, Step, Taught, inputs_of, train_step
+from pipeline_lib.training.teacher import Teacher, ask
 from pipeline_lib.training.validation import Predictions, match, predict
 
 
@@ -92,11 +94,17 @@ def train(
         )
     model, origin = start_network(settings, shards, base, device)
     start = {name: value.detach().cpu().clone() for name, value in model.encoder.state_dict().items()}
+    kept = None
+    if settings.keep_weight:
+        kept = Kept(copy.deepcopy(model.encoder).eval().requires_grad_(requires_grad=False), settings.keep_weight)
     optimiser = make_optimiser(model, settings)
     path = scratch / "checkpoint.pt"
     progress = checkpoint.restore(path, model, optimiser, settings.threads, device.type) or Progress()
     contrast = _Views.of(views, train_ids, val_ids) if views is not None and settings.contrast_weight else None
-    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path, contrast)
+    teacher = None
+    if contrast is not None and settings.teacher_weight:
+        teacher = ask(settings, contrast.shards, base, scratch, device, precision)
+    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path, contrast, kept, teacher)
     with tqdm(
         total=steps * settings.epochs * settings.batch_images,
         initial=(progress.epoch * steps + progress.step) * settings.batch_images,
@@ -148,6 +156,8 @@ class _Run:
     steps: int  # of an epoch
     checkpoint_path: Path
     contrast: _Views | None
+    kept: Kept | None
+    teacher: Teacher | None
 
     def __post_init__(self) -> None:
         self.pairs = Pairs.of(pair_table(self.settings.domain), self.device)
@@ -177,8 +187,7 @@ class _Run:
         row = self._row(progress, found)
         told = {"train": row["train_accuracy"], "val": row["val_accuracy"], "match": row.get("val_match_at_1")}
         bar.set_postfix({name: f"{value:.3f}" for name, value in told.items() if value is not None})
-        progress.history.append(row)
-        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0] * len(progress.sums)
+        progress.finish_epoch(row)
 
     def matched(self, contrast: _Views) -> float:
         """Part of the held-out drawings whose nearest held-out photo is their own."""
@@ -199,40 +208,42 @@ class _Run:
             source = self.contrast.source
             groups = group_numbers(views.image_ids, source.groups).to(self.device)
             images = view_inputs(views, settings, self.device)
-            contrast = ContrastTask(images, groups, source.settings.temperature, settings.contrast_weight)
-        result, found = train_step(self.model, self.optimiser, context, contrast, self.precision)
-        progress.sums[2] += 1
-        if result is not None:
-            progress.sums[0] += float(result.loss)
-            progress.sums[1] += float((result.correct * self.pairs.weights).mean())
-        if found is not None:
-            progress.sums[3] += float(found.loss)
-            progress.sums[4] += float(found.correct.float().mean())
-        progress.step += 1
-        if not math.isfinite(progress.sums[0] + progress.sums[3]):
+            taught = None
+            if self.teacher is not None:
+                taught = Taught(self.teacher.of(views.image_ids, self.device), settings.teacher_weight)
+            temperature = source.settings.temperature
+            contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, self.kept, taught)
+        step = train_step(self.model, self.optimiser, context, contrast, self.precision)
+        progress.add(self._figures(step))
+        if not all(math.isfinite(value) for value in progress.sums.values()):
             raise PipelineError(f"training diverged in epoch {progress.epoch + 1}; lower train.learning_rate")
+
+    def _figures(self, step: Step) -> dict[str, float]:
+        """What a step found, by the name of its column."""
+        figures: dict[str, float] = {}
+        if step.context is not None:
+            right = (step.context.correct * self.pairs.weights).mean()
+            figures |= {"train_loss": float(step.context.loss), "train_accuracy": float(right)}
+        if step.contrast is not None:
+            right = step.contrast.correct.float().mean()
+            figures |= {"contrast_loss": float(step.contrast.loss), "contrast_accuracy": float(right)}
+        return figures | {name: float(value) for name, value in step.beside.items()}
 
     def _row(self, progress: Progress, found: Predictions) -> dict[str, float]:
         pair_weights = self.pairs.weights.cpu().numpy()
-        loss, accuracy, steps, contrast_loss, contrast_accuracy = progress.sums
+        means = progress.means()
         last = (progress.epoch + 1) * self.steps - 1
         row = {
             "epoch": progress.epoch + 1,
             "learning_rate": round(learning_rate(last, self.steps * self.settings.epochs, self.settings), 8),
-            "train_loss": round(loss / steps, 6),
-            "train_accuracy": round(accuracy / steps, 6),
+            "train_loss": means.pop("train_loss", math.nan),
+            "train_accuracy": means.pop("train_accuracy", math.nan),
             "val_loss": round(found.loss, 6),
             "val_accuracy": round(float((found.correct * pair_weights).mean()), 6),
             "val_accuracy_one_patch": round(float((found.correct_one_patch * pair_weights).mean()), 6),
         }
-        if not self.settings.context_weight:
-            row |= {"train_loss": math.nan, "train_accuracy": math.nan}
         if self.contrast is not None:
-            row |= {
-                "contrast_loss": round(contrast_loss / steps, 6),
-                "contrast_accuracy": round(contrast_accuracy / steps, 6),
-                "val_match_at_1": round(self.matched(self.contrast), 6),
-            }
+            row |= means | {"val_match_at_1": round(self.matched(self.contrast), 6)}
         return row
 
     def save(self, progress: Progress) -> None:

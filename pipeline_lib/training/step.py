@@ -3,7 +3,8 @@
 It keeps no global state, so that wrapping the network for data parallel training is one line.
 
 Loss: cross entropy over the pairs of every image, each direction with the same total weight, plus the same for the
-head that sees one patch (which does not reach the encoder); plus `contrast.info_nce`, each by its weight.
+head that sees one patch (which does not reach the encoder); plus `contrast.info_nce`, `contrast.departure` and
+`teacher.relational_loss`, each by its weight.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet, Logits, drop_colours, normalise
 from pipeline_lib.models.device import autocast
+from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.batches import Batch, PairTable
-from pipeline_lib.training.contrast import Contrast, info_nce
+from pipeline_lib.training.contrast import Contrast, departure, info_nce
+from pipeline_lib.training.teacher import relational_loss
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,20 @@ class ContextTask(NamedTuple):
     weight: float = 1.0  # in the loss
 
 
+class Kept(NamedTuple):
+    """What the photos' maps are kept close to."""
+
+    start: Encoder  # the encoder before the first step, in evaluation mode
+    weight: float = 1.0
+
+
+class Taught(NamedTuple):
+    """What a teacher says of the views' photos."""
+
+    vectors: Tensor  # float32[B, E] as `teacher.Teacher.of` gives them
+    weight: float = 1.0
+
+
 class ContrastTask(NamedTuple):
     """Views to tell apart."""
 
@@ -101,6 +118,8 @@ class ContrastTask(NamedTuple):
     groups: Tensor  # int64[B]
     temperature: float
     weight: float = 1.0
+    kept: Kept | None = None
+    taught: Taught | None = None
 
 
 class Step(NamedTuple):
@@ -108,6 +127,7 @@ class Step(NamedTuple):
 
     context: Result | None
     contrast: Contrast | None
+    beside: dict[str, Tensor]  # further losses of the views before their weights, float[] each
 
 
 def train_step(
@@ -128,6 +148,7 @@ def train_step(
     """
     optimiser.zero_grad(set_to_none=True)
     result, found = None, None
+    beside: dict[str, Tensor] = {}
     # One objective after the other: gradients add up, and the activations of one at a time are kept.
     if context is not None:
         with autocast(context.images.device, precision):
@@ -136,9 +157,20 @@ def train_step(
         (context.weight * (pair + one_patch)).backward()  # type: ignore[no-untyped-call]
     if contrast is not None:
         with autocast(contrast.images.device, precision):
-            photos, edges = model.encoder(contrast.images).chunk(2)
+            features = model.encoder.pool5(contrast.images)
+            photos, edges = model.encoder.read(features).chunk(2)
         loss, correct = info_nce(photos, edges, contrast.groups, contrast.temperature)
-        (contrast.weight * loss).backward()  # type: ignore[no-untyped-call]
+        total = contrast.weight * loss
+        if contrast.taught is not None:
+            beside["relation"] = relational_loss(photos, edges, contrast.taught.vectors, contrast.temperature)
+            total = total + contrast.taught.weight * beside["relation"]
+        if contrast.kept is not None:
+            count = len(contrast.images) // 2
+            with torch.no_grad(), autocast(contrast.images.device, precision):
+                start = contrast.kept.start.pool5(contrast.images[:count])
+            beside["departure"] = departure(features[:count], start)
+            total = total + contrast.kept.weight * beside["departure"]
+        total.backward()  # type: ignore[no-untyped-call]
         found = Contrast(loss.detach(), correct)
     optimiser.step()
-    return Step(result, found)
+    return Step(result, found, {name: value.detach() for name, value in beside.items()})

@@ -103,7 +103,7 @@ def test_a_network_of_before_the_contrast_still_loads(make_params: Make, tmp_pat
     settings = make_params({"train.fc6": 12, "train.pretrained": "none", "train.fc6_grid": 0})
     save_file(Encoder(settings.train, settings.patches.size).state_dict(), tmp_path / "encoder.safetensors")
     record = settings.model_dump(include={"train", "patches"})
-    for key in ("fc6_grid", "context_weight", "contrast_weight"):
+    for key in ("fc6_grid", "context_weight", "contrast_weight", "keep_weight"):
         del record["train"][key]
     write_json(tmp_path / "meta.json", {"params": record})
     assert load_encoder(tmp_path).encoder.grid == 2

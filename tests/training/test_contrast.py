@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.training.contrast import group_numbers, info_nce
+from pipeline_lib.training.contrast import departure, group_numbers, info_nce
 from pipeline_lib.training.loop import Trained, ViewSource, train
 from pipeline_lib.training.step import train_step
 
@@ -67,6 +67,14 @@ def test_images_of_a_group_are_not_told_apart() -> None:
     assert correct.all()
 
 
+def test_departure_is_the_angle_at_every_place_whatever_the_strength() -> None:
+    start = torch.rand(3, 8, 2, 2)
+    assert_allclose(float(departure(start * 7, start)), 0, atol=1e-6)
+    turned = start.clone()
+    turned[:, :, 0, 0] *= -1  # one of four places
+    assert_allclose(float(departure(turned, start)), 2 / 4, rtol=1e-5)
+
+
 def test_groups_are_numbered_by_name_and_strangers_stand_alone() -> None:
     assert group_numbers(["a", "b", "c", "d"], {"a": "x", "c": "x", "b": "y"}).tolist() == [0, 1, 0, 2]
 
@@ -114,10 +122,33 @@ def test_without_weight_the_contrast_changes_no_bit(
     assert "contrast_loss" not in given.history[0]
 
 
+def test_kept_photo_maps_move_less(make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path) -> None:
+    moved = {}
+    for weight in (1e-6, 10.0):
+        changes: dict[str, object] = {"train.pretrained": "conv2", "train.keep_weight": weight, "train.epochs": 4}
+        trained = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / str(weight), {})
+        moved[weight] = [row["departure"] for row in trained.history]
+    assert moved[10.0][-1] < moved[1e-6][-1]
+    assert all(0 < value < 1 for value in moved[10.0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.pretrained": "conv1", "train.keep_weight": 1.0},
+        {"train.teacher": "alexnet", "train.teacher_weight": 1.0},
+    ],
+)
 def test_a_run_that_goes_on_ends_in_the_same_bits(
-    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_params: Make,
+    pairs_folder: Path,
+    patches_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
 ) -> None:
-    whole = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "whole", {})
+    whole = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "whole", {})
     real, calls = train_step, []
 
     def cut(*arguments: object) -> object:
@@ -128,9 +159,9 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(
 
     monkeypatch.setattr("pipeline_lib.training.loop.train_step", cut)
     with pytest.raises(KeyboardInterrupt):
-        trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
+        trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "cut", {})
     monkeypatch.setattr("pipeline_lib.training.loop.train_step", real)
-    resumed = trained_with(make_params, {}, pairs_folder, patches_folder, tmp_path / "cut", {})
+    resumed = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "cut", {})
     first, second = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert whole.history == resumed.history
@@ -160,3 +191,19 @@ def test_a_contrast_of_one_image_is_refused(
 def test_two_objectives_without_weight_are_refused(make_params: Make) -> None:
     with pytest.raises(PipelineError, match=r"context_weight: is 0, and contrast_weight too"):
         make_params({"train.context_weight": 0.0, "train.contrast_weight": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.contrast_weight": 0.0}, r"keep_weight: is measured on the contrast's views"),
+        (
+            {"train.contrast_weight": 0.0, "train.keep_weight": 0.0, "train.teacher_weight": 1.0},
+            r"teacher_weight: is measured on the contrast's views",
+        ),
+        ({"train.pretrained": "none"}, r"keep_weight: without pretrained layers"),
+    ],
+)
+def test_keeping_what_is_not_there_is_refused(make_params: Make, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        make_params({"train.contrast_weight": 1.0, "train.keep_weight": 1.0, **changes})

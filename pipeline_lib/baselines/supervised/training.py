@@ -113,7 +113,7 @@ def train(
     torch.backends.cudnn.deterministic = True
     groups = parameter_groups(network, recipe)
     optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
-    progress = restore(checkpoint, network, optimiser, where.threads, where.device.type) or Progress(sums=[0.0] * 3)
+    progress = restore(checkpoint, network, optimiser, where.threads, where.device.type) or Progress()
     steps = batches.steps * recipe.epochs
     network.train()
     clock = time.monotonic()
@@ -127,11 +127,10 @@ def train(
             values = train_step(network, optimiser, batch, recipe, settings, where)
             if not math.isfinite(values[0] + values[1]):
                 raise PipelineError(f"training diverged in epoch {progress.epoch + 1}; lower the learning rate")
-            progress.sums = [before + value for before, value in zip(progress.sums, values, strict=True)]
-            progress.step += 1
+            progress.add(dict(zip(("pair_loss", "class_loss", "found"), values, strict=True)))
             bar.update(1)
             if progress.step == batches.steps:
-                _end_of_epoch(progress)
+                progress.finish_epoch({"epoch": progress.epoch + 1, **progress.means()})
                 bar.set_postfix(found=f"{progress.history[-1]['found']:.3f}")
             if time.monotonic() - clock >= recipe.checkpoint_seconds:
                 progress.seconds += time.monotonic() - clock
@@ -140,10 +139,3 @@ def train(
     progress.seconds += time.monotonic() - clock
     save(checkpoint, network, optimiser, progress, where.threads, where.device.type)
     return progress.history
-
-
-def _end_of_epoch(progress: Progress) -> None:
-    means = [round(total / progress.step, 6) for total in progress.sums]
-    row = dict(zip(("pair_loss", "class_loss", "found"), means, strict=True))
-    progress.history.append({"epoch": progress.epoch + 1, **row})
-    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0] * 3

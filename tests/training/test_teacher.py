@@ -1,0 +1,78 @@
+"""The teacher's relations against their formula, and what the teacher is asked and remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.pretext.views import ViewShards
+from pipeline_lib.training import teacher
+from pipeline_lib.training.teacher import TEMPERATURE, ask, relational_loss
+
+Make = Callable[..., params.Params]
+IDS = [f"image/{number:02d}" for number in range(6)]
+CPU = torch.device("cpu")
+
+
+def unit(count: int, width: int, seed: int) -> torch.Tensor:
+    return functional.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_the_loss_is_the_divergence_over_the_others_of_the_batch() -> None:
+    a, b, t = (unit(5, 8, seed) for seed in range(3))
+
+    def others(table: torch.Tensor) -> np.ndarray:
+        kept = np.exp([np.delete(row, k) for k, row in enumerate(table.double().numpy())])
+        return np.asarray(kept / kept.sum(axis=1, keepdims=True))
+
+    wanted = others(t @ t.T / TEMPERATURE)
+    tables = [others(table / 0.2) for table in (a @ a.T, b @ a.T, a @ b.T)]
+    expected = np.mean([(wanted * np.log(wanted / found)).sum(axis=1).mean() for found in tables])
+    assert_allclose(float(relational_loss(a, b, t, 0.2)), expected, rtol=1e-4)
+
+
+def test_views_as_alike_as_the_teacher_finds_them_lose_nothing_whatever_their_lengths() -> None:
+    t = unit(6, 8, 0)
+    assert_allclose(float(relational_loss(t * 3, t * 0.5, t, TEMPERATURE)), 0, atol=1e-5)
+    assert float(relational_loss(t.flip(0), t, t, TEMPERATURE)) > 0.1
+
+
+def test_the_gradient_is_finite_where_the_teacher_is_sure() -> None:
+    a = unit(4, 8, 0).requires_grad_()
+    sure = torch.eye(4)[[0, 0, 1, 1]]  # pairs that the teacher can't tell apart
+    relational_loss(a, a, sure, 0.01).backward()  # type: ignore[no-untyped-call]
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+@pytest.fixture
+def asked(make_params: Make, pairs_folder: Path) -> Callable[..., teacher.Teacher]:
+    settings = make_params({"train.teacher": "alexnet", "train.teacher_weight": 1.0})
+    shards = ViewShards(pairs_folder, IDS, settings.contrast)
+    return lambda scratch: ask(settings.train, shards, Path(), scratch, CPU, "fp32")
+
+
+def test_the_teacher_sees_every_training_photo_once(asked: Callable[..., teacher.Teacher], tmp_path: Path) -> None:
+    found = asked(tmp_path)
+    assert sorted(found.rows) == IDS
+    assert found.vectors.shape == (6, 4 * 256)
+    assert_allclose(found.vectors.norm(dim=1).numpy(), 1, rtol=1e-5)
+    both = found.of([IDS[3], IDS[0]], CPU)
+    assert torch.equal(both[1], found.vectors[found.rows[IDS[0]]])
+
+
+def test_a_run_that_goes_on_does_not_ask_again_and_a_damaged_answer_is_made_anew(
+    asked: Callable[..., teacher.Teacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = asked(tmp_path)
+    (tmp_path / teacher.FILE).write_bytes(b"cut")
+    assert torch.equal(asked(tmp_path).vectors, first.vectors)
+    monkeypatch.setattr(teacher, "_network", pytest.fail)
+    assert torch.equal(asked(tmp_path).vectors, first.vectors)
