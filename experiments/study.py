@@ -17,6 +17,7 @@ from experiments.cell import PLACE, call, commit, link, point, prepare, stage
 from experiments.grid import ROOT, Grid, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import earlier
 from pipeline_lib.params import Params
 
 STUDY = ROOT / "experiments" / "study.yaml"
@@ -27,7 +28,10 @@ def network_of(params: Params, images: Path) -> Path:
     """The folder of the network that these params train, trained now if it is not there."""
     settings = params.model_dump(mode="json", include={"train", "contrast"})
     free = {"threads", "checkpoint_seconds", "device", "bootstrap"}
-    settings["train"] = {key: value for key, value in settings["train"].items() if key not in free}
+    # A key that came later changes no network that was made before it.
+    settings["train"] = {
+        key: value for key, value in settings["train"].items() if key not in free and earlier.TRAIN.get(key) != value
+    }
     data = PLACE / f"network-{digest_of(images.name, settings)[:12]}"
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)
