@@ -20,12 +20,16 @@ from experiments.study import OUT, STUDY
 from pipeline_lib.baselines.similarity import score_blocks
 from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import KINDS
+from pipeline_lib.retrieval.alignment import KINDS, Kind
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
+from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
 
 RESAMPLES, SEED = 2000, 0
+PHOTOS = 5
+# Neither hubs, which are known by drawings, nor the drawings of a test have a say in how alike photos are.
+OF_PHOTOS: tuple[Kind, ...] = ("none", "pretext_mean", "pretext_whitened")
 FIGURES = ("instance_hit_at_1", "instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", "map")
 WITH_INTERVAL = ("instance_hit_at_5", "class_hit_at_5")
 TABLE = Path("metrics/retrieval_study.csv")
@@ -60,14 +64,34 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
         scores: dict[str, Vectors] = {
             kind: np.concatenate(list(score_blocks(photos, sketches, kind, part))) for kind in KINDS
         }
+        precisions: dict[str, float | None] = {
+            kind: rounded(photo_precision(photos, sketches, kind, part[0])) for kind in OF_PHOTOS
+        }
         rows += [
             {"dataset": dataset, "alignment": name, "transductive": name == "transductive_mean"}
             | figures(values, photos.labels.take(part[0]), sketches.labels.take(part[1]))
-            | {"dim": photos.dimension}
+            | {"photo_precision_at_5": precisions.get(name), "dim": photos.dimension}
             for name, values in scores.items()
         ]
     # By alignment first; sorting keeps the order of the parts.
     return sorted(rows, key=lambda row: KINDS.index(row["alignment"]))
+
+
+def photo_precision(photos: EmbeddingTable, sketches: EmbeddingTable, kind: Kind, rows: Rows) -> float:
+    """The part of a photo's five nearest other photos that are of its class: what the network knows of photos alone.
+
+    Args:
+        photos: the gallery.
+        sketches: of the same folder.
+        kind: of alignment.
+        rows: int[M], the photos that are looked at.
+    """
+    vectors = of_kind(kind, photos, sketches).apply(photos.read()[rows], "photo")
+    classes = photos.labels.class_names[rows]
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :PHOTOS]
+    return float((classes[nearest] == classes[:, None]).mean())
 
 
 def figures(scores: Vectors, gallery: Labels, queries: Labels) -> dict[str, Any]:

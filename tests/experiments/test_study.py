@@ -84,6 +84,19 @@ def test_a_row_is_measured_under_every_alignment_on_the_gallery_of_its_part(embe
     assert all(row["transductive"] == (kind == "transductive_mean") for (_, kind), row in rows.items())
 
 
+def test_photos_are_precise_where_their_classes_lie_apart(embeddings: Path) -> None:
+    folder = embeddings / "embeddings"
+    photos, sketches = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
+    rows = np.arange(20)
+    chance = judge.photo_precision(photos, sketches, "none", rows)
+    apart = np.repeat(np.eye(5, 8), 4, axis=0) * 20 + photos.read()
+    ids, names = photos.labels.image_ids.tolist(), photos.labels.class_names.tolist()
+    write_embeddings(folder / "photos.parquet", ids, apart, classes=names)
+    found = judge.photo_precision(EmbeddingTable.open(photos.path), sketches, "none", rows)
+    assert chance < 0.5
+    assert found == pytest.approx(3 / 5)  # of five neighbours only the other three of a class of four can be right
+
+
 def test_a_transductive_mean_sees_its_own_part_alone(embeddings: Path) -> None:
     photos, sketches = (EmbeddingTable.open(embeddings / "embeddings" / f"{n}.parquet") for n in ("photos", "sketches"))
     whole = fit_tables(photos, sketches)
