@@ -24,6 +24,7 @@ from pipeline_lib.retrieval.alignment import KINDS, Kind
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
 from pipeline_lib.retrieval.fitting import of_kind
+from pipeline_lib.retrieval.ranking import rank_scores
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
 
 RESAMPLES, SEED = 2000, 0
@@ -59,13 +60,15 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
         PipelineError: embeddings are missing or can't be used.
     """
     photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
+    shown, alignments = photos.read(), {kind: of_kind(kind, photos, sketches) for kind in OF_PHOTOS}
     rows = []
     for dataset, part in parts(photos.labels, sketches.labels, final=final).items():
         scores: dict[str, Vectors] = {
             kind: np.concatenate(list(score_blocks(photos, sketches, kind, part))) for kind in KINDS
         }
         precisions: dict[str, float | None] = {
-            kind: rounded(photo_precision(photos, sketches, kind, part[0])) for kind in OF_PHOTOS
+            kind: rounded(photo_precision(alignment.apply(shown[part[0]], "photo"), photos.labels.take(part[0])))
+            for kind, alignment in alignments.items()
         }
         rows += [
             {"dataset": dataset, "alignment": name, "transductive": name == "transductive_mean"}
@@ -77,21 +80,17 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: KINDS.index(row["alignment"]))
 
 
-def photo_precision(photos: EmbeddingTable, sketches: EmbeddingTable, kind: Kind, rows: Rows) -> float:
+def photo_precision(vectors: Vectors, labels: Labels) -> float:
     """The part of a photo's five nearest other photos that are of its class: what the network knows of photos alone.
 
     Args:
-        photos: the gallery.
-        sketches: of the same folder.
-        kind: of alignment.
-        rows: int[M], the photos that are looked at.
+        vectors: float32[M, D], aligned photos.
+        labels: theirs.
     """
-    vectors = of_kind(kind, photos, sketches).apply(photos.read()[rows], "photo")
-    classes = photos.labels.class_names[rows]
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
-    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :PHOTOS]
-    return float((classes[nearest] == classes[:, None]).mean())
+    nearest = np.concatenate([block.rows[:, :PHOTOS] for block in rank_scores(scores, labels.image_ids)])
+    return float((labels.class_names[nearest] == labels.class_names[:, None]).mean())
 
 
 def figures(scores: Vectors, gallery: Labels, queries: Labels) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from experiments import judge
 from experiments.grid import read_grid
 from experiments.study import STUDY
+from pipeline_lib.retrieval.alignment import normalise
 from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
 from tests.retrieval.support import write_embeddings
@@ -86,13 +87,10 @@ def test_a_row_is_measured_under_every_alignment_on_the_gallery_of_its_part(embe
 
 def test_photos_are_precise_where_their_classes_lie_apart(embeddings: Path) -> None:
     folder = embeddings / "embeddings"
-    photos, sketches = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
-    rows = np.arange(20)
-    chance = judge.photo_precision(photos, sketches, "none", rows)
-    apart = np.repeat(np.eye(5, 8), 4, axis=0) * 20 + photos.read()
-    ids, names = photos.labels.image_ids.tolist(), photos.labels.class_names.tolist()
-    write_embeddings(folder / "photos.parquet", ids, apart, classes=names)
-    found = judge.photo_precision(EmbeddingTable.open(photos.path), sketches, "none", rows)
+    photos = EmbeddingTable.open(folder / "photos.parquet")
+    chance = judge.photo_precision(normalise(photos.read()), photos.labels)
+    apart = (np.repeat(np.eye(5, 8), 4, axis=0) * 20 + photos.read()).astype(np.float32)
+    found = judge.photo_precision(normalise(apart), photos.labels)
     assert chance < 0.5
     assert found == pytest.approx(3 / 5)  # of five neighbours only the other three of a class of four can be right
 
