@@ -8,10 +8,9 @@
 # make source       the source's own setting on the embedded data set: context prediction alone
 # make voc-sketchy ROOT=/path     the same on PASCAL VOC 2012 and Sketchy
 # make fast ROOT=/path            the default's method on the same
-# make best ROOT=/path            on the same, the one network that retrieves best so far
+# make best ROOT=/path            on the same, what retrieves best so far: two networks together (some three hours)
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
-# make together     what retrieves best so far at any cost: several rows of the study together
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji; after source, voc-sketchy, fast, and at the defaults
 # make defaults     back to the params and artefacts of `make repro` after one of the runs above or the next
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
@@ -30,8 +29,8 @@ PATH_IN = "'$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy fast best defaults ablation \
-  ablation-results study together comparison own-photos
+.PHONY: help setup setup-dev repro serve index test test-web browser lint bench readme source voc-sketchy fast best best-map \
+  defaults ablation ablation-results study comparison own-photos
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -125,14 +124,23 @@ fast: setup
 	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6
 	@$(KEEP)
 
-# The one network that finds most so far: the row map-vgg16 of experiments/study.yaml, as a run of the pipeline.
+# Two networks together: the rows map and together of experiments/study.yaml, as runs of the pipeline. The second is
+# told what the first one has changed in params.yaml.
+MAP := -S embed.pool5=true -S embed.precision=bf16 -S retrieval.alignment=pretext_csls
 VGG16 := -S train.encoder=vgg16 -S train.frozen=conv3 -S train.context_weight=0.0 -S train.keep_weight=5.0 \
-  -S train.learning_rate=0.01 -S train.epochs=3 -S contrast.batch_images=64 -S contrast.image_size=128
+  -S train.teacher_weight=3.0 -S train.learning_rate=0.01 -S train.epochs=3 -S contrast.batch_images=64 \
+  -S contrast.image_size=128
+DIGEST = $(BIN)/python -c 'import pathlib, sys; from pipeline_lib.data.files import digest_of_file; \
+  print(digest_of_file(pathlib.Path(sys.argv[1]))[:16])'
 
-best: setup
+best-map: setup
 	@$(NEEDS_ROOT)
-	@$(EXPERIMENT) $(ON_SKETCHY) -S catalog.limit=2000 $(VGG16) \
-	  -S embed.pool5=true -S embed.precision=bf16 -S retrieval.alignment=pretext_csls
+	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6 -S embed.image_size=224 $(MAP)
+	@$(KEEP)
+
+best: best-map
+	@$(EXPERIMENT) $(ON_SKETCHY) $(VGG16) -S embed.image_size=160 $(MAP) \
+	  -S "embed.beside=['data/runs/best_map@$$($(DIGEST) data/runs/best_map/model/encoder.safetensors)']"
 	@$(KEEP)
 
 # DVC takes the outputs of other params out of the tree, tracked metrics too, and keeps them all in its cache.
@@ -145,11 +153,6 @@ ablation: setup
 
 study: setup
 	@$(RUN) python -m experiments.study
-
-# What finds most so far, at any cost: networks whose similarities are added up.
-together: setup
-	@$(RUN) python -m experiments.study map map-taught map-vgg16
-	@$(RUN) python -m experiments.together map+map-taught map+map-vgg16 map-taught+map-vgg16 map+map-taught+map-vgg16
 
 comparison: setup
 	@$(RUN) dvc repro --single-item experiments/dvc.yaml:comparison

@@ -5,7 +5,7 @@ Unknown keys and values out of range are errors that name the key. What each key
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -233,6 +233,7 @@ class Embed(Section):
     fc6_input: Literal["pool", "slide"]
     activation: Literal["linear", "relu"]
     pool5: bool
+    beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]]
     precision: Literal["fp32", "bf16"]
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)

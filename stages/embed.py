@@ -12,8 +12,10 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS
-from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
+from pipeline_lib.retrieval.copies import take
+from pipeline_lib.retrieval.encode import export_all
 from pipeline_lib.retrieval.fitting import fit_pretext
+from pipeline_lib.retrieval.networks import open_networks
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
@@ -21,25 +23,23 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     use_threads(params.embed.threads)
     keep_freed_memory()
     catalog = read_catalog(data / "catalog.parquet")
-    loaded = load_encoder(data / "model")
     out = data / "embeddings"
+    take(params.embed.beside, ROOT, out)
+    networks = open_networks(data / "model", params.embed, out)
     seconds = export_all(
-        {out: fc6_of(loaded, params.embed)},
+        {out: networks.embed},
         catalog,
         open_source(params.catalog, ROOT),
         data / "pairs",
-        loaded.train,
-        size=params.embed.largest,
+        networks.own.train,
+        size=networks.size,
         batch=params.embed.batch,
     )[out]
-    fit_pretext(out).save(out / FILE_NAME)
-    system = {"system": "context_fc6", "supervision": supervision(params), "alignments": list(KINDS)}
-    write_json(out / "system.json", {**system, "seconds": round(seconds, 2)})
-
-
-def supervision(params: Params) -> str:
-    """What labels the system has seen: those of ImageNet through its start weights or its teacher's, or none."""
-    return "imagenet" if params.train.pretrained != "none" or params.train.teacher_weight else "none"
+    fit_pretext(out, networks.widths()).save(out / FILE_NAME)
+    # What labels the system has seen.
+    supervision = "imagenet" if networks.labelled() else "none"
+    record = {"system": "context_fc6", "supervision": supervision, "alignments": list(KINDS)}
+    write_json(out / "system.json", {**record, "seconds": round(seconds, 2), "embed": params.embed.model_dump()})
 
 
 if __name__ == "__main__":

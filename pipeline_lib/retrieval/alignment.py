@@ -14,6 +14,7 @@ part of CORAL, Sun, Feng and Saenko 2016). Five kinds:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -37,19 +38,23 @@ FILE_NAME = "alignment.safetensors"
 SMALLEST_NORM = 1e-6
 
 
-def normalise(vectors: Vectors) -> Vectors:
+def normalise(vectors: Vectors, widths: Sequence[int] = ()) -> Vectors:
     """Scales rows to length 1; rows that are all zeros stay zeros.
 
     Args:
         vectors: float32[N, D], finite.
+        widths: of the parts that each row joins; each is scaled by itself, so that all count the same. Empty for one.
 
     Returns:
         A new float32[N, D].
     """
-    return _scaled(vectors, smallest=0.0)
+    return _scaled(vectors, widths, smallest=0.0)
 
 
-def _scaled(vectors: Vectors, *, smallest: float) -> Vectors:
+def _scaled(vectors: Vectors, widths: Sequence[int], *, smallest: float) -> Vectors:
+    if len(widths) > 1:
+        parts = np.split(vectors, np.cumsum(widths)[:-1], axis=1)
+        return np.hstack([_scaled(part, (), smallest=smallest) for part in parts]) / np.float32(len(widths) ** 0.5)
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
     result: Vectors = np.divide(vectors, np.where(norms > smallest, norms, 1), dtype=np.float32)
     result[norms[:, 0] <= smallest] = 0
@@ -67,6 +72,7 @@ class Alignment:
         gains: float32[R].
         edges: float16[M, D], aligned edge maps of pretext photos, which hubs among the photos are near to; None where
             hubs count as much as others.
+        widths: of the parts that a vector joins, one per network; each is aligned by itself. Empty for one network.
     """
 
     photo_mean: Vectors
@@ -74,10 +80,13 @@ class Alignment:
     directions: Vectors | None = None
     gains: Vectors | None = None
     edges: NDArray[np.float16] | None = None
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.photo_mean.shape != self.sketch_mean.shape or self.photo_mean.ndim != 1:
             raise ValueError("photo_mean and sketch_mean must be vectors of one length")
+        if self.widths and sum(self.widths) != len(self.photo_mean):
+            raise ValueError(f"parts of {self.widths} numbers do not make a vector of {len(self.photo_mean)}")
 
     @classmethod
     def none(cls, dimension: int) -> Alignment:
@@ -95,7 +104,7 @@ class Alignment:
         return self.dimension + (self.edges is not None)
 
     def apply(self, vectors: Vectors, domain: Domain) -> Vectors:
-        """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again.
+        """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again; each network's part by itself.
 
         Args:
             vectors: float32[N, D], raw.
@@ -113,22 +122,24 @@ class Alignment:
         return np.column_stack([unit, last])
 
     def _unit(self, vectors: Vectors, domain: Domain) -> Vectors:
-        unit = normalise(vectors)
+        unit = normalise(vectors, self.widths)
         mean = self.photo_mean if domain == "photo" else self.sketch_mean
         if not mean.any() and self.directions is None:
             return unit
         unit -= mean
         if self.directions is not None and self.gains is not None:
             unit += (unit @ self.directions.T * self.gains) @ self.directions
-        return _scaled(unit, smallest=SMALLEST_NORM)
+        return _scaled(unit, self.widths, smallest=SMALLEST_NORM)
 
     def save(self, path: Path) -> None:
         """Writes its arrays under their names as safetensors, whole or not at all."""
-        arrays: dict[str, NDArray[np.floating]] = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
+        arrays: dict[str, NDArray[np.generic]] = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
         if self.directions is not None and self.gains is not None:
             arrays |= {"directions": self.directions, "gains": self.gains}
         if self.edges is not None:
             arrays["edges"] = self.edges
+        if self.widths:
+            arrays["widths"] = np.array(self.widths, np.int64)
         with replacing(path) as aside:
             save_file(arrays, str(aside))
 
@@ -141,9 +152,9 @@ class Alignment:
         """
         try:
             arrays = load_file(str(path))
-            edges = arrays.pop("edges", None)
+            edges, widths = arrays.pop("edges", None), arrays.pop("widths", np.empty(0, np.int64))
             fitted = {name: array.astype(np.float32) for name, array in arrays.items()}
-            return cls(**fitted, edges=edges)
+            return cls(**fitted, edges=edges, widths=tuple(widths.tolist()))
         except (OSError, SafetensorError, TypeError, ValueError) as failure:
             raise PipelineError(f"{path}: can't be read as alignment ({failure}); run `dvc repro` again") from failure
 
@@ -156,7 +167,7 @@ class Alignment:
         if kind == "none":
             return Alignment.none(self.dimension)
         if kind not in ("pretext_whitened", "pretext_csls"):
-            return Alignment(self.photo_mean, self.sketch_mean)
+            return Alignment(self.photo_mean, self.sketch_mean, widths=self.widths)
         if self.directions is None or (kind == "pretext_csls" and self.edges is None):
             raise PipelineError(
                 f"retrieval.alignment: {kind} was not fitted when these images were embedded; run `dvc repro` again, "

@@ -18,24 +18,25 @@ from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 from pipeline_lib.retrieval.whitening import PAIRS, whiten
 
 
-def fit(photos: Iterable[Vectors], sketches: Iterable[Vectors]) -> Alignment:
+def fit(photos: Iterable[Vectors], sketches: Iterable[Vectors], widths: tuple[int, ...] = ()) -> Alignment:
     """Takes each domain's mean of L2-normalised vectors.
 
     Args:
         photos: batches of raw vectors, float32[B, D] each; a float32[N, D] array in a list is one batch.
         sketches: likewise, of sketches or of edge maps.
+        widths: of the parts that a vector joins, as in `Alignment`.
 
     Raises:
         ValueError: a domain has no vectors.
     """
-    return Alignment(_mean(photos), _mean(sketches))
+    return Alignment(_mean(photos, widths), _mean(sketches, widths), widths=widths)
 
 
-def _mean(batches: Iterable[Vectors]) -> Vectors:
+def _mean(batches: Iterable[Vectors], widths: tuple[int, ...]) -> Vectors:
     total: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
     count = 0
     for batch in batches:
-        part = normalise(batch).sum(axis=0, dtype=np.float64)
+        part = normalise(batch, widths).sum(axis=0, dtype=np.float64)
         total = part if total is None else total + part
         count += len(batch)
     if total is None or count == 0:
@@ -43,7 +44,7 @@ def _mean(batches: Iterable[Vectors]) -> Vectors:
     return (total / count).astype(np.float32)
 
 
-def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable) -> Alignment:
+def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable, widths: tuple[int, ...] = ()) -> Alignment:
     """`fit` on two embedding tables, read in batches.
 
     Raises:
@@ -57,7 +58,7 @@ def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable) -> Alignment:
             f"{sketches.path}: vectors have {sketches.dimension} numbers, but {photos.dimension} in {photos.path}; "
             "run `dvc repro` again"
         )
-    return fit(photos.batches(), sketches.batches())
+    return fit(photos.batches(), sketches.batches(), widths)
 
 
 def _pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
@@ -65,27 +66,45 @@ def _pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
     return photos, edges
 
 
-def fit_pretext(folder: Path) -> Alignment:
+def fit_pretext(folder: Path, widths: tuple[int, ...] = ()) -> Alignment:
     """Means, whitening and edges of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
+
+    Args:
+        folder: of the embeddings.
+        widths: of the parts that a vector joins, as in `Alignment`.
 
     Raises:
         PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
     """
     photos, edges = _pretext(folder)
-    means = fit_tables(photos, edges)
+    means = fit_tables(photos, edges, widths)
     if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
         raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
-    differences = _spread(photos, PAIRS) - means.photo_mean
-    differences -= _spread(edges, PAIRS) - means.sketch_mean
-    whitened = Alignment(means.photo_mean, means.sketch_mean, *whiten(differences))
+    differences = normalise(_spread(photos, PAIRS), widths) - means.photo_mean
+    differences -= normalise(_spread(edges, PAIRS), widths) - means.sketch_mean
+    directions, gains = _whiten(differences, widths or (differences.shape[1],))
+    whitened = replace(means, directions=directions, gains=gains)
     return replace(whitened, edges=whitened.apply(_spread(edges, EDGES), "sketch").astype(np.float16))
 
 
+def _whiten(differences: Vectors, widths: tuple[int, ...]) -> tuple[Vectors, Vectors]:
+    """`whiten` of each part by itself: directions that are 0 outside their part, and their gains."""
+    ends = np.cumsum(widths)
+    found = [(end - width, whiten(differences[:, end - width : end])) for end, width in zip(ends, widths, strict=True)]
+    directions = np.zeros((sum(len(gains) for _, (_, gains) in found), differences.shape[1]), np.float32)
+    row = 0
+    for start, (own, gains) in found:
+        directions[row : row + len(gains), start : start + own.shape[1]] = own
+        row += len(gains)
+    return directions, np.concatenate([gains for _, (_, gains) in found])
+
+
 def _spread(table: EmbeddingTable, most: int) -> Vectors:
-    """At most so many unit vectors of a table, evenly spread over its rows."""
-    step, seen, parts = -(-len(table) // most), 0, []
+    """At most so many vectors of a table, evenly spread over its rows."""
+    rows = np.unique(np.linspace(0, len(table) - 1, min(most, len(table)), dtype=np.intp))
+    seen, parts = 0, []
     for batch in table.batches():
-        parts.append(normalise(batch[-seen % step :: step]))
+        parts.append(batch[rows[(rows >= seen) & (rows < seen + len(batch))] - seen])
         seen += len(batch)
     return np.concatenate(parts)
 

@@ -15,8 +15,8 @@ Vectors = NDArray[np.float32]
 
 NEIGHBOURS = 10
 """As in the paper."""
-EDGES = 2048
-"""At most so many edge maps are looked at, spread evenly; with all 5,204 of VOC and Sketchy no more is found."""
+EDGES = 4096
+"""At most so many edge maps are looked at, spread evenly."""
 BLOCK = 1024
 
 

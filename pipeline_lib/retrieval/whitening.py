@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 
-PAIRS = 4096
-"""At most so many pairs are looked at, spread evenly: the covariance needs no more, and memory stays bounded."""
+PAIRS = 8192
+"""At most so many pairs are looked at, spread evenly, so that memory stays bounded. More find more: see
+docs/retrieval.md."""
 RANK = 512
 """At most so many directions are kept, those of the largest differences."""
 SHRINKAGE = 1.0

@@ -13,35 +13,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline_lib import params
 from pipeline_lib.retrieval.alignment import Alignment
-from pipeline_lib.retrieval.encode import LoadedEncoder, fc6_of, prepare
+from pipeline_lib.retrieval.encode import prepare
+from pipeline_lib.retrieval.networks import Networks
 from pipeline_lib.retrieval.vectors import Vectors
 
 
 @dataclass(frozen=True)
 class QueryEncoder:
-    """The trained encoder with what stands before and behind it.
+    """The trained network, or several, with what stands before and behind.
 
     Attributes:
-        loaded: encoder and its record.
-        embed: section `embed`, as the gallery was embedded.
+        networks: as they embedded the gallery.
         alignment: the domain means that are removed.
     """
 
-    loaded: LoadedEncoder
-    embed: params.Embed
+    networks: Networks
     alignment: Alignment
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """An image as the encoder's input: float32[1, 3, S, S]; uint8[H, W, 3] RGB or uint8[H, W] comes in."""
-        return prepare(image, self.embed.largest, self.loaded.train)
+        return prepare(image, self.networks.size, self.networks.own.train)
 
     @torch.inference_mode()
     def raw(self, prepared: Sequence[Tensor]) -> Vectors:
-        """fc6 as the embed stage writes it, float32[N, D]."""
+        """Vectors as the embed stage writes them, float32[N, D]."""
         images = torch.cat(list(prepared)).contiguous(memory_format=torch.channels_last)
-        vectors: Vectors = fc6_of(self.loaded, self.embed)(images).float().cpu().numpy()
+        vectors: Vectors = self.networks.embed(images).float().cpu().numpy()
         return vectors
 
     def queries(self, prepared: Sequence[Tensor]) -> Vectors:

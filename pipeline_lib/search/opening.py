@@ -16,8 +16,8 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval.alignment import FILE_NAME, normalise
-from pipeline_lib.retrieval.encode import load_encoder
 from pipeline_lib.retrieval.fitting import of_kind
+from pipeline_lib.retrieval.networks import open_networks
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.engine import SearchEngine
@@ -71,11 +71,11 @@ class Run:
 
     def model_key(self) -> str:
         """Changes with the weights and with how images are embedded."""
-        return model_key(self.data / "model", self.params.embed)
+        return model_key(self.data / "model", self.params.embed, self.data / "embeddings")
 
 
 def open_encoder(run: Run, threads: int) -> QueryEncoder:
-    """The run's trained encoder on `threads` threads, with the alignment that retrieval.alignment names.
+    """The run's trained network, or several, on `threads` threads, with the alignment that retrieval.alignment names.
 
     Raises:
         PipelineError: the run has not been made, or its parts do not fit.
@@ -86,7 +86,7 @@ def open_encoder(run: Run, threads: int) -> QueryEncoder:
     folder = run.data / "embeddings"
     tables = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
     alignment = of_kind(run.params.retrieval.alignment, *tables)
-    return QueryEncoder(load_encoder(run.data / "model"), run.params.embed, alignment)
+    return QueryEncoder(open_networks(run.data / "model", run.params.embed, folder), alignment)
 
 
 def open_engine(run: Run, which: str = "auto") -> SearchEngine:

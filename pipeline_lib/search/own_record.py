@@ -13,6 +13,7 @@ from pipeline_lib.data.files import digest_of, digest_of_file, read_json, write_
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.schemas import read_table
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.copies import FILES, SETTINGS, copies
 from pipeline_lib.retrieval.index_names import ROWS_NAME
 from pipeline_lib.search.gallery import Gallery
 
@@ -39,15 +40,23 @@ class Record:
     state: str = ""
 
 
-def model_key(folder: Path, embed: params.Embed) -> str:
+def model_key(folder: Path, embed: params.Embed, embeddings: Path) -> str:
     """Changes with the weights in a model folder and with how images are embedded; not with speed.
+
+    Args:
+        folder: of the run's own model.
+        embed: section `embed`.
+        embeddings: holds the networks of other runs that take part.
 
     Raises:
         PipelineError: the model is missing.
     """
     meta = read_json(folder / "meta.json")
     weights = digest_of_file(folder / "encoder.safetensors")
-    return digest_of(weights, meta["params"], embed.model_dump(exclude={"batch", "threads"}))
+    others = [
+        [read_json(copy / SETTINGS), *(digest_of_file(copy / file) for file in FILES)] for copy in copies(embeddings)
+    ]
+    return digest_of(weights, meta["params"], embed.model_dump(exclude={"batch", "threads", "beside"}), *others)
 
 
 def alignment_key(file: Path, kind: str) -> str:

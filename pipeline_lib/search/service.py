@@ -46,7 +46,7 @@ class Service:
         self.engine = engine
         self.version = version
         self.admission = Admission(settings.queue + settings.batch)
-        trained = params.Edges.model_validate(engine.encoder.loaded.meta["params"]["edges"])
+        trained = params.Edges.model_validate(engine.encoder.networks.own.meta["params"]["edges"])
         self.pictures = Pictures(engine.gallery, trained, settings.thumbnail, ByteCache(settings.cache_bytes))
         self._batcher: Batcher[Query, list[Hit]] = Batcher(self._search, settings.batch)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
@@ -69,8 +69,9 @@ class Service:
             return prepared, None
         colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         edges = self.pictures.edges_of(colours)
+        networks = self.engine.encoder.networks
         told = Seen(
-            input=data_address(encode_png(pixels_of(prepared, patch_norm=self.engine.encoder.loaded.train.patch_norm))),
+            input=data_address(encode_png(pixels_of(prepared, patch_norm=networks.own.train.patch_norm))),
             edges=data_address(encode_png(edges)),
         )
         return prepared, told
@@ -111,18 +112,18 @@ class Service:
 
     def model(self) -> ModelInfo:
         """The model and index that are searched with."""
-        engine, meta = self.engine, self.engine.encoder.loaded.meta
-        embed = engine.encoder.embed
+        engine, networks = self.engine, self.engine.encoder.networks
+        meta = networks.own.meta
         return ModelInfo(
             gallery=TITLES.get(engine.gallery.name, engine.gallery.name),
             credit=CREDITS.get(engine.gallery.name, ""),
             photos=len(engine.gallery),
-            architecture=str(meta.get("architecture", "")),
+            architecture=" + ".join(str(each.loaded.meta.get("architecture", "")) for each in networks.members),
             start_weights=str(meta.get("start_weights", "")),
             pretext_accuracy=meta.get("accuracy"),
             training_images=meta.get("training_images"),
-            embedding=f"fc6{' and last map' if embed.pool5 else ''}, {embed.fc6_input}, {embed.activation}",
-            image_size=embed.largest,
+            embedding=" + ".join(_embedding(each.settings) for each in networks.members),
+            image_size=networks.size,
             alignment=engine.facts.alignment,
             index=engine.facts.settings,
             examples=len(engine.examples),
@@ -149,6 +150,10 @@ def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
     else:
         values = values * np.array(IMAGENET_STD, np.float32) + np.array(IMAGENET_MEAN, np.float32)
     return np.asarray(np.clip(np.round(values * 255), 0, 255), np.uint8)
+
+
+def _embedding(settings: params.Embed) -> str:
+    return f"fc6{' and last map' if settings.pool5 else ''}, {settings.fc6_input}, {settings.activation}"
 
 
 def version_of(*parts: str) -> str:

@@ -122,6 +122,39 @@ def test_a_file_of_before_hubs_were_counted_still_whitens(tmp_path: Path) -> Non
         of_kind("pretext_csls", photos, sketches)
 
 
+def test_each_part_of_a_vector_is_aligned_by_itself_and_inner_products_are_the_mean(tmp_path: Path) -> None:
+    tables = write_folder(tmp_path)
+    names = ("photos", "sketches", "pretext_photos", "pretext_edges")
+    widths, sides = (24, 40), ("left", "right")
+    for name in names:
+        table = EmbeddingTable.open(tmp_path / f"{name}.parquet")
+        for side, part in zip(sides, np.split(table.read(), [24], axis=1), strict=True):
+            write_embeddings(tmp_path / side / f"{name}.parquet", list(table.labels.image_ids), part)
+
+    def similar(alignment: Alignment, photos: Matrix, sketches: Matrix) -> Matrix:
+        return np.asarray(alignment.apply(sketches, "sketch") @ alignment.apply(photos, "photo").T)
+
+    whole = fit_pretext(tmp_path, widths)
+    whole.save(tmp_path / FILE_NAME)
+    for kind in ("pretext_mean", "pretext_whitened"):
+        apart = [
+            similar(
+                of_kind(kind, *(read := [EmbeddingTable.open(tmp_path / side / f"{n}.parquet") for n in names[:2]])),
+                *(table.read() for table in read),
+            )
+            for side in sides
+        ]
+        found = similar(Alignment.load(tmp_path / FILE_NAME).as_kind(kind), *(table.read() for table in tables))
+        np.testing.assert_allclose(found, np.mean(apart, axis=0), atol=1e-5)
+    assert not np.allclose(found, similar(fit_pretext(tmp_path).as_kind(kind), *(table.read() for table in tables)))
+
+
+def test_parts_that_do_not_make_the_vector_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"parts of \(3, 4\) numbers do not make a vector of 64"):
+        fit_pretext(tmp_path, (3, 4))
+
+
 def test_tables_of_other_images_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path)
     first, _ = pairs_with_noise(0, 300)

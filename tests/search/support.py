@@ -17,8 +17,10 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.edges import make_pairs
 from pipeline_lib.retrieval.alignment import FILE_NAME
-from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder
+from pipeline_lib.retrieval.copies import take
+from pipeline_lib.retrieval.encode import export_all
 from pipeline_lib.retrieval.fitting import fit_pretext
+from pipeline_lib.retrieval.networks import open_networks
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from pipeline_lib.search.messages import BuildJob
 from pipeline_lib.search.opening import Run
@@ -48,14 +50,15 @@ def save_model(run: Run, seed: int = 0) -> None:
 
 def embed(run: Run) -> None:
     """What the stages embed and index write."""
-    loaded = load_encoder(run.data / "model")
+    out = run.data / "embeddings"
+    take(run.params.embed.beside, run.root, out)
+    networks = open_networks(run.data / "model", run.params.embed, out)
     catalog = read_catalog(run.data / "catalog.parquet")
     source = open_source(run.params.catalog, run.root)
-    out = run.data / "embeddings"
-    systems = {out: fc6_of(loaded, run.params.embed)}
-    size = run.params.embed.largest
-    export_all(systems, catalog, source, run.data / "pairs", loaded.train, size=size, batch=4)
-    fit_pretext(out).save(out / FILE_NAME)
+    train = networks.own.train
+    export_all({out: networks.embed}, catalog, source, run.data / "pairs", train, size=networks.size, batch=4)
+    fit_pretext(out, networks.widths()).save(out / FILE_NAME)
+    write_json(out / "system.json", {"seconds": 1.0, "embed": run.params.embed.model_dump()})
     kind = run.params.retrieval.alignment
     job = BuildJob((out / "photos.parquet",), out / FILE_NAME, kind, "exact", 0, run.data / "index")
     faiss = RemoteFaiss()

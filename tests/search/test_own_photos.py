@@ -45,7 +45,7 @@ class Counting(QueryEncoder):
 
 def counted(run: Run) -> Counting:
     real = open_encoder(run, 1)
-    encoder = Counting(real.loaded, real.embed, real.alignment)
+    encoder = Counting(real.networks, real.alignment)
     object.__setattr__(encoder, "seen", [])
     return encoder
 

@@ -1,0 +1,102 @@
+"""Several trained networks as one: their vectors joined, to be aligned each by itself.
+
+Networks that were trained apart err apart. With every part of a vector at the same length, and the alignment fitted
+part by part (`alignment.Alignment.widths`), an inner product is the mean of the networks' own similarities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_lib import params
+from pipeline_lib.data.files import read_json
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.copies import SETTINGS, copies
+from pipeline_lib.retrieval.encode import LoadedEncoder, fc6_of, load_encoder
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network and how it embeds an image: section `embed` of the run that it comes from."""
+
+    loaded: LoadedEncoder
+    settings: params.Embed
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that embed an image, the run's own first."""
+
+    members: tuple[Network, ...]
+
+    def __post_init__(self) -> None:
+        first = self.own.train
+        for other in self.members[1:]:
+            train = other.loaded.train
+            if (train.color == "grey", train.patch_norm) != (first.color == "grey", first.patch_norm):
+                raise PipelineError(
+                    "embed.beside: a run there has other values of train.color or train.patch_norm; networks see an "
+                    "image prepared in one way"
+                )
+
+    @property
+    def own(self) -> LoadedEncoder:
+        """The run's own network."""
+        return self.members[0].loaded
+
+    @property
+    def size(self) -> int:
+        """The side that images are prepared at, px: the largest that any of them asks for."""
+        return max(member.settings.largest for member in self.members)
+
+    @cached_property
+    def embed(self) -> Callable[[Tensor], Tensor]:
+        """The function from prepared images, float32[N, 3, size, size], to vectors, float[N, D].
+
+        Of one network they are its own (see `fc6_of`); of several, each network's part has length 1.
+        """
+        functions = [fc6_of(member.loaded, member.settings) for member in self.members]
+        if len(functions) == 1:
+            return functions[0]
+        return lambda images: torch.cat([functional.normalize(each(images).cpu()) for each in functions], dim=1)
+
+    def widths(self) -> tuple[int, ...]:
+        """Numbers per part of a vector; () of one network, as `Alignment` has it."""
+        if len(self.members) == 1:
+            return ()
+        blank = torch.zeros(1, 3, self.size, self.size)
+        with torch.inference_mode():
+            return tuple(fc6_of(member.loaded, member.settings)(blank).shape[1] for member in self.members)
+
+    def labelled(self) -> bool:
+        """Whether any of them learned from ImageNet's labels: through its start weights or its teacher."""
+        settings = [member.loaded.train for member in self.members]
+        return any(train.pretrained != "none" or train.teacher_weight > 0 for train in settings)
+
+
+def open_networks(model: Path, settings: params.Embed, embeddings: Path) -> Networks:
+    """The networks of a run.
+
+    Args:
+        model: folder that the train stage wrote.
+        settings: section `embed` of the run.
+        embeddings: folder of its embeddings, which holds what `copies.take` copied.
+
+    Raises:
+        PipelineError: a network is missing or damaged, or they can't see one prepared image.
+    """
+    members = [Network(load_encoder(model), settings)]
+    for folder in copies(embeddings):
+        try:
+            own = params.Embed.model_validate(read_json(folder / SETTINGS))
+        except ValueError as failure:
+            raise PipelineError(f"{folder / SETTINGS}: can't be used ({failure}); make that run again") from failure
+        members.append(Network(load_encoder(folder), own))
+    return Networks(tuple(members))

@@ -1,0 +1,127 @@
+"""Runs in which the networks of other runs take part."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_lib.data.files import digest_of_file, write_json
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import Alignment, Domain
+from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.search.own_photos import update
+from tests.search.support import embed, save_model, stored_vectors, with_params
+
+
+def another(run: Run, name: str, seed: int, **changes: object) -> Run:
+    """A finished run in a folder of its own below the same root, with a network of another seed."""
+    shutil.copytree(run.data, run.root / name)
+    made = with_params(run, paths__data=name, **changes)
+    save_model(made, seed)
+    embed(made)
+    return made
+
+
+def joined(run: Run, beside: list[str], **changes: object) -> Run:
+    """The first run again, with others beside it."""
+    made = with_params(run, paths__data="data", embed__beside=beside, **changes)
+    embed(made)
+    return made
+
+
+def digest(run: Run) -> str:
+    return digest_of_file(run.data / "model" / "encoder.safetensors")
+
+
+def similarities(run: Run) -> np.ndarray:
+    """Of all sketches and photos, in the order of their names."""
+    folder = run.data / "embeddings"
+    alignment = Alignment.load(run.alignment_file).as_kind("pretext_whitened")
+    sides: list[tuple[str, Domain]] = [("photos", "photo"), ("sketches", "sketch")]
+    photos, sketches = (
+        alignment.apply(np.stack([vectors[name] for name in sorted(vectors)]), domain)
+        for vectors, domain in ((stored_vectors(folder / f"{side}.parquet"), domain) for side, domain in sides)
+    )
+    return np.asarray(sketches @ photos.T)
+
+
+def test_networks_that_see_images_at_different_sizes_find_by_the_mean_of_their_similarities(run: Run) -> None:
+    alone = similarities(run)
+    other = another(run, "other", 1, embed__pool5=True)
+    apart = similarities(other)
+    together = similarities(joined(run, ["other"], embed__pool5=False))
+    np.testing.assert_allclose(together, (alone + apart) / 2, atol=1e-4)
+    assert not np.allclose(together, alone, atol=1e-2)
+
+
+def test_a_network_of_smaller_images_makes_them_from_those_of_the_largest(run: Run) -> None:
+    apart = similarities(another(run, "other", 1, embed__image_size=160))
+    alone = similarities(joined(run, [], embed__image_size=96))
+    together = joined(run, ["other"], embed__image_size=96)
+    networks = open_encoder(together, 1).networks
+    assert ([member.settings.sizes for member in networks.members], networks.size) == ([[96], [160]], 160)
+    assert float(np.abs(similarities(together) - (alone + apart) / 2).mean()) < 0.1
+
+
+def test_drawings_are_searched_by_all_of_them_as_the_gallery_was_embedded(run: Run) -> None:
+    other = another(run, "other", 1)
+    together = joined(run, [f"other@{digest(other)[:12]}"])
+    # What is searched needs the other run no more.
+    shutil.rmtree(other.data)
+    engine = open_engine(together)
+    try:
+        assert engine.facts.dimension == sum(open_encoder(together, 1).networks.widths())
+        for row in range(3):
+            (vector,) = engine.encoder.raw([engine.prepare(engine.gallery.load(row))])
+            ((rows, _),) = engine.faiss.search(engine.encoder.alignment.apply(vector[None], "photo"), 1)
+            assert rows[0] == row
+    finally:
+        engine.close()
+
+
+def test_ones_own_index_asks_to_be_made_afresh_when_another_network_takes_part(run: Run) -> None:
+    photos = Path(run.params.catalog.root)
+    another(run, "other", 1)
+    together = joined(run, ["other"])
+    update(together, photos, open_encoder(together, 1))
+    open_engine(together, "own").close()
+    another_seed = with_params(run, paths__data="other")
+    save_model(another_seed, 2)
+    embed(with_params(run, embed__beside=[]))
+    changed = joined(run, ["other"])
+    with pytest.raises(PipelineError, match="model, or section embed of the params, has changed"):
+        open_engine(changed, "own")
+
+
+def test_a_run_that_itself_joins_others_brings_them_along(run: Run) -> None:
+    another(run, "first", 1)
+    second = another(run, "second", 2, embed__beside=["first"])
+    assert len(open_encoder(second, 1).networks.members) == 2
+    assert len(open_encoder(joined(run, ["second"]), 1).networks.members) == 3
+
+
+def test_a_folder_without_a_run_is_named(run: Run) -> None:
+    with pytest.raises(PipelineError, match=r"embed\.beside: nothing: there is no finished run in .*nothing; make it"):
+        joined(run, ["nothing"])
+
+
+def test_a_run_whose_weights_have_changed_since_is_refused_with_the_digest_to_write(run: Run) -> None:
+    other = another(run, "other", 1)
+    with pytest.raises(PipelineError, match=rf"made again since: write other@{digest(other)[:12]}"):
+        joined(run, ["other@00000000"])
+
+
+def test_a_run_of_before_networks_were_joined_says_what_to_do(run: Run) -> None:
+    other = another(run, "other", 1)
+    write_json(other.data / "embeddings" / "system.json", {"seconds": 1.0})
+    with pytest.raises(PipelineError, match=r"system\.json does not say how its network embeds; make that run again"):
+        joined(run, ["other"])
+
+
+def test_networks_that_need_images_prepared_in_different_ways_are_refused(run: Run) -> None:
+    another(run, "other", 1, train__patch_norm=True)
+    with pytest.raises(PipelineError, match=r"embed\.beside: .*train\.color or train\.patch_norm"):
+        joined(run, ["other"], train__patch_norm=False)
