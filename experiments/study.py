@@ -71,6 +71,9 @@ def run(name: str, grid: Grid) -> None:
     call(["-m", "experiments.judge", str(data), str(found), *(["--final"] if row.final else [])], f"judging {data}")
     meta = read_json(ROOT / network / "model" / "meta.json")
     pretext = read_json(ROOT / network / "metrics" / "pretext.json")
+    # Of rows that take part their networks, too.
+    others = (text.partition("@")[0] for text in grid.params_of(name).embed.beside)
+    folders = [ROOT / network, *((ROOT / other / "model").resolve().parent for other in others)]
     record: dict[str, Any] = {
         "name": name,
         "hypothesis": row.note,
@@ -80,7 +83,7 @@ def run(name: str, grid: Grid) -> None:
         "start_weights": meta["start_weights"],
         "pretext_accuracy": pretext["accuracy"],
         "match_at_1": pretext.get("match_at_1"),
-        "train_seconds": read_json(ROOT / network / "seconds.json")["train"],
+        "train_seconds": round(sum(read_json(folder / "seconds.json")["train"] for folder in folders), 1),
         "embed_seconds": read_json(ROOT / data / "embeddings" / "system.json")["seconds"],
         "commit": commit(),
         "rows": read_json(found),
