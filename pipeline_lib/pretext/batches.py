@@ -21,6 +21,7 @@ from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
 from pipeline_lib.pretext.reading import read_ahead
+from pipeline_lib.pretext.rows import RowGroup, wanted_groups
 
 Domain = Literal["cross", "photo", "edges"]
 
@@ -62,15 +63,6 @@ def pair_table(domain: Domain) -> PairTable:
     )
 
 
-@dataclass(frozen=True)
-class _Group:
-    path: Path
-    number: int
-    draw: int
-    rows: NDArray[np.int64]  # of the wanted images
-    image_ids: list[str]  # of those rows
-
-
 class PatchShards:
     """The patches of some images in a folder of shards."""
 
@@ -84,26 +76,12 @@ class PatchShards:
             domain, ("edge_patches",)
         )
         self.domain = domain
-        self.size = 0
-        self._groups: list[_Group] = []
-        wanted = frozenset(image_ids)
-        for path in shard_paths(folder):
-            self._groups += self._scan(path, wanted)
+        wanted, shards = frozenset(image_ids), shard_paths(folder)
+        self.size = patch_side(shards[0])
+        self._groups = [group for path in shards for group in wanted_groups(path, wanted, draws=True)]
         if not self._groups:
             raise PipelineError(f"{folder}: holds no patches of the wanted images; run `dvc repro patches` again")
         self.draws = 1 + max(group.draw for group in self._groups)
-
-    def _scan(self, path: Path, wanted: frozenset[str]) -> Iterator[_Group]:
-        with opened_shard(path) as file:
-            shape = file.schema_arrow.metadata[b"edge_patches"].decode()
-            self.size = int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
-            for number in range(file.num_row_groups):
-                names = file.read_row_group(number, columns=["image_id", "draw"])
-                ids = names["image_id"].to_pylist()
-                rows = [row for row, name in enumerate(ids) if name in wanted]
-                if rows:
-                    draw = names["draw"][0].as_py()
-                    yield _Group(path, number, draw, np.array(rows), [ids[row] for row in rows])
 
     def count(self, draw: int = 0) -> int:
         """Number of images in a draw."""
@@ -155,7 +133,7 @@ class PatchShards:
         self,
         rest: _Rows,
         decoded: list[dict[str, NDArray[np.uint8]]],
-        window: list[_Group],
+        window: list[RowGroup],
         order: NDArray[np.int64],
         batch: int,
     ) -> Iterator[Batch]:
@@ -165,11 +143,22 @@ class PatchShards:
             if len(rest.image_ids) == batch:
                 yield rest.take(batch)
 
-    def _decode(self, group: _Group) -> dict[str, NDArray[np.uint8]]:
+    def _decode(self, group: RowGroup) -> dict[str, NDArray[np.uint8]]:
         with opened_shard(group.path) as file:
             table = file.read_row_group(group.number, columns=list(self.columns))
         shapes = {"photo_patches": (4, self.size, self.size, 3), "edge_patches": (4, self.size, self.size)}
         return {name: _view(table[name].combine_chunks(), shapes[name]) for name in self.columns}
+
+
+def patch_side(path: Path) -> int:
+    """The side of the patches in a shard, px.
+
+    Raises:
+        PipelineError: the shard is cut or damaged.
+    """
+    with opened_shard(path) as file:
+        shape: str = file.schema_arrow.metadata[b"edge_patches"].decode()
+        return int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
 
 
 def _view(column: pa.Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.pretext.drawing import draw_edges
 from pipeline_lib.pretext.reading import read_ahead
+from pipeline_lib.pretext.rows import RowGroup, wanted_groups
 
 Pixels = NDArray[np.uint8]
 
@@ -107,18 +108,9 @@ class ViewShards:
             PipelineError: a shard is cut or damaged.
         """
         self.settings = settings
-        self._groups: list[
-            tuple[Path, int, list[int], list[str]]
-        ] = []  # shard, row group, its wanted rows, their names
         wanted = frozenset(image_ids)
-        for path in shard_paths(folder):
-            with opened_shard(path) as file:
-                for number in range(file.num_row_groups):
-                    names = file.read_row_group(number, columns=["image_id"])["image_id"].to_pylist()
-                    rows = [row for row, name in enumerate(names) if name in wanted]
-                    if rows:
-                        self._groups.append((path, number, rows, [names[row] for row in rows]))
-        self.count = sum(len(rows) for _, _, rows, _ in self._groups)
+        self._groups = [group for path in shard_paths(folder) for group in wanted_groups(path, wanted)]
+        self.count = sum(len(group.rows) for group in self._groups)
         self.batch = min(settings.batch_images, self.count)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
@@ -139,7 +131,7 @@ class ViewShards:
 
     def names(self) -> list[str]:
         """All images, in the order of the shards."""
-        return [name for _, _, _, names in self._groups for name in names]
+        return [name for group in self._groups for name in group.image_ids]
 
     def whole(self, size: int) -> Iterator[Pixels]:
         """Every photo once, unchanged but for its size, in batches in the order of the shards, made ahead by a thread.
@@ -153,12 +145,12 @@ class ViewShards:
         return read_ahead(lambda: self._whole(size), "photo-reader")
 
     def _whole(self, size: int) -> Iterator[Pixels]:
-        rows = (value for group in self._groups for _, value in self._rows(*group))
+        rows = (value for group in self._groups for _, value in self._rows(group))
         while chunk := list(islice(rows, WHOLE)):
             yield np.stack([scaled(decode_encoded(value), size) for value in chunk])
 
     def _make_once(self) -> Iterator[Views]:
-        rows = (row for group in self._groups for row in self._rows(*group))
+        rows = (row for group in self._groups for row in self._rows(group))
         while chunk := list(islice(rows, self.batch)):
             yield self._views([name for name, _ in chunk], [value for _, value in chunk], 0, -1)
 
@@ -181,13 +173,13 @@ class ViewShards:
     def _shuffled(self, rng: np.random.Generator) -> Iterator[tuple[str, pa.Buffer]]:
         order = rng.permutation(len(self._groups))
         for first in range(0, len(order), WINDOW):
-            window = [row for k in order[first : first + WINDOW] for row in self._rows(*self._groups[k])]
+            window = [row for k in order[first : first + WINDOW] for row in self._rows(self._groups[k])]
             yield from (window[k] for k in rng.permutation(len(window)))
 
-    def _rows(self, path: Path, number: int, rows: list[int], names: list[str]) -> Iterator[tuple[str, pa.Buffer]]:
-        with opened_shard(path) as file:
-            table = file.read_row_group(number, columns=["photo"])
-        for row, name in zip(rows, names, strict=True):
+    def _rows(self, group: RowGroup) -> Iterator[tuple[str, pa.Buffer]]:
+        with opened_shard(group.path) as file:
+            table = file.read_row_group(group.number, columns=["photo"])
+        for row, name in zip(group.rows, group.image_ids, strict=True):
             yield name, table["photo"][row].as_buffer()
 
     def _views(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:

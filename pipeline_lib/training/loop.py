@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -94,17 +94,19 @@ def train(
         )
     model, origin = start_network(settings, shards, base, device)
     start = {name: value.detach().cpu().clone() for name, value in model.encoder.state_dict().items()}
-    kept = None
-    if settings.keep_weight:
-        kept = Kept(copy.deepcopy(model.encoder).eval().requires_grad_(requires_grad=False), settings.keep_weight)
+    contrast = None
+    if views is not None and settings.contrast_weight:
+        contrast = _Views.of(views, train_ids, val_ids)
+        if settings.keep_weight:
+            first = copy.deepcopy(model.encoder).eval().requires_grad_(requires_grad=False)
+            contrast = replace(contrast, kept=Kept(first, settings.keep_weight))
+        if settings.teacher_weight:
+            teacher = ask(settings, contrast.shards, base, scratch, device, precision)
+            contrast = replace(contrast, teacher=teacher)
     optimiser = make_optimiser(model, settings)
     path = scratch / "checkpoint.pt"
     progress = checkpoint.restore(path, model, optimiser, settings.threads, device.type) or Progress()
-    contrast = _Views.of(views, train_ids, val_ids) if views is not None and settings.contrast_weight else None
-    teacher = None
-    if contrast is not None and settings.teacher_weight:
-        teacher = ask(settings, contrast.shards, base, scratch, device, precision)
-    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path, contrast, kept, teacher)
+    run = _Run(settings, model, optimiser, shards, held_out, device, precision, steps, path, contrast)
     with tqdm(
         total=steps * settings.epochs * settings.batch_images,
         initial=(progress.epoch * steps + progress.step) * settings.batch_images,
@@ -126,11 +128,13 @@ def train(
 
 @dataclass(frozen=True)
 class _Views:
-    """Views to train on and to measure on."""
+    """Views to train on and to measure on, and who else has a say in what is learned from them."""
 
     source: ViewSource
     shards: ViewShards
     held_out: ViewShards
+    kept: Kept | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def of(cls, source: ViewSource, train_ids: list[str], val_ids: list[str]) -> _Views:
@@ -156,8 +160,6 @@ class _Run:
     steps: int  # of an epoch
     checkpoint_path: Path
     contrast: _Views | None
-    kept: Kept | None
-    teacher: Teacher | None
 
     def __post_init__(self) -> None:
         self.pairs = Pairs.of(pair_table(self.settings.domain), self.device)
@@ -205,14 +207,15 @@ class _Run:
             images = inputs_of(batch, settings, self.device, augment)
             context = ContextTask(images, len(batch.image_ids), self.pairs, settings.context_weight)
         if views is not None and self.contrast is not None:
-            source = self.contrast.source
+            source, teacher = self.contrast.source, self.contrast.teacher
             groups = group_numbers(views.image_ids, source.groups).to(self.device)
             images = view_inputs(views, settings, self.device)
             taught = None
-            if self.teacher is not None:
-                taught = Taught(self.teacher.of(views.image_ids, self.device), settings.teacher_weight)
+            if teacher is not None:
+                taught = Taught(teacher.of(views.image_ids, self.device), settings.teacher_weight)
             temperature = source.settings.temperature
-            contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, self.kept, taught)
+            kept = self.contrast.kept
+            contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, kept, taught)
         step = train_step(self.model, self.optimiser, context, contrast, self.precision)
         progress.add(self._figures(step))
         if not all(math.isfinite(value) for value in progress.sums.values()):
