@@ -1,0 +1,65 @@
+"""Figures of lists that repeat themselves less: `python -m experiments.diversity NAME...`, names of study rows.
+
+Hubs are counted less, photos compared by their whitened vectors. Writes metrics/retrieval_study_diversity.csv; the
+weight is chosen by `sketchy_even`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.cell import PLACE
+from experiments.grid import ROOT
+from experiments.judge import figures, parts
+from pipeline_lib.baselines.similarity import score_blocks
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.comparison import write_csv
+from pipeline_lib.retrieval.diversity import diversify
+from pipeline_lib.retrieval.fitting import of_kind
+from pipeline_lib.retrieval.vectors import EmbeddingTable
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3)
+TABLE = Path("metrics/retrieval_study_diversity.csv")
+
+
+def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
+    """A row per study row, part of Sketchy and weight.
+
+    Args:
+        names: of study rows.
+        place: the folder that holds `study-NAME/embeddings/` of each.
+
+    Raises:
+        PipelineError: a row's embeddings are missing.
+    """
+    for name in names:
+        folder = place / f"study-{name}" / "embeddings"
+        photos, sketches = (EmbeddingTable.open(folder / f"{side}.parquet") for side in ("photos", "sketches"))
+        compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
+        for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
+            scores = np.concatenate(list(score_blocks(photos, sketches, "pretext_csls", part)))
+            for weight in WEIGHTS:
+                found = diversify(scores, compared[part[0]], weight)
+                shown = figures(found, photos.labels.take(part[0]), sketches.labels.take(part[1]))
+                yield {"name": name, "dataset": dataset, "alignment": "pretext_csls", "weight": weight, **shown}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="figures of lists that repeat themselves less")
+    parser.add_argument("names", nargs="+", help="study rows")
+    try:
+        write_csv(ROOT / TABLE, pd.DataFrame(list(measure(parser.parse_args().names, ROOT / PLACE))))
+    except PipelineError as failure:
+        sys.exit(f"error: {failure}")
+
+
+if __name__ == "__main__":
+    main()
