@@ -354,8 +354,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         lines = []
         for error in failure.errors():
             key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
-            reason = (
-                "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
-            )
+            unknown = error["type"] == "extra_forbidden"
+            reason = "unknown key; remove it or correct its name" if unknown else error["msg"]
             lines.append(f"  {key}: {reason.removeprefix('Value error, ')}")
         raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure
