@@ -12,18 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT
-from experiments.judge import figures, parts
-from pipeline_lib.baselines.similarity import score_blocks
+from experiments.judge import figures, parts, scored, tables
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.diversity import diversify
 from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3)
 TABLE = Path("metrics/retrieval_study_diversity.csv")
@@ -40,11 +37,10 @@ def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
         PipelineError: a row's embeddings are missing.
     """
     for name in names:
-        folder = place / f"study-{name}" / "embeddings"
-        photos, sketches = (EmbeddingTable.open(folder / f"{side}.parquet") for side in ("photos", "sketches"))
+        photos, sketches = tables(place / f"study-{name}")
         compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
         for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
-            scores = np.concatenate(list(score_blocks(photos, sketches, "pretext_csls", part)))
+            scores = scored(photos, sketches, "pretext_csls", part)
             for weight in WEIGHTS:
                 found = diversify(scores, compared[part[0]], weight)
                 shown = figures(found, photos.labels.take(part[0]), sketches.labels.take(part[1]))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments.grid import ROOT
-from experiments.judge import RESAMPLES, SEED, figures, parts
+from experiments.judge import RESAMPLES, SEED, figures, parts, tables
 from pipeline_lib.baselines.embedding import batched
 from pipeline_lib.data import li2014_benchmark
 from pipeline_lib.data.schemas import read_catalog
@@ -35,10 +35,11 @@ from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval import li_score
 from pipeline_lib.retrieval.alignment import Alignment, Domain
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.encode import catalog_images, fc6_of, load_encoder, prepare
+from pipeline_lib.retrieval.encode import catalog_images, prepare
 from pipeline_lib.retrieval.evaluation import rounded
 from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
+from pipeline_lib.retrieval.networks import open_networks
+from pipeline_lib.retrieval.vectors import Vectors
 
 Picture = NDArray[np.uint8]
 View = Callable[[Picture], Picture]
@@ -97,19 +98,18 @@ class Embedder:
 
     def __init__(self, data: Path, settings: Params) -> None:
         use_threads(settings.embed.threads)
-        self.size = settings.embed.largest
-        self.loaded = load_encoder(data / "model")
-        self.network = fc6_of(self.loaded, settings.embed)
-        tables = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
-        self.alignment: Alignment = of_kind("pretext_whitened", *tables)
+        self.networks = open_networks(data / "model", settings.embed, data / "embeddings")
+        self.alignment: Alignment = of_kind("pretext_whitened", *tables(data))
 
     @torch.inference_mode()
     def __call__(self, images: Iterable[Picture], domain: Domain) -> Vectors:
         """Aligned unit vectors, float32[N, D]."""
         parts = []
         for chunk in batched(images, BATCH):
-            prepared = torch.cat([prepare(image, self.size, self.loaded.train) for image in chunk])
-            parts.append(self.network(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+            prepared = torch.cat([prepare(image, self.networks.size, self.networks.own.train) for image in chunk])
+            parts.append(
+                self.networks.embed(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+            )
         return self.alignment.apply(np.concatenate(parts), domain)
 
 
@@ -131,9 +131,7 @@ def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[s
     """Rows of the classes that settings are chosen by."""
     catalog = read_catalog(data / "catalog.parquet").set_index("image_id")
     source = open_source(settings.catalog, ROOT)
-    photos, sketches = (
-        EmbeddingTable.open(data / "embeddings" / f"{name}.parquet").labels for name in ("photos", "sketches")
-    )
+    photos, sketches = (table.labels for table in tables(data))
     ((dataset, (gallery, queries)),) = parts(photos, sketches, final=False).items()
     sides = photos.take(gallery), sketches.take(queries)
 

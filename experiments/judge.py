@@ -53,19 +53,32 @@ def parts(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, tuple[R
     }
 
 
+def tables(data: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The photos and sketches of a row.
+
+    Raises:
+        PipelineError: embeddings are missing or can't be used.
+    """
+    photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
+    return photos, sketches
+
+
+def scored(photos: EmbeddingTable, sketches: EmbeddingTable, kind: Kind, part: tuple[Rows, Rows]) -> Vectors:
+    """The scores of a part's M sketches against its N photos, float32[M, N]."""
+    return np.concatenate(list(score_blocks(photos, sketches, kind, part)))
+
+
 def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
     """One row per alignment and part.
 
     Raises:
         PipelineError: embeddings are missing or can't be used.
     """
-    photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
+    photos, sketches = tables(data)
     shown, alignments = photos.read(), {kind: of_kind(kind, photos, sketches) for kind in OF_PHOTOS}
     rows = []
     for dataset, part in parts(photos.labels, sketches.labels, final=final).items():
-        scores: dict[str, Vectors] = {
-            kind: np.concatenate(list(score_blocks(photos, sketches, kind, part))) for kind in KINDS
-        }
+        scores = {kind: scored(photos, sketches, kind, part) for kind in KINDS}
         precisions: dict[str, float | None] = {
             kind: rounded(photo_precision(alignment.apply(shown[part[0]], "photo"), photos.labels.take(part[0])))
             for kind, alignment in alignments.items()

@@ -18,14 +18,12 @@ import pandas as pd
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT
-from experiments.judge import figures, parts
-from pipeline_lib.baselines.similarity import score_blocks
+from experiments.judge import figures, parts, scored, tables
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.alignment import Kind
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 
-SIDES = ("photos", "sketches")
-ALIGNMENTS = ("pretext_whitened", "pretext_csls")
+ALIGNMENTS: tuple[Kind, ...] = ("pretext_whitened", "pretext_csls")
 TABLE = Path("metrics/retrieval_study_together.csv")
 
 
@@ -40,21 +38,15 @@ def measure(combinations: list[list[str]], place: Path) -> Iterator[dict[str, An
         PipelineError: a row's embeddings are missing, or two rows do not hold the same images.
     """
     names = list(dict.fromkeys(name for some in combinations for name in some))
-    tables = {
-        name: [EmbeddingTable.open(place / f"study-{name}" / "embeddings" / f"{side}.parquet") for side in SIDES]
-        for name in names
-    }
-    photos, sketches = (table.labels for table in tables[names[0]])
-    for name, found in tables.items():
+    opened = {name: tables(place / f"study-{name}") for name in names}
+    photos, sketches = (table.labels for table in opened[names[0]])
+    for name, found in opened.items():
         for table, labels in zip(found, (photos, sketches), strict=True):
             if not np.array_equal(table.labels.image_ids, labels.image_ids):
                 raise PipelineError(f"{table.path}: holds other images than {names[0]}'s; make {name} again")
     for dataset, part in parts(photos, sketches, final=True).items():
         for kind in ALIGNMENTS:
-            scores = {
-                name: np.concatenate(list(score_blocks(found[0], found[1], kind, part)))
-                for name, found in tables.items()
-            }
+            scores = {name: scored(*found, kind, part) for name, found in opened.items()}
             for some in combinations:
                 total = reduce(np.add, (scores[name] for name in some))
                 yield {
@@ -62,7 +54,7 @@ def measure(combinations: list[list[str]], place: Path) -> Iterator[dict[str, An
                     "dataset": dataset,
                     "alignment": kind,
                     **figures(total, photos.take(part[0]), sketches.take(part[1])),
-                    "dim": sum(tables[name][0].dimension for name in some),
+                    "dim": sum(opened[name][0].dimension for name in some),
                 }
 
 
