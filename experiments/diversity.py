@@ -16,11 +16,14 @@ import pandas as pd
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT
-from experiments.judge import figures, parts, scored, tables
+from experiments.judge import figures_of, parts, scored, tables
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.diversity import diversify
+from pipeline_lib.retrieval.evaluation import evaluate_rankings
 from pipeline_lib.retrieval.fitting import of_kind
+from pipeline_lib.retrieval.ranking import Ranked, Rows, rank_scores
+from pipeline_lib.retrieval.vectors import Vectors
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3)
 TABLE = Path("metrics/retrieval_study_diversity.csv")
@@ -40,11 +43,20 @@ def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
         photos, sketches = tables(place / f"study-{name}")
         compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
         for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
-            scores = scored(photos, sketches, "pretext_csls", part)
+            gallery, queries = photos.labels.take(part[0]), sketches.labels.take(part[1])
+            found = list(rank_scores(scored(photos, sketches, "pretext_csls", part), gallery.image_ids))
             for weight in WEIGHTS:
-                found = diversify(scores, compared[part[0]], weight)
-                shown = figures(found, photos.labels.take(part[0]), sketches.labels.take(part[1]))
+                blocks = _diverse(found, compared[part[0]], weight)
+                shown = figures_of(evaluate_rankings(blocks, gallery, queries))
                 yield {"name": name, "dataset": dataset, "alignment": "pretext_csls", "weight": weight, **shown}
+
+
+def _diverse(found: list[Ranked], photos: Vectors, weight: float) -> Iterator[Ranked]:
+    def alike(rows: Rows) -> Vectors:
+        similarities: Vectors = photos[rows] @ photos[rows].T
+        return similarities
+
+    return (diversify(block, alike, weight) for block in found)
 
 
 def main() -> None:

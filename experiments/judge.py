@@ -22,7 +22,7 @@ from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import KINDS, Kind
 from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.evaluation import evaluate_scores, rounded
+from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, rounded
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.ranking import rank_scores
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
@@ -107,8 +107,12 @@ def photo_precision(vectors: Vectors, labels: Labels) -> float:
 
 
 def figures(scores: Vectors, gallery: Labels, queries: Labels) -> dict[str, Any]:
-    """The figures of a score matrix, float32[M, N]; those of WITH_INTERVAL with the ends of their 95 % intervals."""
-    found = evaluate_scores(scores, gallery, queries)
+    """The figures of a score matrix, float32[M, N]."""
+    return figures_of(evaluate_scores(scores, gallery, queries))
+
+
+def figures_of(found: Evaluation) -> dict[str, Any]:
+    """The figures of what was found; those of WITH_INTERVAL with the ends of their 95 % intervals."""
     intervals = found.intervals(RESAMPLES, SEED)
     row: dict[str, Any] = {name: rounded(intervals[name].estimate) for name in FIGURES}
     for name in WITH_INTERVAL:

@@ -5,13 +5,15 @@ Unknown keys and values out of range are errors that name the key. What each key
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline_lib.errors import PipelineError
 
 Fraction = Field(ge=0.0, le=1.0)
+# YAML has lists only.
+Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
 
 
@@ -42,16 +44,9 @@ class OpenMoji(Section):
     version: str
     min_ink: float = Fraction
     query_rotation: float = Field(ge=0.0, le=180.0)
-    query_scale: tuple[float, float]
+    query_scale: Annotated[tuple[float, float], Pair]
     query_shift: float = Field(ge=0.0, le=0.5)
     query_warp: float = Field(ge=0.0, le=0.2)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _scale_from_list(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("query_scale"), list):
-            values = {**values, "query_scale": tuple(values["query_scale"])}
-        return values
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Self:
@@ -193,24 +188,17 @@ class Contrast(Section):
     batch_images: int = Field(ge=2)
     image_size: int = Field(ge=32, le=1024)
     temperature: float = Field(gt=0.0, le=10.0)
-    crop: tuple[float, float]
+    crop: Annotated[tuple[float, float], Pair]
     shift: float = Field(ge=0.0, le=0.5)
-    blur: tuple[float, float]
-    density: tuple[float, float]
-    line_width: tuple[int, int]
+    blur: Annotated[tuple[float, float], Pair]
+    density: Annotated[tuple[float, float], Pair]
+    line_width: Annotated[tuple[int, int], Pair]
     drop_strokes: float = Fraction
     erase: float = Fraction
     rotation: float = Field(ge=0.0, le=180.0)
     warp: float = Field(ge=0.0, le=0.2)
     colour: float = Field(ge=0.0, lt=1.0)
     grey: float = Fraction
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ranges_from_lists(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return values
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> Self:
@@ -267,9 +255,10 @@ class Baselines(Section):
 
 
 class Retrieval(Section):
-    """Section `retrieval`: how the two domains are brought together before distances are taken."""
+    """Section `retrieval`: how the two domains are brought together, and how little lists repeat themselves."""
 
     alignment: Literal["none", "pretext_mean", "pretext_whitened", "pretext_csls", "transductive_mean"]
+    diversity: float = Field(ge=0.0, le=1.0)
 
 
 class Index(Section):

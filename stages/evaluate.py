@@ -7,6 +7,7 @@ nearest photos of each query, for the report).
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from common import run
@@ -26,14 +27,15 @@ NEAREST = 50
 def main(params: Params, data: Path, metrics: Path) -> None:
     """Evaluates all systems on the same queries."""
     dataset = {"voc_sketchy": "sketchy"}.get(params.catalog.dataset, params.catalog.dataset)
-    resamples, seed = params.evaluate.bootstrap, params.evaluate.seed
-    kind = params.retrieval.alignment
+    drawn = {"resamples": params.evaluate.bootstrap, "seed": params.evaluate.seed}
+    kind, diversity = params.retrieval.alignment, params.retrieval.diversity
+    measured = partial(measure, diversity=diversity)
     system = System.read(data / "embeddings")
     index = PhotoIndex.load(data / "index")
 
-    ours = measure(system, kind, plain=kind, index=index, top=NEAREST)
+    ours = measured(system, kind, plain=kind, index=index, top=NEAREST)
     figures = metrics_dict(
-        ours.evaluation, system=ours.name, dataset=dataset, alignment=kind, resamples=resamples, seed=seed
+        ours.evaluation, system=ours.name, dataset=dataset, alignment=kind, diversity=diversity, **drawn
     )
     write_json(metrics / "retrieval.json", figures)
     write_table(data / "rankings.parquet", rankings_table(ours.evaluation))
@@ -42,13 +44,11 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     for folder in sorted(path.parent for path in (data / "baselines").glob("*/system.json")):
         baseline = System.read(folder)
         work += [(baseline, other, "none") for other in baseline.alignments]
-    others = [measure(s, k, plain=p) for s, k, p in tqdm(work, desc="evaluate", unit="system", mininterval=1.0)]
+    others = [measured(s, k, plain=p) for s, k, p in tqdm(work, desc="evaluate", unit="system", mininterval=1.0)]
     others.append(chance(ours))
 
-    rows = comparison_table([ours, *others], dataset=dataset, resamples=resamples, seed=seed)
-    write_csv(metrics / "comparison.csv", rows)
-    differences = paired_table(ours, others, dataset=dataset, resamples=resamples, seed=seed)
-    write_csv(metrics / "paired.csv", differences)
+    write_csv(metrics / "comparison.csv", comparison_table([ours, *others], dataset=dataset, **drawn))
+    write_csv(metrics / "paired.csv", paired_table(ours, others, dataset=dataset, **drawn))
     instance, of_class = figures["instance"]["hit_at_5"], figures["class"]["hit_at_5"]
     print(f"evaluate: {figures['queries']} queries, hit@5 of the instance {instance}, of its class {of_class}")
 

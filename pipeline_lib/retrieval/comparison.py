@@ -97,7 +97,15 @@ class Row:
     evaluation: Evaluation
 
 
-def measure(system: System, kind: Kind, *, plain: Kind = "none", index: PhotoIndex | None = None, top: int = 0) -> Row:
+def measure(
+    system: System,
+    kind: Kind,
+    *,
+    plain: Kind = "none",
+    index: PhotoIndex | None = None,
+    top: int = 0,
+    diversity: float = 0.0,
+) -> Row:
     """Evaluates a system under one alignment.
 
     Args:
@@ -106,6 +114,7 @@ def measure(system: System, kind: Kind, *, plain: Kind = "none", index: PhotoInd
         plain: the alignment whose row bears the system's bare name.
         index: a finished index of its gallery; None builds one in memory.
         top: how many of the nearest photos to keep for each query.
+        diversity: the weight of `diversity.diversify`.
 
     Raises:
         PipelineError: a table can't be used, or the index does not fit; names the file.
@@ -118,7 +127,7 @@ def measure(system: System, kind: Kind, *, plain: Kind = "none", index: PhotoInd
         index = PhotoIndex.build(photos, alignment, kind)
     else:
         index.check(dimension=alignment.aligned_dimension, alignment=kind, image_ids=photos.labels.image_ids)
-    evaluation = evaluate_embeddings(index, photos, sketches, alignment, top=top)
+    evaluation = evaluate_embeddings(index, photos, sketches, alignment, top=top, diversity=diversity)
     name = system.name if kind == plain else f"{system.name}+{kind}"
     return Row(name, system, kind, photos.dimension, evaluation)
 

@@ -7,35 +7,41 @@ photos then show several guesses in place of one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from pipeline_lib.retrieval.ranking import Ranked, Rows
+from pipeline_lib.retrieval.vectors import Vectors
 
 DEPTH = 60
 """So many of a drawing's nearest photos change places among themselves; the rest follow as they were."""
 
+Alike = Callable[[Rows], Vectors]
+"""How alike photos are: gallery rows, int64[K], to float32[K, K]."""
 
-def diversify(scores: Vectors, photos: Vectors, weight: float, depth: int = DEPTH) -> Vectors:
-    """Scores whose order is that of the diversified lists.
+
+def diversify(found: Ranked, alike: Alike, weight: float, depth: int = DEPTH) -> Ranked:
+    """The same photos in lists that repeat themselves less.
 
     Args:
-        scores: float32[M, N] of M drawings and N photos, higher is nearer.
-        photos: float32[N, D], rows of length 1, in which photos are compared.
+        found: the nearest photos of each drawing, at least `depth` of them where the gallery has as many.
+        alike: how alike its photos are.
         weight: what a photo's similarity to the most similar photo before it takes from its score, at least 0.
         depth: how many of the nearest change places.
 
     Returns:
-        A new float32[M, N]; each row holds the same values as in `scores`, at other photos.
+        Each list in its new order, every photo with the score that it had.
     """
-    kept = min(depth, scores.shape[1])
-    result = scores.copy()
-    for row, values in zip(result, scores, strict=True):
-        # Stable, so that equal scores keep their order and a weight of 0 changes nothing.
-        nearest = np.argsort(-values, kind="stable")[:kept]
-        alike = photos[nearest] @ photos[nearest].T
-        row[nearest[_order(values[nearest], alike, weight)]] = values[nearest]
-    return result
+    if not weight:
+        return found
+    kept = min(depth, found.rows.shape[1])
+    rows, scores = found.rows.copy(), found.scores.copy()
+    for row, values in zip(rows[:, :kept], scores[:, :kept], strict=True):
+        order = _order(values, alike(row), weight)
+        row[:], values[:] = row[order], values[order]
+    return Ranked(rows, scores)
 
 
 def _order(scores: Vectors, alike: Vectors, weight: float) -> NDArray[np.intp]:

@@ -57,7 +57,13 @@ class Evaluation:
 
 
 def evaluate_embeddings(
-    index: PhotoIndex, photos: EmbeddingTable, sketches: EmbeddingTable, alignment: Alignment, *, top: int = 0
+    index: PhotoIndex,
+    photos: EmbeddingTable,
+    sketches: EmbeddingTable,
+    alignment: Alignment,
+    *,
+    top: int = 0,
+    diversity: float = 0.0,
 ) -> Evaluation:
     """Ranks an indexed gallery for every sketch, in bounded memory.
 
@@ -67,17 +73,18 @@ def evaluate_embeddings(
         sketches: the queries' table; read in batches.
         alignment: what the sketches go through.
         top: how many of the nearest photos to keep for each query.
+        diversity: the weight of `diversity.diversify`.
 
     Raises:
         PipelineError: a vector can't be used; names the file and the image.
     """
-    blocks = index.rank_all(alignment.apply(batch, "sketch") for batch in sketches.batches())
-    return _evaluate(blocks, photos.labels, sketches.labels, top)
+    blocks = index.rank_all((alignment.apply(batch, "sketch") for batch in sketches.batches()), diversity)
+    return evaluate_rankings(blocks, photos.labels, sketches.labels, top=top)
 
 
 def evaluate_scores(scores: NDArray[np.floating], gallery: Labels, queries: Labels, *, top: int = 0) -> Evaluation:
     """The same from a score matrix, [M, N], higher is better: for systems that are not embeddings."""
-    return _evaluate(rank_scores(scores, gallery.image_ids), gallery, queries, top)
+    return evaluate_rankings(rank_scores(scores, gallery.image_ids), gallery, queries, top=top)
 
 
 def evaluate_chance(gallery: Labels, queries: Labels) -> Evaluation:
@@ -87,7 +94,8 @@ def evaluate_chance(gallery: Labels, queries: Labels) -> Evaluation:
     return Evaluation(queries, gallery, values, np.empty(0), nothing.astype(np.int64), nothing.astype(np.float32))
 
 
-def _evaluate(blocks: Iterable[Ranked], gallery: Labels, queries: Labels, top: int) -> Evaluation:
+def evaluate_rankings(blocks: Iterable[Ranked], gallery: Labels, queries: Labels, *, top: int = 0) -> Evaluation:
+    """The same from full rankings of all queries, in order, in blocks of any size."""
     truth = Truth.of(queries, gallery)
     top = min(top, len(gallery))
     rows, scores = [np.empty((0, top), np.int64)], [np.empty((0, top), np.float32)]
@@ -104,7 +112,14 @@ def _evaluate(blocks: Iterable[Ranked], gallery: Labels, queries: Labels, top: i
 
 
 def metrics_dict(
-    evaluation: Evaluation, *, system: str, dataset: str, alignment: Kind, resamples: int, seed: int
+    evaluation: Evaluation,
+    *,
+    system: str,
+    dataset: str,
+    alignment: Kind,
+    diversity: float = 0.0,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The content of `metrics/retrieval.json`.
 
@@ -130,6 +145,7 @@ def metrics_dict(
         "dataset": dataset,
         "system": system,
         "alignment": alignment,
+        "diversity": diversity,
         "transductive": alignment == "transductive_mean",
     }
 

@@ -6,6 +6,7 @@ This module imports faiss, so a process that holds torch must not import it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import faiss
@@ -13,8 +14,10 @@ import numpy as np
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import KINDS, Alignment, Kind
+from pipeline_lib.retrieval.diversity import diversify
 from pipeline_lib.retrieval.index_files import IndexFiles, read_index, write_index
 from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
+from pipeline_lib.retrieval.likeness import Likeness
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, block_rows, rank
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Strings, Vectors
 
@@ -81,16 +84,22 @@ class PhotoIndex:
         scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, len(self)))
         return rank(scores, self._ties, rows)
 
-    def rank_all(self, batches: Iterable[Vectors]) -> Iterator[Ranked]:
+    @cached_property
+    def _alike(self) -> Likeness:
+        return Likeness(self._index, self.alignment)
+
+    def rank_all(self, batches: Iterable[Vectors], diversity: float = 0.0) -> Iterator[Ranked]:
         """Full rankings of the gallery, in blocks of bounded size.
 
         Args:
             batches: aligned queries, float32[B, D] each.
+            diversity: the weight of `diversify`.
         """
         step = block_rows(len(self))
         for batch in batches:
             for start in range(0, len(batch), step):
-                yield self.search(batch[start : start + step], max(1, len(self)))
+                found = self.search(batch[start : start + step], max(1, len(self)))
+                yield diversify(found, self._alike, diversity)
 
     def save(self, folder: Path) -> None:
         """Writes `photos.faiss` and `photos.parquet` (row -> image_id) to `folder`, both or neither."""

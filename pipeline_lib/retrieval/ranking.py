@@ -23,7 +23,7 @@ class Ranked:
 
     Attributes:
         rows: int64[B, K], gallery rows; K is the size of the gallery for a full ranking.
-        scores: float32[B, K], falling.
+        scores: float32[B, K], falling, except where lists repeat themselves less (`diversity`).
     """
 
     rows: Rows

@@ -53,6 +53,7 @@ class SearchEngine:
         gallery: its photos, row by row.
         examples: drawings to try the search with; may be empty.
         folder: that the index was read from.
+        diversity: as `retrieval.diversity`: how little lists repeat themselves.
     """
 
     encoder: QueryEncoder
@@ -61,13 +62,14 @@ class SearchEngine:
     gallery: Gallery
     examples: Gallery
     folder: Path
+    diversity: float
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """A drawing as the encoder's input; uint8[H, W, 3] RGB or uint8[H, W], dark lines on white."""
         return self.encoder.prepare(image)
 
     def search(self, prepared: Sequence[Tensor], top: int) -> list[list[Hit]]:
-        """The nearest photos of each prepared drawing, best first.
+        """The nearest photos of each prepared drawing, best first; lists repeat themselves less by `diversity`.
 
         Args:
             prepared: from `prepare`.
@@ -76,7 +78,8 @@ class SearchEngine:
         Raises:
             PipelineError: the process that holds the index has died and can't be started again.
         """
-        found = self.faiss.search(self.encoder.queries(prepared), max(1, min(top, MOST_HITS)))
+        queries = self.encoder.queries(prepared)
+        found = self.faiss.search(queries, max(1, min(top, MOST_HITS)), self.diversity)
         return [
             [
                 Hit(rank, int(row), float(score))

@@ -5,15 +5,18 @@ This module imports faiss, so a process that holds torch must not import it: it 
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import faiss
 import numpy as np
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.retrieval.diversity import DEPTH, diversify
 from pipeline_lib.retrieval.index_files import IndexFiles, read_index, write_index
 from pipeline_lib.retrieval.index_kinds import settings_of
 from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
+from pipeline_lib.retrieval.likeness import Likeness
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
 from pipeline_lib.retrieval.vectors import Strings, Vectors
 from pipeline_lib.search.messages import IndexFacts
@@ -30,22 +33,31 @@ class NamedIndex:
         self.image_ids = image_ids
         self.facts = IndexFacts(len(image_ids), int(index.d), alignment, settings_of(index))
 
-    def search(self, queries: Vectors, k: int) -> list[Ranked]:
+    @cached_property
+    def _alike(self) -> Likeness:
+        return Likeness(self._index, self.facts.alignment)
+
+    def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[Ranked]:
         """The k best photos for each query, ties by image_id.
 
         Args:
             queries: float32[B, D], aligned.
             k: how many; an index that is not exact may find fewer.
+            diversity: the weight of `diversify`.
 
         Returns:
             One `Ranked` of one row per query, scores as `Hit` tells.
         """
         if not self.facts.count or not len(queries):
             return [Ranked(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32)) for _ in queries]
-        scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, self.facts.count))
+        # Whom a list leaves out for repeating is replaced by one from further down, however few are asked for.
+        wide = min(max(k, DEPTH) if diversity else k, self.facts.count)
+        scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), wide)
         # FAISS fills up with row -1 where it has found fewer.
         kept = [(one[found >= 0], found[found >= 0]) for one, found in zip(scores, rows, strict=True)]
-        return [rank(one[None], self._ties, found[None]) for one, found in kept]
+        lists = (rank(one[None], self._ties, found[None]) for one, found in kept)
+        diverse = (diversify(found, self._alike, diversity) for found in lists)
+        return [Ranked(found.rows[:, :k], found.scores[:, :k]) for found in diverse]
 
     def save(self, folder: Path) -> None:
         """Writes index and names to `folder`, both or neither."""

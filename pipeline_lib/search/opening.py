@@ -128,7 +128,7 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
             f"{encoder.alignment.aligned_dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
-    return SearchEngine(encoder, faiss, facts, gallery, examples, folder)
+    return SearchEngine(encoder, faiss, facts, gallery, examples, folder, run.params.retrieval.diversity)
 
 
 def _check_embeddings(encoder: QueryEncoder, gallery: Gallery, path: Path) -> None:

@@ -65,22 +65,24 @@ class RemoteFaiss:
             self._opened = request
         return facts
 
-    def search(self, queries: Vectors, k: int) -> list[tuple[Any, Any]]:
-        """Rows (int64[K]) and scores (float32[K], falling) of the k best photos for each of float32[B, D] queries.
+    def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[tuple[Any, Any]]:
+        """Rows (int64[K]) and scores (float32[K]) of the k best photos for each of float32[B, D] queries.
 
-        A worker that has died is started again, once.
+        Scores fall, unless lists repeat themselves less by a weight of `diversity`. A worker that has died is started
+        again, once.
 
         Raises:
             PipelineError: it died again, or no index is open.
         """
+        request = ("search", queries, k, diversity)
         with self._lock:
             if self._opened is not None and not self.alive:
                 self._restart()
             try:
-                found: list[tuple[Any, Any]] = self._ask(("search", queries, k))
+                found: list[tuple[Any, Any]] = self._ask(request)
             except WorkerDiedError:
                 self._restart()
-                found = self._ask(("search", queries, k))
+                found = self._ask(request)
         return found
 
     def close(self) -> None:

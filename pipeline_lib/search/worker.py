@@ -46,7 +46,7 @@ def build(job: BuildJob) -> IndexFacts:
 
 
 class Worker:
-    """Answers requests over a pipe: ("build", job), ("open", folder, threads), ("search", vectors, k)."""
+    """Answers requests over a pipe: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity)."""
 
     def __init__(self) -> None:
         self._index: NamedIndex | None = None
@@ -57,11 +57,11 @@ class Worker:
         self._index = NamedIndex.load(folder)
         return self._index.facts
 
-    def search(self, queries: Vectors, k: int) -> list[tuple[Any, Any]]:
+    def search(self, queries: Vectors, k: int, diversity: float) -> list[tuple[Any, Any]]:
         """Rows (int64[K]) and scores (float32[K]) for each query."""
         if self._index is None:
             raise PipelineError("no index is open")
-        return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k)]
+        return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k, diversity)]
 
     def answer(self, request: tuple[Any, ...]) -> tuple[str, Any]:
         """The answer to one request; a failure that the user can act on is an answer too."""

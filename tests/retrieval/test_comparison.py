@@ -73,7 +73,7 @@ def test_metrics_have_the_promised_form(tmp_path: Path) -> None:
     assert list(figures["instance"]) == [*hits, "mrr", "mrr_ci95", "queries"]
     assert list(figures["in_class"]) == list(figures["class"]) == [*hits, "queries"]
     assert list(figures)[3:] == [
-        "map", "map_ci95", "queries", "gallery", "dataset", "system", "alignment", "transductive",
+        "map", "map_ci95", "queries", "gallery", "dataset", "system", "alignment", "diversity", "transductive",
     ]  # fmt: skip
     assert (figures["queries"], figures["gallery"], figures["transductive"]) == (40, 30, False)
     for protocol in ("instance", "in_class", "class"):

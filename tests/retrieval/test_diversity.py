@@ -6,9 +6,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline_lib.retrieval.alignment import normalise
-from pipeline_lib.retrieval.diversity import diversify
+from pipeline_lib.retrieval.diversity import DEPTH, Alike, diversify
+from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
 
 Matrix = NDArray[np.float32]
+
+
+def alike_of(photos: Matrix) -> Alike:
+    return lambda rows: photos[rows] @ photos[rows].T
+
+
+def ranked(scores: Matrix) -> Ranked:
+    return rank(scores, TieBreak.of(np.array([f"p{n:04d}" for n in range(scores.shape[1])])))
 
 
 def drawn(seed: int, sketches: int, photos: int) -> tuple[Matrix, Matrix]:
@@ -18,23 +27,24 @@ def drawn(seed: int, sketches: int, photos: int) -> tuple[Matrix, Matrix]:
 
 
 @given(st.integers(0, 50), st.integers(1, 30), st.floats(0, 2), st.integers(1, 12))
-def test_a_list_keeps_its_scores_its_first_photo_and_what_lies_below_the_depth(
+def test_a_list_keeps_its_photos_with_their_scores_its_first_photo_and_what_lies_below_the_depth(
     seed: int, count: int, weight: float, depth: int
 ) -> None:
     scores, photos = drawn(seed, 4, count)
-    found = diversify(scores, photos, weight, depth)
-    np.testing.assert_array_equal(np.sort(found), np.sort(scores))
-    before, after = (np.argsort(-values, axis=1, kind="stable") for values in (scores, found))
-    np.testing.assert_array_equal(before[:, 0], after[:, 0])
-    np.testing.assert_array_equal(before[:, depth:], after[:, depth:])
-    np.testing.assert_array_equal(diversify(scores, photos, 0.0, depth), scores)
+    before = ranked(scores)
+    after = diversify(before, alike_of(photos), weight, depth)
+    np.testing.assert_array_equal(np.sort(after.rows), np.sort(before.rows))
+    np.testing.assert_array_equal(after.scores, np.take_along_axis(scores, after.rows, axis=1))
+    np.testing.assert_array_equal(before.rows[:, 0], after.rows[:, 0])
+    np.testing.assert_array_equal(before.rows[:, depth:], after.rows[:, depth:])
+    np.testing.assert_array_equal(diversify(before, alike_of(photos), 0.0, depth).rows, before.rows)
 
 
 @given(st.integers(0, 50), st.floats(0.01, 1))
 def test_the_order_is_that_of_the_definition_taken_literally(seed: int, weight: float) -> None:
     scores, photos = drawn(seed, 3, 12)
-    found = np.argsort(-diversify(scores, photos, weight), axis=1, kind="stable")
-    for row, order in zip(scores, found, strict=True):
+    found = diversify(ranked(scores), alike_of(photos), weight)
+    for row, order in zip(scores, found.rows, strict=True):
         chosen: list[int] = []
         for _ in order:
             left = [photo for photo in range(12) if photo not in chosen]
@@ -48,7 +58,13 @@ def test_the_order_is_that_of_the_definition_taken_literally(seed: int, weight: 
 
 
 def test_a_photo_taken_twice_gives_way_to_another_guess() -> None:
-    photos = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    scores = np.array([[0.9, 0.8, 0.7]], np.float32)
-    np.testing.assert_array_equal(np.argsort(-diversify(scores, photos, 0.2)), [[0, 2, 1]])
-    np.testing.assert_array_equal(np.argsort(-diversify(scores, photos, 0.05)), [[0, 1, 2]])
+    alike = alike_of(np.array([[1, 0], [1, 0], [0, 1]], np.float32))
+    found = ranked(np.array([[0.9, 0.8, 0.7]], np.float32))
+    np.testing.assert_array_equal(diversify(found, alike, 0.2).rows, [[0, 2, 1]])
+    np.testing.assert_array_equal(diversify(found, alike, 0.05).rows, [[0, 1, 2]])
+
+
+def test_lists_of_a_small_gallery_and_of_none_are_no_special_case() -> None:
+    for count in (0, 1, DEPTH - 1):
+        scores, photos = drawn(0, 2, count)
+        assert diversify(ranked(scores), alike_of(photos), 0.5).rows.shape == (2, count)

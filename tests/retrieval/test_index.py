@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Alignment, Kind, normalise
+from pipeline_lib.retrieval.diversity import diversify
 from pipeline_lib.retrieval.fitting import fit_tables
 from pipeline_lib.retrieval.index import PhotoIndex
+from pipeline_lib.retrieval.ranking import rank_scores
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from tests.retrieval.support import write_embeddings
 
@@ -136,6 +139,24 @@ def test_what_does_not_fit_the_index_is_told(tmp_path: Path) -> None:
         index.check(dimension=16, alignment="pretext_mean", image_ids=index.image_ids[::-1])
     with pytest.raises(ValueError, match="do not fit"):
         index.search(random_vectors(2, 8), 1)
+
+
+@pytest.mark.parametrize("hubs", [False, True])
+def test_lists_that_repeat_themselves_less_compare_photos_by_what_they_show(tmp_path: Path, *, hubs: bool) -> None:
+    vectors, queries = random_vectors(80, 4), normalise(random_vectors(5, 4, seed=1))
+    photos = EmbeddingTable.open(write_embeddings(tmp_path / "p.parquet", [f"p{n:04d}" for n in range(80)], vectors))
+    edges = normalise(random_vectors(40, 4, seed=2)).astype(np.float16) if hubs else None
+    alignment = replace(Alignment.none(4), edges=edges)
+    index = PhotoIndex.build(photos, alignment, "pretext_csls" if hubs else "none")
+    found = np.concatenate([block.rows for block in index.rank_all([alignment.apply(queries, "sketch")], 0.3)])
+
+    aligned = alignment.apply(vectors, "photo")
+    scores = alignment.apply(queries, "sketch") @ aligned.T
+    # How much of a hub a photo is stands in the last number, and says nothing of what it shows.
+    shown = aligned[:, :4]
+    wanted = diversify(next(rank_scores(scores, index.image_ids)), lambda rows: shown[rows] @ shown[rows].T, 0.3).rows
+    assert np.mean(found == wanted) > 0.99
+    assert not np.array_equal(wanted, np.argsort(-scores, axis=1))
 
 
 def test_a_gallery_of_one_and_of_none(tmp_path: Path) -> None:

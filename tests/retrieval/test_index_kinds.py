@@ -19,6 +19,7 @@ from pipeline_lib.retrieval.index_kinds import (
     principal_components,
     settings_of,
 )
+from pipeline_lib.retrieval.likeness import Likeness
 from pipeline_lib.search.faiss_index import NamedIndex
 from pipeline_lib.search.messages import BuildJob
 from pipeline_lib.search.worker import Worker
@@ -103,6 +104,35 @@ def test_an_index_comes_back_from_disk_as_it_was(kind: IndexKind, tmp_path: Path
         np.testing.assert_array_equal(a.scores, b.scores)
 
 
+@pytest.mark.parametrize("alignment", ["none", "pretext_csls"])
+@pytest.mark.parametrize("reduced", [0, 28])
+@pytest.mark.parametrize("kind", INDEX_KINDS)
+def test_every_kind_tells_how_alike_its_photos_are(kind: IndexKind, reduced: int, alignment: str) -> None:
+    vectors = clustered(2000)
+    shown = vectors.copy()
+    if alignment == "pretext_csls":
+        # How much of a hub a photo is stands in the last number, and says nothing of what it shows.
+        vectors[:, -1] = -np.random.default_rng(1).uniform(0, 0.5, len(vectors))
+        shown[:, -1] = 0
+    rows = np.random.default_rng(2).permutation(2000)[:50]
+    found = Likeness(build(vectors, kind, reduced=reduced), alignment)(rows)
+    wanted = shown[rows] @ shown[rows].T
+    if kind == "exact" or (kind != "pq" and not reduced):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("kind", INDEX_KINDS)
+def test_few_photos_of_a_list_that_repeats_itself_less_are_the_first_of_many(kind: IndexKind) -> None:
+    vectors, queries = clustered(600), clustered(8, seed=1)
+    index = NamedIndex(build(vectors, kind, reduced=16), np.array([f"{row:03d}" for row in range(600)]), "none")
+    plain, few, many = (index.search(queries, *asked) for asked in ((5,), (5, 0.5), (200, 0.5)))
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a.rows[0], b.rows[0, :5])
+        np.testing.assert_array_equal(a.scores[0], b.scores[0, :5])
+    assert any(not np.array_equal(a.rows, b.rows) for a, b in zip(plain, few, strict=True))
+
+
 def test_copies_of_a_photo_rank_by_name() -> None:
     vectors = np.repeat(clustered(5), 4, axis=0)
     names = np.array([f"{row:02d}" for row in np.random.default_rng(0).permutation(20)])
@@ -115,11 +145,11 @@ def test_the_worker_builds_opens_and_searches_and_tells_failures_in_words(tmp_pa
     names = [f"photo {row}" for row in range(30)]
     table = write_embeddings(tmp_path / "photos.parquet", names, clustered(30))
     worker = Worker()
-    assert worker.answer(("search", clustered(1), 3)) == ("failed", "no index is open")
+    assert worker.answer(("search", clustered(1), 3, 0.0)) == ("failed", "no index is open")
     state, facts = worker.answer(("build", BuildJob((table,), None, "none", "auto", 16, tmp_path / "index")))
     assert (state, facts.count, facts.settings) == ("done", 30, f"exact, {WIDTH} numbers")
     assert worker.answer(("open", tmp_path / "index", 1)) == ("done", facts)
-    state, ((rows, scores),) = worker.answer(("search", clustered(30)[4:5], 3))
+    state, ((rows, scores),) = worker.answer(("search", clustered(30)[4:5], 3, 0.0))
     assert rows[0] == 4
     assert scores[0] == pytest.approx(1, abs=1e-5)
     state, words = worker.answer(("open", tmp_path / "none", 1))

@@ -61,6 +61,19 @@ def test_maps_of_several_sizes_and_hubs_that_count_less_are_searched_like_all_el
     np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=1e-4)
 
 
+def test_lists_repeat_themselves_less_where_the_params_say_so(run: Run) -> None:
+    lists = []
+    for weight in (0.0, 1.0):
+        with closing(open_engine(with_params(run, retrieval__diversity=weight))) as engine:
+            lists.append(engine.search([engine.prepare(engine.examples.load(0))], 200)[0])
+    plain, diverse = lists
+    assert plain[0] == diverse[0]
+    assert [hit.rank for hit in plain] == [hit.rank for hit in diverse]
+    assert [hit.row for hit in plain] != [hit.row for hit in diverse]
+    # A photo's score is its own, wherever it stands.
+    assert {hit.row: hit.score for hit in plain} == {hit.row: hit.score for hit in diverse}
+
+
 def test_queries_in_one_batch_find_what_each_finds_alone(engine: SearchEngine) -> None:
     prepared = [engine.prepare(engine.examples.load(row)) for row in range(3)]
     together = engine.search(prepared, 4)
