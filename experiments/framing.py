@@ -1,10 +1,9 @@
-"""How much of a drawing and of a photo the network is shown: `python -m experiments.framing DATA`.
+"""How much of a drawing and of a photo the network is shown: `python -m experiments.framing NAME...`, study rows.
 
-DATA is the folder of a finished row of the study, such as data/ablation/study-all-photos. A drawing is shown whole,
-or cut to a square around its ink; a photo whole, padded to a square, or also by its middle, whichever of the two is
-more alike. Everything is embedded afresh by the run's network under its own `pretext_whitened`. Sketchy is measured
-on the classes that settings are chosen by, Li 2014 on the source's ten classes, with photos cut to the object
-(`li2014`) and whole (`li2014_img`). Writes metrics/retrieval_study_framing.csv.
+A drawing is shown whole, or cut to a square around its ink; a photo whole, padded to a square, or also by its middle,
+whichever of the two is more alike. Everything is embedded afresh by the row's networks under its own alignments.
+Sketchy is measured on the classes that settings are chosen by, Li 2014 on the source's ten classes, with photos cut to
+the object (`li2014`) and whole (`li2014_img`). Writes metrics/retrieval_study_framing.csv; rows of other names stay.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from experiments.cell import PLACE
 from experiments.grid import ROOT
 from experiments.judge import RESAMPLES, SEED, figures, parts, tables
 from pipeline_lib.baselines.embedding import batched
@@ -33,7 +34,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval import li_score
-from pipeline_lib.retrieval.alignment import Alignment, Domain
+from pipeline_lib.retrieval.alignment import Alignment, Domain, Kind
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.encode import catalog_images, prepare
 from pipeline_lib.retrieval.evaluation import rounded
@@ -48,6 +49,7 @@ INK = 200  # a drawing's pixels below this are ink, 0..255
 MARGIN = 0.08  # of the ink's longer side, on each side
 MIDDLE = 0.7  # of height and width
 BATCH = 32
+KINDS: tuple[Kind, ...] = ("pretext_whitened", "pretext_csls")
 
 
 def around_ink(sketch: Picture) -> Picture:
@@ -94,29 +96,35 @@ PHOTOS: Mapping[str, tuple[View, ...]] = {"whole": (whole,), "padded": (padded,)
 
 
 class Embedder:
-    """A run's network and alignment."""
+    """A row's networks and alignments."""
 
     def __init__(self, data: Path, settings: Params) -> None:
         use_threads(settings.embed.threads)
         self.networks = open_networks(data / "model", settings.embed, data / "embeddings")
-        self.alignment: Alignment = of_kind("pretext_whitened", *tables(data))
+        self._data = data
+
+    @cached_property
+    def alignments(self) -> dict[Kind, Alignment]:
+        """Those of KINDS."""
+        return {kind: of_kind(kind, *tables(self._data)) for kind in KINDS}
 
     @torch.inference_mode()
-    def __call__(self, images: Iterable[Picture], domain: Domain) -> Vectors:
-        """Aligned unit vectors, float32[N, D]."""
+    def __call__(self, images: Iterable[Picture], domain: Domain) -> dict[Kind, Vectors]:
+        """Aligned unit vectors, float32[N, D], of each kind."""
         parts = []
         for chunk in batched(images, BATCH):
             prepared = torch.cat([prepare(image, self.networks.size, self.networks.own.train) for image in chunk])
             parts.append(
                 self.networks.embed(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
             )
-        return self.alignment.apply(np.concatenate(parts), domain)
+        raw = np.concatenate(parts)
+        return {kind: alignment.apply(raw, domain) for kind, alignment in self.alignments.items()}
 
 
 def scores_by_view(
     photos: Callable[[], Iterator[Picture]], sketches: Callable[[], Iterator[Picture]], embed: Embedder, what: str
-) -> Iterator[tuple[str, str, Vectors]]:
-    """How sketches and photos are shown, and their similarities, float32[M, N]."""
+) -> Iterator[tuple[dict[str, str], Vectors]]:
+    """How sketches and photos are shown and aligned, and their similarities, float32[M, N]."""
     views = sorted({view for some in PHOTOS.values() for view in some}, key=lambda view: view.__name__)
     shown = {
         view: embed((view(image) for image in photos()), "photo") for view in tqdm(views, desc=what, unit="photo view")
@@ -124,7 +132,9 @@ def scores_by_view(
     for name, view in SKETCHES.items():
         drawn = embed((view(image) for image in sketches()), "sketch")
         for place, some in PHOTOS.items():
-            yield name, place, np.max([drawn @ shown[each].T for each in some], axis=0)
+            for kind, vectors in drawn.items():
+                how = {"sketches": name, "photos": place, "alignment": kind}
+                yield how, np.max([vectors @ shown[each][kind].T for each in some], axis=0)
 
 
 def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
@@ -139,8 +149,8 @@ def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[s
         rows = catalog.loc[sides[side].image_ids.tolist()].reset_index()
         return (pixels for _, _, _, pixels in catalog_images(rows, source))
 
-    for drawn, shown, scores in scores_by_view(lambda: images(0), lambda: images(1), embed, dataset):
-        yield {"dataset": dataset, "sketches": drawn, "photos": shown, **figures(scores, *sides)}
+    for how, scores in scores_by_view(lambda: images(0), lambda: images(1), embed, dataset):
+        yield {"dataset": dataset, **how, **figures(scores, *sides)}
 
 
 def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
@@ -154,7 +164,7 @@ def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embe
     def images(some: list[Entry]) -> Iterator[Picture]:
         return (source.load(entry.path, entry.domain, entry.image_id) for entry in some)
 
-    for drawn, shown, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
+    for how, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
         values = {}
         for rated in li2014_benchmark.read_ratings(root):
             rows, columns = ([place[image_id] for image_id in ids] for ids in (rated.sketches, rated.photos))
@@ -165,31 +175,44 @@ def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embe
         ends = {"li_score_at_5": found.estimate, "li_score_at_5_low": found.low, "li_score_at_5_high": found.high}
         yield {
             "dataset": name,
-            "sketches": drawn,
-            "photos": shown,
+            **how,
             **{key: rounded(value) for key, value in ends.items()},
             "queries": sum(len(part) for part in values.values()),
             "gallery": len(photos),
         }
 
 
+def measure(name: str) -> pd.DataFrame:
+    """All rows of one row of the study.
+
+    Raises:
+        PipelineError: it has not been made.
+    """
+    data = ROOT / PLACE / f"study-{name}"
+    try:
+        values = yaml.safe_load((data / "params.yaml").read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise PipelineError(f"{data}: make the row first, `python -m experiments.study {name}`") from failure
+    settings = parse(values, source=str(data / "params.yaml"))
+    embed = Embedder(data, settings)
+    rows = list(of_sketchy(data, settings, embed))
+    root = resolve_root(settings.catalog.root, ROOT)
+    for side in li2014_benchmark.SIDES:
+        rows += of_li(root, side, settings, embed)
+    return pd.DataFrame([{"name": name, **row} for row in rows])
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="hits by what is shown of drawings and photos")
-    parser.add_argument("data", type=Path, help="artefacts of a finished run")
-    data = parser.parse_args().data
+    parser.add_argument("names", nargs="+", help="finished rows of experiments/study.yaml")
     try:
-        settings = parse(
-            yaml.safe_load((data / "params.yaml").read_text(encoding="utf-8")), source=str(data / "params.yaml")
-        )
-        embed = Embedder(data, settings)
-        rows = list(of_sketchy(data, settings, embed))
-        root = resolve_root(settings.catalog.root, ROOT)
-        for side in ("cropped", "img"):
-            rows += of_li(root, side, settings, embed)
-        write_csv(ROOT / TABLE, pd.DataFrame(rows))
+        for name in parser.parse_args().names:
+            found = measure(name)
+            kept = pd.read_csv(ROOT / TABLE) if (ROOT / TABLE).exists() else found[:0]
+            write_csv(ROOT / TABLE, pd.concat([kept[kept["name"] != name], found], ignore_index=True))
     except (PipelineError, OSError) as failure:
-        sys.exit(f"error: {failure}; name the folder of a finished row of the study")
+        sys.exit(f"error: {failure}")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def run(name: str, grid: Grid) -> None:
     meta = read_json(ROOT / network / "model" / "meta.json")
     pretext = read_json(ROOT / network / "metrics" / "pretext.json")
     # Of rows that take part their networks, too.
-    others = (text.partition("@")[0] for text in grid.params_of(name).embed.beside)
-    folders = [ROOT / network, *((ROOT / other / "model").resolve().parent for other in others)]
+    others = grid.params_of(name).embed.runs
+    folders = [ROOT / network, *((ROOT / folder / "model").resolve().parent for folder, _ in others)]
     record: dict[str, Any] = {
         "name": name,
         "hypothesis": row.note,

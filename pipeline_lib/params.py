@@ -240,6 +240,11 @@ class Embed(Section):
         return self.image_size if isinstance(self.image_size, list) else [self.image_size]
 
     @property
+    def runs(self) -> list[tuple[str, str]]:
+        """Of each run in `beside` its folder and how its weights' digest begins, "" where that is not told."""
+        return [(folder, digest) for folder, _, digest in (text.partition("@") for text in self.beside)]
+
+    @property
     def largest(self) -> int:
         """The side that images are prepared at, px; smaller sizes are made from it."""
         return max(self.sizes)

@@ -24,7 +24,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     keep_freed_memory()
     catalog = read_catalog(data / "catalog.parquet")
     out = data / "embeddings"
-    take(params.embed.beside, ROOT, out)
+    take(params.embed.runs, ROOT, out)
     networks = open_networks(data / "model", params.embed, out)
     seconds = export_all(
         {out: networks.embed},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import scipy.io
@@ -17,6 +17,7 @@ from pipeline_lib.data.source import Entry
 from pipeline_lib.errors import PipelineError
 
 Side = Literal["cropped", "img"]
+SIDES: Final[tuple[Side, ...]] = ("cropped", "img")
 
 SOURCE_CLASSES = (
     "airplane", "bicycle", "car (sedan)", "cat", "chair", "cow", "dog", "horse", "motorbike", "sheep",

@@ -17,45 +17,42 @@ FILES = ("meta.json", "encoder.safetensors")
 SETTINGS = "embed.json"
 
 
-def take(beside: list[str], root: Path, embeddings: Path) -> None:
+def take(runs: list[tuple[str, str]], root: Path, embeddings: Path) -> None:
     """Copies the networks of other runs, so that a run can be searched without them.
 
     Args:
-        beside: `embed.beside`.
+        runs: `Embed.runs`.
         root: from which relative folders lead.
         embeddings: the folder below which the copies go; what is there goes.
 
     Raises:
         PipelineError: a folder holds no finished run, or its weights have another digest; names the params key.
     """
+    members = [member for folder, digest in runs for member in _members(root, folder, digest)]
     shutil.rmtree(embeddings / FOLDER, ignore_errors=True)
-    number = 0
-    for text in beside:
-        name, _, digest = text.partition("@")
-        run = root / name
-        for model, settings in _members(run, text):
-            target = embeddings / FOLDER / str(number)
-            target.mkdir(parents=True)
-            for file in FILES:
-                shutil.copy2(model / file, target)
-            write_json(target / SETTINGS, settings)
-            number += 1
-        found = digest_of_file(run / "model" / FILES[1])
-        if not found.startswith(digest):
-            raise PipelineError(
-                f"embed.beside: the weights in {run / 'model'} are {found[:12]}..., not {digest}; the run was made "
-                f"again since: write {name}@{found[:12]}"
-            )
+    for number, (model, settings) in enumerate(members):
+        target = embeddings / FOLDER / str(number)
+        target.mkdir(parents=True)
+        for file in FILES:
+            shutil.copy2(model / file, target)
+        write_json(target / SETTINGS, settings)
 
 
-def _members(run: Path, text: str) -> list[tuple[Path, object]]:
+def _members(root: Path, name: str, digest: str) -> list[tuple[Path, object]]:
     """The model folders of a run, its own and those beside it, and how each embeds."""
+    run = root / name
     record = run / "embeddings" / "system.json"
     if not record.exists() or not all((run / "model" / file).exists() for file in FILES):
-        raise PipelineError(f"embed.beside: {text}: there is no finished run in {run}; make it, or leave it out")
+        raise PipelineError(f"embed.beside: {name}: there is no finished run in {run}; make it, or leave it out")
     settings = read_json(record).get("embed")
     if settings is None:
         raise PipelineError(f"embed.beside: {record} does not say how its network embeds; make that run again")
+    found = digest_of_file(run / "model" / FILES[1]) if digest else ""
+    if not found.startswith(digest):
+        raise PipelineError(
+            f"embed.beside: the weights in {run / 'model'} are {found[:12]}..., not {digest}; the run was made again "
+            f"since: write {name}@{found[:12]}"
+        )
     others = copies(run / "embeddings")
     return [(run / "model", settings), *((folder, read_json(folder / SETTINGS)) for folder in others)]
 

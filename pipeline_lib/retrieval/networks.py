@@ -56,6 +56,11 @@ class Networks:
         """The side that images are prepared at, px: the largest that any of them asks for."""
         return max(member.settings.largest for member in self.members)
 
+    @property
+    def batch(self) -> int:
+        """Images at a time, as the run's own section `embed` says."""
+        return self.members[0].settings.batch
+
     @cached_property
     def embed(self) -> Callable[[Tensor], Tensor]:
         """The function from prepared images, float32[N, 3, size, size], to vectors, float[N, D].

@@ -174,7 +174,7 @@ def _embed(
             paths: list[str] = []
             vectors: list[Vectors] = []
             batch: list[tuple[str, Tensor]] = []
-            step = encoder.networks.members[0].settings.batch
+            step = encoder.networks.batch
             chunk = todo[start : start + SHARD_ROWS]
             for place, (path, image) in enumerate(zip(chunk, _read(chunk, source, encoder, readers), strict=True)):
                 if isinstance(image, str):

@@ -51,7 +51,7 @@ def save_model(run: Run, seed: int = 0) -> None:
 def embed(run: Run) -> None:
     """What the stages embed and index write."""
     out = run.data / "embeddings"
-    take(run.params.embed.beside, run.root, out)
+    take(run.params.embed.runs, run.root, out)
     networks = open_networks(run.data / "model", run.params.embed, out)
     catalog = read_catalog(run.data / "catalog.parquet")
     source = open_source(run.params.catalog, run.root)
