@@ -29,9 +29,9 @@ def network_of(params: Params, images: Path) -> Path:
     settings = params.model_dump(mode="json", include={"train", "contrast"})
     free = {"threads", "checkpoint_seconds", "device", "bootstrap"}
     # A key that came later changes no network that was made before it.
-    settings["train"] = {
-        key: value for key, value in settings["train"].items() if key not in free and earlier.TRAIN.get(key) != value
-    }
+    for section, before in (("train", earlier.TRAIN), ("contrast", earlier.CONTRAST)):
+        kept = {key: value for key, value in settings[section].items() if before.get(key) != value}
+        settings[section] = {key: value for key, value in kept.items() if key not in free}
     data = PLACE / f"network-{digest_of(images.name, settings)[:12]}"
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)

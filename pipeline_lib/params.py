@@ -195,6 +195,7 @@ class Contrast(Section):
     line_width: Annotated[tuple[int, int], Pair]
     drop_strokes: float = Fraction
     erase: float = Fraction
+    spotlight: float = Fraction
     rotation: float = Field(ge=0.0, le=180.0)
     warp: float = Field(ge=0.0, le=0.2)
     colour: float = Field(ge=0.0, lt=1.0)

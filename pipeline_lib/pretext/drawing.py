@@ -1,7 +1,7 @@
 """Edge maps made to look drawn: no two draw the same photo alike, and nobody draws every edge.
 
-Blur, number of lines and line width are drawn anew for each view; strokes are left out, parts are wiped out, and the
-rest is bent. What a network can still match then is what a person's drawing keeps.
+Blur, number of lines and line width are drawn anew for each view; strokes are left out, parts are wiped out, or all but
+the middle, and the rest is bent. What a network can still match then is what a person's drawing keeps.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ LOWER = 0.5
 """Canny's lower threshold as a part of the upper one."""
 DUST = 24
 """Connected edges of fewer px are left out: nobody draws them."""
+SPOT_OFF = 0.1
+"""Standard deviation of the middle of what is kept from the canvas's, in each direction, as a part of its side."""
+SPOT_RADII = (0.22, 0.5)
+"""Between these lie the ellipse's two radii, as parts of the canvas's side."""
 
 Lines = NDArray[np.uint8]
 Places = NDArray[np.float32]
@@ -44,6 +48,9 @@ def draw_edges(grey: NDArray[np.uint8], settings: params.Contrast, rng: np.rando
     lines = edges_of_density(scaled, rng.uniform(*settings.blur), rng.uniform(*settings.density))
     lines = leave_out(lines, rng.uniform(0, settings.drop_strokes), rng)
     lines = wipe_out(lines, rng.uniform(0, settings.erase), rng)
+    # Without it no number is drawn, so that views are those that they were before there was one.
+    if settings.spotlight and rng.random() < settings.spotlight:
+        lines = spotlight(lines, rng)
     width = int(rng.integers(settings.line_width[0], settings.line_width[1] + 1))
     thick = cv2.dilate(lines, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     x, y = bend(settings, rng)
@@ -90,6 +97,16 @@ def wipe_out(lines: Lines, part: float, rng: np.random.Generator) -> Lines:
     fine = cv2.resize(rng.standard_normal((COARSE, COARSE), np.float32), (FINE, FINE), interpolation=cv2.INTER_CUBIC)
     kept = np.where(fine > np.quantile(fine, 1 - part), 0, 255).astype(np.uint8)
     return np.asarray(cv2.bitwise_and(lines, cv2.resize(kept, lines.shape[::-1], interpolation=cv2.INTER_NEAREST)))
+
+
+def spotlight(lines: Lines, rng: np.random.Generator) -> Lines:
+    """Keeps the strokes in an ellipse about the middle: people draw what a photo shows and not what lies around it."""
+    centre = rng.normal(0.5, SPOT_OFF, 2) * CANVAS
+    radii = rng.uniform(*SPOT_RADII, 2) * CANVAS
+    spot = np.zeros_like(lines)
+    angle = float(rng.uniform(0, 180))
+    cv2.ellipse(spot, centre.astype(int).tolist(), radii.astype(int).tolist(), angle, 0, 360, 255, cv2.FILLED)
+    return np.asarray(cv2.bitwise_and(lines, spot))
 
 
 def bend(settings: params.Contrast, rng: np.random.Generator) -> tuple[Places, Places]:

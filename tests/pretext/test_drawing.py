@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline_lib import params
-from pipeline_lib.pretext.drawing import CANVAS, bend, draw_edges, edges_of_density, leave_out, wipe_out
+from pipeline_lib.pretext.drawing import (
+    CANVAS,
+    SPOT_OFF,
+    SPOT_RADII,
+    bend,
+    draw_edges,
+    edges_of_density,
+    leave_out,
+    spotlight,
+    wipe_out,
+)
 from tests.conftest import scene
 
 Make = Callable[..., params.Params]
@@ -101,6 +112,31 @@ def test_about_the_asked_part_of_the_canvas_is_wiped_out(part: float, seed: int)
     full = np.full((CANVAS, CANVAS), 255, np.uint8)
     left = wipe_out(full, part, np.random.default_rng(seed))
     assert abs(np.mean(left == 0) - part) < 0.02
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_spotlight_keeps_an_ellipse_about_the_middle(seed: int) -> None:
+    full = np.full((CANVAS, CANVAS), 255, np.uint8)
+    kept = spotlight(full, np.random.default_rng(seed)) > 0
+    low, high = (np.pi * radius**2 for radius in SPOT_RADII)
+    assert 0.5 * low < kept.mean() < 1.01 * high
+    count, _, _, centres = cv2.connectedComponentsWithStats(kept.astype(np.uint8))
+    assert count == 2
+    # Five standard deviations; what the border cuts off moves the middle inwards.
+    assert np.abs(centres[1] / CANVAS - 0.5).max() < 5 * SPOT_OFF
+    texture = np.random.default_rng(0).integers(0, 2, (CANVAS, CANVAS)).astype(np.uint8) * 255
+    assert np.array_equal(spotlight(texture, np.random.default_rng(seed)), np.where(kept, texture, 0))
+
+
+def test_as_many_drawings_are_under_a_spotlight_as_the_params_say(make_params: Make) -> None:
+    texture = np.random.default_rng(0).integers(0, 256, (CANVAS, CANVAS)).astype(np.uint8)
+    for part in (0.0, 0.5, 1.0):
+        contrast = make_params({**STILL, "contrast.spotlight": part}).contrast
+        corners = [
+            np.any(draw_edges(texture, contrast, np.random.default_rng(seed))[:40, :40] < 255) for seed in range(60)
+        ]
+        assert abs(1 - np.mean(corners) - part) < 0.2
 
 
 def test_without_rotation_and_warp_nothing_is_bent(make_params: Make) -> None:
