@@ -19,20 +19,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments.cell import PLACE
-from experiments.grid import ROOT
+from experiments.grid import ROOT, read_grid
 from experiments.judge import RESAMPLES, SEED, figures, parts, tables
+from experiments.study import STUDY
 from pipeline_lib.baselines.embedding import batched
 from pipeline_lib.data import li2014_benchmark
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import Entry, FileSource, open_source, resolve_root
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
-from pipeline_lib.params import Params, parse
+from pipeline_lib.params import Params
 from pipeline_lib.retrieval import li_score
 from pipeline_lib.retrieval.alignment import Alignment, Domain, Kind
 from pipeline_lib.retrieval.comparison import write_csv
@@ -186,14 +186,11 @@ def measure(name: str) -> pd.DataFrame:
     """All rows of one row of the study.
 
     Raises:
-        PipelineError: it has not been made.
+        PipelineError: it does not exist, or has not been made.
     """
-    data = ROOT / PLACE / f"study-{name}"
-    try:
-        values = yaml.safe_load((data / "params.yaml").read_text(encoding="utf-8"))
-    except OSError as failure:
-        raise PipelineError(f"{data}: make the row first, `python -m experiments.study {name}`") from failure
-    settings = parse(values, source=str(data / "params.yaml"))
+    data, settings = ROOT / PLACE / f"study-{name}", read_grid(STUDY).params_of(name)
+    if not (data / "embeddings" / "system.json").exists():
+        raise PipelineError(f"{data}: holds no embeddings; make the row first: python -m experiments.study {name}")
     embed = Embedder(data, settings)
     rows = list(of_sketchy(data, settings, embed))
     root = resolve_root(settings.catalog.root, ROOT)
