@@ -44,11 +44,11 @@ def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
         compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
         for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
             gallery, queries = photos.labels.take(part[0]), sketches.labels.take(part[1])
+            shown = compared[part[0]]
             found = list(rank_scores(scored(photos, sketches, "pretext_csls", part), gallery.image_ids))
             for weight in WEIGHTS:
-                blocks = _diverse(found, compared[part[0]], weight)
-                shown = figures_of(evaluate_rankings(blocks, gallery, queries))
-                yield {"name": name, "dataset": dataset, "alignment": "pretext_csls", "weight": weight, **shown}
+                values = figures_of(evaluate_rankings(_diverse(found, shown, weight), gallery, queries))
+                yield {"name": name, "dataset": dataset, "alignment": "pretext_csls", "weight": weight, **values}
 
 
 def _diverse(found: list[Ranked], photos: Vectors, weight: float) -> Iterator[Ranked]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from experiments.cell import PLACE
 from experiments.grid import ROOT, read_grid
 from experiments.judge import RESAMPLES, SEED, figures, parts, tables
 from experiments.study import STUDY
+from experiments.together import ALIGNMENTS
 from pipeline_lib.baselines.embedding import batched
 from pipeline_lib.data import li2014_benchmark
 from pipeline_lib.data.schemas import read_catalog
@@ -49,7 +49,6 @@ INK = 200  # a drawing's pixels below this are ink, 0..255
 MARGIN = 0.08  # of the ink's longer side, on each side
 MIDDLE = 0.7  # of height and width
 BATCH = 32
-KINDS: tuple[Kind, ...] = ("pretext_whitened", "pretext_csls")
 
 
 def around_ink(sketch: Picture) -> Picture:
@@ -101,12 +100,9 @@ class Embedder:
     def __init__(self, data: Path, settings: Params) -> None:
         use_threads(settings.embed.threads)
         self.networks = open_networks(data / "model", settings.embed, data / "embeddings")
-        self._data = data
-
-    @cached_property
-    def alignments(self) -> dict[Kind, Alignment]:
-        """Those of KINDS."""
-        return {kind: of_kind(kind, *tables(self._data)) for kind in KINDS}
+        # The one that counts hubs less holds what the other needs.
+        fitted = of_kind("pretext_csls", *tables(data))
+        self.alignments: dict[Kind, Alignment] = {kind: fitted.as_kind(kind) for kind in ALIGNMENTS}
 
     @torch.inference_mode()
     def __call__(self, images: Iterable[Picture], domain: Domain) -> dict[Kind, Vectors]:

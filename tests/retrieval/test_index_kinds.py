@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -131,6 +132,14 @@ def test_few_photos_of_a_list_that_repeats_itself_less_are_the_first_of_many(kin
         np.testing.assert_array_equal(a.rows[0], b.rows[0, :5])
         np.testing.assert_array_equal(a.scores[0], b.scores[0, :5])
     assert any(not np.array_equal(a.rows, b.rows) for a, b in zip(plain, few, strict=True))
+
+
+def test_an_index_lists_its_rows_only_where_lists_may_not_repeat_themselves() -> None:
+    index: Any = build(clustered(600), "ivf")
+    named = NamedIndex(index, np.array([f"{row:03d}" for row in range(600)]), "none")
+    for diversity, listed in ((0.0, False), (0.5, True)):
+        named.search(clustered(2, seed=1), 5, diversity)
+        assert index.direct_map.no() is not listed
 
 
 def test_copies_of_a_photo_rank_by_name() -> None:
