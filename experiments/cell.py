@@ -1,7 +1,8 @@
 """One run of the ablation, from its row in grid.yaml to metrics/ablation/NAME.json: `python -m experiments.cell NAME`.
 
-It runs the pipeline's own stages with the row's params. Rows with the same images, edges and patches share those. Each
-stage that has finished is skipped when the run is started again, and training goes on from its checkpoint.
+It runs the pipeline's own stages with the row's params. Rows with the same images, edges and patches share those; rows
+that run side by side make them one after the other. Each stage that has finished is skipped when the run is started
+again, and training goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from experiments.grid import ROOT, Row, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json, write_text
@@ -58,11 +60,19 @@ def prepare(params: Params) -> Path:
     """Catalog, pairs and patches of a row, shared by all rows with the same settings; returns their folder."""
     settings = params.model_dump(mode="json", include={"catalog", "edges", "patches"})
     data = PLACE / f"images-{digest_of(settings)[:12]}"
-    for name in ("catalog", "edges", "patches"):
-        # The rest of the params differs from row to row and does not matter here.
-        if not (ROOT / data / f".{name}.done").exists():
-            stage(name, params, data)
+    # The stages keep unfinished work by what it is made from: two runs of one would write the same files.
+    with alone("images"):
+        for name in ("catalog", "edges", "patches"):
+            # The rest of the params differs from row to row and does not matter here.
+            if not (ROOT / data / f".{name}.done").exists():
+                stage(name, params, data)
     return data
+
+
+def alone(what: str) -> FileLock:
+    """A lock on what several rows share: while one run holds it, the others wait. It goes with its process."""
+    (ROOT / PLACE).mkdir(parents=True, exist_ok=True)
+    return FileLock(ROOT / PLACE / f".{what}.lock")
 
 
 def link(images: Path, data: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import PLACE, call, commit, link, point, prepare, stage
+from experiments.cell import PLACE, alone, call, commit, link, point, prepare, stage
 from experiments.grid import ROOT, Grid, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json
 from pipeline_lib.errors import PipelineError
@@ -35,10 +35,11 @@ def network_of(params: Params, images: Path) -> Path:
     data = PLACE / f"network-{digest_of(images.name, settings)[:12]}"
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)
-    if not (ROOT / data / "model" / "meta.json").exists():
-        started = time.monotonic()
-        stage("train", params, data)
-        write_json(ROOT / data / "seconds.json", {"train": round(time.monotonic() - started, 1)})
+    with alone(data.name):
+        if not (ROOT / data / "model" / "meta.json").exists():
+            started = time.monotonic()
+            stage("train", params, data)
+            write_json(ROOT / data / "seconds.json", {"train": round(time.monotonic() - started, 1)})
     return data
 
 

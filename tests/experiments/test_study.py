@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import judge
-from experiments.grid import read_grid
+from experiments import cell, judge
+from experiments.grid import GRID, read_grid
 from experiments.study import STUDY
+from pipeline_lib.data.files import write_text
 from pipeline_lib.retrieval.alignment import normalise
 from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
@@ -106,3 +110,26 @@ def test_a_transductive_mean_sees_its_own_part_alone(embeddings: Path) -> None:
     write_embeddings(embeddings / "embeddings" / "photos.parquet", ids, moved, classes=names)
     assert judge.measure(embeddings, final=False) == before
     assert not np.allclose(fit_tables(EmbeddingTable.open(photos.path), sketches).photo_mean, whole.photo_mean)
+
+
+def test_rows_side_by_side_make_the_images_they_share_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = threading.Lock()
+    made: list[str] = []
+
+    def slow(name: str, _params: object, data: Path) -> None:
+        assert busy.acquire(blocking=False), f"two stages at once: {name} of {data}"
+        time.sleep(0.01)
+        made.append(f"{data.name}/{name}")
+        busy.release()
+        write_text(tmp_path / data / f".{name}.done", "")
+
+    monkeypatch.setattr(cell, "ROOT", tmp_path)
+    monkeypatch.setattr(cell, "stage", slow)
+    grid = read_grid(GRID)
+    rows = ("cross-conv5-bn-s0", "gap-0", "cross-none-bn-s0")
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(cell.prepare, [grid.params_of(name) for name in rows]))
+    assert folders[0] == folders[2] != folders[1]
+    assert len(made) == len(set(made)) == 6
