@@ -20,7 +20,7 @@ from pipeline_lib.retrieval.comparison import Row, System, measure
 from pipeline_lib.retrieval.evaluation import rounded
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.metrics import COLUMNS
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import open_retrieval
 
 CLASSES = (
     "airplane",
@@ -80,8 +80,7 @@ def difference(ours: Row, other: Row) -> dict[str, dict[str, list[float | None]]
 
 def apart(system: System, kind: Kind) -> dict[str, float]:
     """The numbers of `retrieval.separation` for one system."""
-    photos = EmbeddingTable.open(system.folder / "photos.parquet")
-    sketches = EmbeddingTable.open(system.folder / "sketches.parquet")
+    photos, sketches = open_retrieval(system.folder)
     alignment = of_kind(kind, photos, sketches)
     a, b = alignment.apply(photos.read(), "photo"), alignment.apply(sketches.read(), "sketch")
     rows = {name: row for row, name in enumerate(photos.labels.image_ids.tolist())}

@@ -105,7 +105,7 @@ def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:
     """The params of a finished run: params.yaml, what `changes` says, and what the model was really trained with."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     trained = read_json(data / "model" / "meta.json")["params"]
-    for name, before in (("train", earlier.TRAIN), ("contrast", earlier.CONTRAST)):
+    for name, before in earlier.SECTIONS.items():
         trained[name] = {**before, **trained.get(name, {})}
     for section in (trained, changes):
         for name, part in section.items():

@@ -16,14 +16,14 @@ import pandas as pd
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT
-from experiments.judge import figures_of, parts, scored, tables
+from experiments.judge import figures_of, parts, scored
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.diversity import diversify
 from pipeline_lib.retrieval.evaluation import evaluate_rankings
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.ranking import Ranked, Rows, rank_scores
-from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.retrieval.vectors import Vectors, open_retrieval
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3)
 TABLE = Path("metrics/retrieval_study_diversity.csv")
@@ -40,7 +40,7 @@ def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
         PipelineError: a row's embeddings are missing.
     """
     for name in names:
-        photos, sketches = tables(place / f"study-{name}")
+        photos, sketches = open_retrieval(place / f"study-{name}" / "embeddings")
         compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
         for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
             gallery, queries = photos.labels.take(part[0]), sketches.labels.take(part[1])

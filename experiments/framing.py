@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT, read_grid
-from experiments.judge import RESAMPLES, SEED, figures, parts, tables
+from experiments.judge import RESAMPLES, SEED, figures, parts
 from experiments.study import STUDY
 from experiments.together import ALIGNMENTS
 from pipeline_lib.baselines.embedding import batched
@@ -40,7 +40,7 @@ from pipeline_lib.retrieval.encode import catalog_images, prepare
 from pipeline_lib.retrieval.evaluation import rounded
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.networks import open_networks
-from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.retrieval.vectors import Vectors, open_retrieval
 
 Picture = NDArray[np.uint8]
 View = Callable[[Picture], Picture]
@@ -101,7 +101,7 @@ class Embedder:
         use_threads(settings.embed.threads)
         self.networks = open_networks(data / "model", settings.embed, data / "embeddings")
         # The one that counts hubs less holds what the other needs.
-        fitted = of_kind("pretext_csls", *tables(data))
+        fitted = of_kind("pretext_csls", *open_retrieval(data / "embeddings"))
         self.alignments: dict[Kind, Alignment] = {kind: fitted.as_kind(kind) for kind in ALIGNMENTS}
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[s
     """Rows of the classes that settings are chosen by."""
     catalog = read_catalog(data / "catalog.parquet").set_index("image_id")
     source = open_source(settings.catalog, ROOT)
-    photos, sketches = (table.labels for table in tables(data))
+    photos, sketches = (table.labels for table in open_retrieval(data / "embeddings"))
     ((dataset, (gallery, queries)),) = parts(photos, sketches, final=False).items()
     sides = photos.take(gallery), sketches.take(queries)
 

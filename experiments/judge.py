@@ -25,7 +25,7 @@ from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, rounded
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.ranking import rank_scores
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, Vectors, open_retrieval
 
 RESAMPLES, SEED = 2000, 0
 PHOTOS = 5
@@ -53,16 +53,6 @@ def parts(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, tuple[R
     }
 
 
-def tables(data: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
-    """The photos and sketches of a row.
-
-    Raises:
-        PipelineError: embeddings are missing or can't be used.
-    """
-    photos, sketches = (EmbeddingTable.open(data / "embeddings" / f"{name}.parquet") for name in ("photos", "sketches"))
-    return photos, sketches
-
-
 def scored(photos: EmbeddingTable, sketches: EmbeddingTable, kind: Kind, part: tuple[Rows, Rows]) -> Vectors:
     """The scores of a part's M sketches against its N photos, float32[M, N]."""
     return np.concatenate(list(score_blocks(photos, sketches, kind, part)))
@@ -74,7 +64,7 @@ def measure(data: Path, *, final: bool) -> list[dict[str, Any]]:
     Raises:
         PipelineError: embeddings are missing or can't be used.
     """
-    photos, sketches = tables(data)
+    photos, sketches = open_retrieval(data / "embeddings")
     shown, alignments = photos.read(), {kind: of_kind(kind, photos, sketches) for kind in OF_PHOTOS}
     rows = []
     for dataset, part in parts(photos.labels, sketches.labels, final=final).items():

@@ -31,7 +31,7 @@ from pipeline_lib.report.retrieval_grid import choose_queries, grid_rows, retrie
 from pipeline_lib.retrieval.comparison import System, measure
 from pipeline_lib.retrieval.evaluation import rankings_table
 from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import open_pretext, open_retrieval
 
 OUT = ROWS / "pictures"
 SEED = 0
@@ -90,8 +90,7 @@ def bars(record: Record) -> dict[str, Figure]:
 
 def sketchy_points(system: System) -> MapPoints:
     """Photos and sketches of the source's ten classes."""
-    photos = EmbeddingTable.open(system.folder / "photos.parquet")
-    sketches = EmbeddingTable.open(system.folder / "sketches.parquet")
+    photos, sketches = open_retrieval(system.folder)
     alignment = of_kind(KIND, photos, sketches)
     rows = [np.isin(table.labels.class_names, CLASSES) for table in (photos, sketches)]
     a = alignment.apply(photos.read()[rows[0]], "photo")
@@ -108,8 +107,7 @@ def sketchy_points(system: System) -> MapPoints:
 
 def pretext_points(system: System) -> MapPoints:
     """Some pretext photos and their own edge maps."""
-    photos = EmbeddingTable.open(system.folder / "pretext_photos.parquet")
-    edges = EmbeddingTable.open(system.folder / "pretext_edges.parquet")
+    photos, edges = open_pretext(system.folder)
     alignment = of_kind(KIND, photos, edges)
     rows: NDArray[np.int64] = np.sort(np.random.default_rng(SEED).permutation(len(photos))[:PRETEXT_POINTS])
     a = alignment.apply(photos.read()[rows], "photo")

@@ -19,7 +19,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Alignment, normalise
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.fitting import fit_tables
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import open_pretext, open_retrieval
 from pipeline_lib.retrieval.whitening import whiten
 
 VALUES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -32,10 +32,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
     Raises:
         PipelineError: a table is missing or can't be used.
     """
-    photos, sketches, first, second = (
-        EmbeddingTable.open(folder / f"{name}.parquet")
-        for name in ("photos", "sketches", "pretext_photos", "pretext_edges")
-    )
+    (photos, sketches), (first, second) = open_retrieval(folder), open_pretext(folder)
     means = fit_tables(first, second)
     differences = normalise(first.read()) - means.photo_mean - (normalise(second.read()) - means.sketch_mean)
     dataset, gallery, queries = "openmoji", np.arange(len(photos)), np.arange(len(sketches))

@@ -29,7 +29,7 @@ def network_of(params: Params, images: Path) -> Path:
     settings = params.model_dump(mode="json", include={"train", "contrast"})
     free = {"threads", "checkpoint_seconds", "device", "bootstrap"}
     # A key that came later changes no network that was made before it.
-    for section, before in (("train", earlier.TRAIN), ("contrast", earlier.CONTRAST)):
+    for section, before in earlier.SECTIONS.items():
         kept = {key: value for key, value in settings[section].items() if before.get(key) != value}
         settings[section] = {key: value for key, value in kept.items() if key not in free}
     data = PLACE / f"network-{digest_of(images.name, settings)[:12]}"

@@ -18,10 +18,11 @@ import pandas as pd
 
 from experiments.cell import PLACE
 from experiments.grid import ROOT
-from experiments.judge import figures, parts, scored, tables
+from experiments.judge import figures, parts, scored
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Kind
 from pipeline_lib.retrieval.comparison import write_csv
+from pipeline_lib.retrieval.vectors import open_retrieval
 
 ALIGNMENTS: tuple[Kind, ...] = ("pretext_whitened", "pretext_csls")
 TABLE = Path("metrics/retrieval_study_together.csv")
@@ -38,7 +39,7 @@ def measure(combinations: list[list[str]], place: Path) -> Iterator[dict[str, An
         PipelineError: a row's embeddings are missing, or two rows do not hold the same images.
     """
     names = list(dict.fromkeys(name for some in combinations for name in some))
-    opened = {name: tables(place / f"study-{name}") for name in names}
+    opened = {name: open_retrieval(place / f"study-{name}" / "embeddings") for name in names}
     photos, sketches = (table.labels for table in opened[names[0]])
     for name, found in opened.items():
         for table, labels in zip(found, (photos, sketches), strict=True):

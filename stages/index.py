@@ -13,14 +13,13 @@ from common import run
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.index import PhotoIndex
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import open_retrieval
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Builds the index."""
     kind = params.retrieval.alignment
-    photos = EmbeddingTable.open(data / "embeddings" / "photos.parquet")
-    sketches = EmbeddingTable.open(data / "embeddings" / "sketches.parquet")
+    photos, sketches = open_retrieval(data / "embeddings")
     index = PhotoIndex.build(photos, of_kind(kind, photos, sketches), kind)
     index.save(data / "index")
     print(f"index: {len(index)} photos of {index.dimension} numbers, alignment {kind}")

@@ -18,7 +18,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval import li_score
 from pipeline_lib.retrieval.metrics import COLUMNS, Truth, expected_by_chance, find_ranks
 from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
+from pipeline_lib.retrieval.vectors import Labels, open_retrieval
 
 Values = NDArray[np.float64]
 
@@ -154,7 +154,7 @@ def _scores(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Iterat
     if form == "scores":
         yield np.load(folder / "scores.npy", mmap_mode="r")[np.ix_(rows[1], rows[0])]
         return
-    tables = EmbeddingTable.open(folder / "photos.parquet"), EmbeddingTable.open(folder / "sketches.parquet")
+    tables = open_retrieval(folder)
     for table, ids in zip(tables, (photos, queries), strict=True):
         if not np.array_equal(table.labels.image_ids, ids):
             raise PipelineError(f"{table.path}: holds other images than {benchmark.name}; delete {folder}, run again")

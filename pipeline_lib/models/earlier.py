@@ -16,3 +16,5 @@ TRAIN: dict[str, Any] = {
 """Of section `train`: context prediction alone, fc6 over the places of a patch, every layer learns freely."""
 CONTRAST: dict[str, Any] = {"spotlight": 0.0}
 """Of section `contrast`: edges of the whole view."""
+SECTIONS: dict[str, dict[str, Any]] = {"train": TRAIN, "contrast": CONTRAST}
+"""Per section of params.yaml."""

@@ -23,7 +23,7 @@ from pipeline_lib.retrieval.evaluation import (
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.index import PhotoIndex
 from pipeline_lib.retrieval.metrics import COLUMNS
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import open_retrieval
 
 FIGURES = (
     "instance_hit_at_1",
@@ -119,8 +119,7 @@ def measure(
     Raises:
         PipelineError: a table can't be used, or the index does not fit; names the file.
     """
-    photos = EmbeddingTable.open(system.folder / "photos.parquet")
-    sketches = EmbeddingTable.open(system.folder / "sketches.parquet")
+    photos, sketches = open_retrieval(system.folder)
     # Without queries no mean can be taken over them, and nothing is searched.
     alignment = of_kind(kind, photos, sketches) if len(sketches) else Alignment.none(photos.dimension)
     if index is None:

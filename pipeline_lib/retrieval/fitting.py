@@ -14,7 +14,7 @@ import numpy as np
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, Kind, normalise
 from pipeline_lib.retrieval.hubness import EDGES
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors, open_pretext
 from pipeline_lib.retrieval.whitening import PAIRS, whiten
 
 
@@ -61,11 +61,6 @@ def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable, widths: tuple[i
     return fit(photos.batches(), sketches.batches(), widths)
 
 
-def _pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
-    photos, edges = (EmbeddingTable.open(folder / f"pretext_{domain}.parquet") for domain in ("photos", "edges"))
-    return photos, edges
-
-
 def fit_pretext(folder: Path, widths: tuple[int, ...] = ()) -> Alignment:
     """Means, whitening and edges of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
 
@@ -76,7 +71,7 @@ def fit_pretext(folder: Path, widths: tuple[int, ...] = ()) -> Alignment:
     Raises:
         PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
     """
-    photos, edges = _pretext(folder)
+    photos, edges = open_pretext(folder)
     means = fit_tables(photos, edges, widths)
     if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
         raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
@@ -125,7 +120,7 @@ def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Ali
     folder = photos.path.parent
     fitted = folder / FILE_NAME
     if not fitted.exists():
-        return fit_tables(*_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)
+        return fit_tables(*open_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)
     alignment = Alignment.load(fitted)
     if alignment.dimension != photos.dimension:
         raise PipelineError(

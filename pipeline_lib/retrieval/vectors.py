@@ -146,6 +146,28 @@ class EmbeddingTable:
                 )
 
 
+def open_retrieval(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The photos that are searched and the sketches that search them, of a folder of embeddings.
+
+    Raises:
+        PipelineError: as `EmbeddingTable.open`.
+    """
+    return _both(folder, "photos", "sketches")
+
+
+def open_pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The pretext photos that alignments are fitted on and their edge maps, of a folder of embeddings.
+
+    Raises:
+        PipelineError: as `EmbeddingTable.open`.
+    """
+    return _both(folder, "pretext_photos", "pretext_edges")
+
+
+def _both(folder: Path, first: str, second: str) -> tuple[EmbeddingTable, EmbeddingTable]:
+    return EmbeddingTable.open(folder / f"{first}.parquet"), EmbeddingTable.open(folder / f"{second}.parquet")
+
+
 _AGAIN = "delete it and run `dvc repro` again"
 
 

@@ -18,7 +18,7 @@ from pipeline_lib.params import Params, parse
 from pipeline_lib.retrieval.alignment import FILE_NAME, normalise
 from pipeline_lib.retrieval.fitting import of_kind
 from pipeline_lib.retrieval.networks import open_networks
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.vectors import EmbeddingTable, open_retrieval
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.gallery import Gallery, catalog_examples, catalog_gallery
@@ -84,8 +84,7 @@ def open_encoder(run: Run, threads: int) -> QueryEncoder:
         raise PipelineError(f"{run.data / 'model'}: there is no trained model yet; run `make repro` first")
     use_threads(threads)
     folder = run.data / "embeddings"
-    tables = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
-    alignment = of_kind(run.params.retrieval.alignment, *tables)
+    alignment = of_kind(run.params.retrieval.alignment, *open_retrieval(folder))
     return QueryEncoder(open_networks(run.data / "model", run.params.embed, folder), alignment)
 
 
