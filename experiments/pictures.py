@@ -53,18 +53,25 @@ def curves(records: list[Record]) -> Figure:
     """Validation curves, a panel per kind of row."""
     panels: dict[str, dict[str, pd.DataFrame]] = {}
     titles = {"cross": "cross-domain", "photo": "photos alone", "edges": "edges alone"}
+    histories = {record["name"]: pd.read_csv(ROWS / f"{record['name']}.csv") for record in records}
     for record in records:
         if record["group"] in ("claim", "grid") and record["seed"] == 0:
-            title, name = (
-                titles[record["domain"]],
-                f"{record['pretrained']}, {'BN' if record['batch_norm'] else 'plain'}",
-            )
+            name = f"{record['pretrained']}, {'BN' if record['batch_norm'] else 'plain'}"
+            panels.setdefault(titles[record["domain"]], {})[name] = histories[record["name"]]
         elif record["group"] in ("ablation", "length", "encoder"):
-            title, name = "other rows, cross-domain", record["name"]
-        else:
-            continue
-        panels.setdefault(title, {})[name] = pd.read_csv(ROWS / f"{record['name']}.csv")
+            default = {"the default": histories[DEFAULT]} if DEFAULT in histories else {}
+            panels.setdefault(topic(record), default)[record["name"]] = histories[record["name"]]
     return validation_curves(panels)
+
+
+def topic(record: Record) -> str:
+    """What a row that differs from the default in one thing is about."""
+    if record["group"] == "encoder":
+        return "other networks"
+    sections = {key.partition(".")[0] for key in record["set"]}
+    if record["group"] == "length" or "patches" in sections:
+        return "cross-domain: layouts and epochs"
+    return "cross-domain: edges" if "edges" in sections else "cross-domain: network and colours"
 
 
 def bars(record: Record) -> dict[str, Figure]:

@@ -13,6 +13,8 @@ from pipeline_lib.report.training_curve import CHANCE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 """Okabe and Ito's palette, told apart by colour-blind readers too."""
+PANELS = 3
+"""Side by side at most."""
 
 
 def _plain(figure: Figure) -> None:
@@ -31,8 +33,13 @@ def validation_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figur
     Returns:
         The figure; the caller saves it.
     """
-    figure = Figure(figsize=(5.2 * max(1, len(panels)), 4.0), dpi=100, layout="constrained")
-    for axes, (title, runs) in zip(figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels.items()):  # noqa: B905
+    wide = min(PANELS, max(1, len(panels)))
+    tall = max(1, -(-len(panels) // wide))
+    figure = Figure(figsize=(5.2 * wide, 4.0 * tall), dpi=100, layout="constrained")
+    places = figure.subplots(tall, wide, squeeze=False).ravel()
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for axes, (title, runs) in zip(places, panels.items()):  # noqa: B905  the last places may be empty
         for number, (name, history) in enumerate(runs.items()):
             style = "-" if number < len(COLOURS) else "--"
             colour = COLOURS[number % len(COLOURS)]

@@ -21,6 +21,13 @@ def test_every_run_is_a_curve_in_its_panel_in_percent_beside_chance() -> None:
     assert len(second.lines) == 2
 
 
+def test_more_panels_than_fit_side_by_side_go_on_below_without_an_empty_one() -> None:
+    figure = validation_curves({title: {"a": history(0.3)} for title in "abcd"})
+    assert [axes.get_title("left") for axes in figure.axes] == list("abcd")
+    tops = [axes.get_subplotspec().rowspan.start for axes in figure.axes]  # type: ignore[union-attr]
+    assert tops == [0, 0, 0, 1]
+
+
 def test_bars_stand_at_the_estimates_and_their_whiskers_at_the_interval() -> None:
     figure = class_bars(
         {"ours": {"cat": (0.2, 0.1, 0.4), "dog": (0.5, 0.5, 0.5)}, "other": {"cat": (0, 0, 0), "dog": (1, 1, 1)}}, "t"
