@@ -95,7 +95,8 @@ def markdown(grid: Grid, records: list[Record]) -> str:
             cells += [percent(found[name]) for name in ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")]
             lines.append("| " + " | ".join([*cells, f"{record['seconds']:.0f}"]) + " |")
     if skipped:
-        lines += ["", "## Skipped", "", *(f"- `{record['name']}`: {record['skipped']}" for record in skipped)]
+        lines += ["", "## Skipped", "", "`dvc repro` makes these where what they lack is at hand.", ""]
+        lines += [f"- `{record['name']}`: {record['skipped']}" for record in skipped]
     missing = [name for name in grid.order if name not in {record["name"] for record in records}]
     if missing:
         lines += ["", "## Not made yet", "", ", ".join(f"`{name}`" for name in missing)]
