@@ -53,14 +53,17 @@ def curves(records: list[Record]) -> Figure:
     """Validation curves, a panel per kind of row."""
     panels: dict[str, dict[str, pd.DataFrame]] = {}
     titles = {"cross": "cross-domain", "photo": "photos alone", "edges": "edges alone"}
-    histories = {record["name"]: pd.read_csv(ROWS / f"{record['name']}.csv") for record in records}
-    for record in records:
-        if record["group"] in ("claim", "grid") and record["seed"] == 0:
+    # Other seeds repeat rows that carry a claim.
+    shown = [record for record in records if record["seed"] == 0]
+    histories = {record["name"]: pd.read_csv(ROWS / f"{record['name']}.csv") for record in shown}
+    default = {"the default": histories[DEFAULT]} if DEFAULT in histories else {}
+    for record in shown:
+        if record["group"] in ("claim", "grid"):
             name = f"{record['pretrained']}, {'BN' if record['batch_norm'] else 'plain'}"
-            panels.setdefault(titles[record["domain"]], {})[name] = histories[record["name"]]
-        elif record["group"] in ("ablation", "length", "encoder"):
-            default = {"the default": histories[DEFAULT]} if DEFAULT in histories else {}
-            panels.setdefault(topic(record), default)[record["name"]] = histories[record["name"]]
+            panel = panels.setdefault(titles[record["domain"]], {})
+        else:
+            name, panel = record["name"], panels.setdefault(topic(record), dict(default))
+        panel[name] = histories[record["name"]]
     return validation_curves(panels)
 
 

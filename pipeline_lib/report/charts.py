@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,13 +34,11 @@ def validation_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figur
     Returns:
         The figure; the caller saves it.
     """
-    wide = min(PANELS, max(1, len(panels)))
-    tall = max(1, -(-len(panels) // wide))
+    count = max(1, len(panels))
+    wide, tall = min(PANELS, count), math.ceil(count / PANELS)
     figure = Figure(figsize=(5.2 * wide, 4.0 * tall), dpi=100, layout="constrained")
-    places = figure.subplots(tall, wide, squeeze=False).ravel()
-    for axes in places[len(panels) :]:
-        axes.remove()
-    for axes, (title, runs) in zip(places, panels.items()):  # noqa: B905  the last places may be empty
+    for place, (title, runs) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(tall, wide, place)
         for number, (name, history) in enumerate(runs.items()):
             style = "-" if number < len(COLOURS) else "--"
             colour = COLOURS[number % len(COLOURS)]

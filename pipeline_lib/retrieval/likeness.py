@@ -37,12 +37,12 @@ class Likeness:
             transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))  # type: ignore[attr-defined]
             last = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in) @ last
         self._last = last
-        if isinstance(self._core, faiss.IndexIVF):
-            # Inverted lists do not tell in which of them a row is.
-            self._core.make_direct_map()
 
     def __call__(self, rows: Rows) -> Vectors:
         """float32[K, K] of K rows, int64[K]."""
+        if isinstance(self._core, faiss.IndexIVF):
+            # Inverted lists do not tell in which of them a row is. The map is made once, for whoever asks at all.
+            self._core.make_direct_map()
         vectors = self._core.reconstruct_batch(rows)
         across = vectors @ self._last
         similarities: Vectors = vectors @ vectors.T - np.outer(across, across)

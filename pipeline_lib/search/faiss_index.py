@@ -55,10 +55,7 @@ class NamedIndex:
         scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), wide)
         # FAISS fills up with row -1 where it has found fewer.
         kept = [(one[found >= 0], found[found >= 0]) for one, found in zip(scores, rows, strict=True)]
-        lists = [rank(one[None], self._ties, found[None]) for one, found in kept]
-        # Only then is the index asked how alike its photos are: IVF has to make a list of its rows for that.
-        if not diversity:
-            return lists
+        lists = (rank(one[None], self._ties, found[None]) for one, found in kept)
         diverse = (diversify(found, self._alike, diversity) for found in lists)
         return [Ranked(found.rows[:, :k], found.scores[:, :k]) for found in diverse]
 
