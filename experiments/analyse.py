@@ -87,13 +87,12 @@ def apart(system: System, kind: Kind) -> dict[str, float]:
     target = np.array([rows.get(name, -1) for name in sketches.labels.instance_ids.tolist()], np.int64)
     groups = np.concatenate([photos.labels.image_ids, sketches.labels.instance_ids])
     classes = np.concatenate([photos.labels.class_names, sketches.labels.class_names])
-    with_class, with_domain = separation.cluster_agreement(a, b, classes, len(np.unique(classes)), SEED)
+    agreement = separation.cluster_agreement(a, b, classes, len(np.unique(classes)), SEED)
     return {
         "cross_domain_share": round(separation.cross_domain_share(a, b), 4),
         "domain_accuracy": round(separation.domain_accuracy(a, b, groups, SEED), 4),
         "partner_place": round(separation.partner_place(a, b, target), 4),
-        "nmi_class": round(with_class, 4),
-        "nmi_domain": round(with_domain, 4),
+        **{name: round(value, 4) for name, value in agreement.items()},
     }
 
 

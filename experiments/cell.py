@@ -40,8 +40,11 @@ def call(command: list[str], what: str) -> None:
         raise PipelineError(f"{what} failed; mend what it says and start the row again")
 
 
-def stage(name: str, params: Params, data: Path) -> None:
+def stage(name: str, params: Params, data: Path) -> bool:
     """Runs a stage script on a data folder, unless it has finished there with the same params.
+
+    Returns:
+        Whether it ran.
 
     Raises:
         PipelineError: it failed; its own message stands above.
@@ -50,10 +53,31 @@ def stage(name: str, params: Params, data: Path) -> None:
     done, path = ROOT / data / f".{name}.done", ROOT / data / "params.yaml"
     key = digest_of(values)
     if done.exists() and done.read_text(encoding="utf-8") == key:
-        return
+        return False
     write_text(path, yaml.safe_dump(values))
     call([str(ROOT / "stages" / f"{name}.py"), "--params", str(path)], f"stage {name} of {data}")
     write_text(done, key)
+    return True
+
+
+def train(params: Params, data: Path) -> dict[str, Any]:
+    """Trains the network of a folder, unless it is there.
+
+    Returns:
+        `train`, seconds of all attempts that were stopped or came to the end, and `commit`, that of the last of them.
+
+    Raises:
+        PipelineError: it failed; its own message stands above.
+    """
+    path = ROOT / data / "seconds.json"
+    unfinished = path.exists() and not (ROOT / data / ".train.done").exists()
+    spent, started, ran = read_json(path)["train"] if unfinished else 0.0, time.monotonic(), True
+    try:
+        ran = stage("train", params, data)
+    finally:
+        if ran or not path.exists():
+            write_json(path, {"train": round(spent + time.monotonic() - started, 1), "commit": commit()})
+    return read_json(path)
 
 
 def prepare(params: Params) -> Path:
@@ -110,7 +134,7 @@ def commit() -> str:
     return found.stdout.decode().strip() or "unknown"
 
 
-def record(name: str, row: Row, params: Params, data: Path, seconds: float) -> dict[str, Any]:
+def record(name: str, row: Row, params: Params, data: Path, made: dict[str, Any]) -> dict[str, Any]:
     """The content of metrics/ablation/NAME.json."""
     analysis = read_json(ROOT / data / "analysis.json")
     meta = read_json(ROOT / data / "model" / "meta.json")
@@ -128,8 +152,8 @@ def record(name: str, row: Row, params: Params, data: Path, seconds: float) -> d
         "seed": params.train.seed,
         "training_images": meta["training_images"],
         "start_weights": meta["start_weights"],
-        "seconds": round(seconds, 1),
-        "commit": commit(),
+        "seconds": made["train"],
+        "commit": made["commit"],
         **analysis,
     }
 
@@ -145,7 +169,8 @@ def run(name: str) -> None:
     """Runs a row to its end.
 
     Raises:
-        PipelineError: the row does not exist or a stage failed.
+        PipelineError: the row does not exist, a stage failed, or the row is skipped: its file then says why, and it is
+            not done, so that DVC tries it again.
     """
     grid = read_grid()
     params, row = grid.params_of(name), grid.rows[name]
@@ -153,22 +178,19 @@ def run(name: str) -> None:
     if reason:
         write_json(ROOT / OUT / f"{name}.json", {"name": name, "group": row.group, "skipped": reason})
         write_text(ROOT / OUT / f"{name}.csv", ",".join(CURVE) + "\n")
-        print(f"{name}: skipped, {reason}")
-        return
+        raise PipelineError(f"{name}: skipped, {reason}")
     images = prepare(params)
     data = PLACE / name
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)
-    started = time.monotonic()
-    stage("train", params, data)
-    trained = time.monotonic() - started
+    made = train(params, data)
     stage("embed", params, data)
     if row.before:
         stage("baselines", params, data)
     places = (data, data / "metrics", data / "analysis.json")
     call(["-m", "experiments.analyse", *map(str, places)], f"the analysis of {data}")
     keep_curve(data, ROOT / OUT / f"{name}.csv")
-    write_json(ROOT / OUT / f"{name}.json", record(name, row, params, data, trained))
+    write_json(ROOT / OUT / f"{name}.json", record(name, row, params, data, made))
     if not row.before:
         shutil.rmtree(ROOT / data)
 

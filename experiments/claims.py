@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,12 @@ from pipeline_lib.data.files import write_text
 DEFAULT = "cross-conv5-bn-s0"
 HARDLY = 0.20
 """A net 'hardly learns' below this accuracy; chance is 0.125, and one patch alone gives 0.2 to 0.26 away."""
+FEWEST = 6
+"""Settings below which a rank correlation says nothing."""
+LEVELS = ("none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6")
+EPOCHS = 26
+LONG = f", {EPOCHS} epochs or more"
+DOMAINS = ("cross", "photo", "edges")
 
 Record = dict[str, Any]
 Records = dict[str, Record]
@@ -73,18 +78,17 @@ def claim_levels(records: Records) -> Verdict | None:
     """Claim 2."""
     lines, verdicts = [], []
     for suffix in ("bn", "plain"):
-        levels = [
-            (level, seeds_of(records, f"cross-{level}-{suffix}"))
-            for level in ("none", *(f"conv{n}" for n in range(1, 6)))
-        ]
-        made = [(level, runs) for level, runs in levels if runs]
-        if len(made) < 3 or made[-1][0] != "conv5":
+        made = {level: runs for level in LEVELS if (runs := seeds_of(records, f"cross-{level}-{suffix}"))}
+        if not {"none", "conv5"} < set(made):
             continue
-        lines.append(f"{suffix}: " + ", ".join(f"{level} {100 * mean_of(runs):.1f}" for level, runs in made))
-        best = max(made, key=lambda item: mean_of(item[1]))[0]
-        steps = [mean_of(b[1]) - mean_of(a[1]) for a, b in pairwise(made)]
-        lines.append(f"{suffix}: mean step between the levels made {100 * float(np.mean(steps)):+.1f} points")
-        verdicts.append(f"{suffix}: highest at {best}, {hold(condition=best == 'conv5')}")
+        lines.append(f"{suffix}: " + ", ".join(f"{level} {100 * mean_of(runs):.1f}" for level, runs in made.items()))
+        best, full = max(made, key=lambda level: mean_of(made[level])), list(made)[-1]
+        step = (mean_of(made[full]) - mean_of(made["none"])) / LEVELS.index(full)
+        lines.append(f"{suffix}: {100 * step:+.1f} points a layer, from none to {full}")
+        verdicts.append(
+            f"{suffix}: highest at {best}, {hold(condition=best == full)}; 2 to 3 points a layer, "
+            f"{hold(condition=0.02 <= round(step, 3) <= 0.03)}"
+        )
     return Verdict("; ".join(verdicts), lines) if verdicts else None
 
 
@@ -165,24 +169,35 @@ def claim_domains(records: Records) -> Verdict | None:
     return Verdict("; ".join(words), figures)
 
 
+def rank_correlation(settings: list[list[Record]], name: str) -> tuple[float, float, float]:
+    """Spearman's between pretext accuracy and hits, seeds averaged, and its 95 % interval from resampled settings."""
+    pretext = np.array([mean_of(rows) for rows in settings])
+    hits = np.array([np.mean([row["retrieval"][KIND][name][0] for row in rows]) for rows in settings])
+    draws = np.random.default_rng(0).integers(0, len(pretext), (2000, len(pretext)))
+    spread = [spearmanr(pretext[draw], hits[draw]).statistic for draw in draws if len(set(pretext[draw])) > 2]
+    low, high = np.nanpercentile(spread, [2.5, 97.5])
+    return float(spearmanr(pretext, hits).statistic), float(low), float(high)
+
+
 def claim_carries_over(records: Records) -> Verdict | None:
     """Claim 7; seeds of one setting are no rows of their own, or what has three would count three times."""
     settings: dict[str, list[Record]] = {}
     for name, record in records.items():
         settings.setdefault(re.sub(r"-s\d$", "", name), []).append(record)
-    if len(settings) < 6:
+    if len(settings) < FEWEST:
         return None
-    rng = np.random.default_rng(0)
+    everything = list(settings.values())
+    # A few networks trained for a fifth of the time are the worst at both, and would decide it by themselves.
+    parts = {"": everything, LONG: [rows for rows in everything if rows[0]["epochs"] >= EPOCHS]}
+    # A domain is a task of its own, of its own difficulty: within one the question is another.
+    parts |= {f", {domain} alone": [rows for rows in parts[LONG] if rows[0]["domain"] == domain] for domain in DOMAINS}
     figures, words = [], []
-    pretext = np.array([mean_of(rows) for rows in settings.values()])
     for name in ("instance_hit_at_5", "class_hit_at_5"):
-        hits = np.array([np.mean([row["retrieval"][KIND][name][0] for row in rows]) for rows in settings.values()])
-        draws = rng.integers(0, len(pretext), (2000, len(pretext)))
-        spread = [spearmanr(pretext[draw], hits[draw]).statistic for draw in draws if len(set(pretext[draw])) > 2]
-        low, high = np.nanpercentile(spread, [2.5, 97.5])
-        rho = spearmanr(pretext, hits).statistic
-        figures.append(f"{name}: Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(pretext)} settings")
-        words.append(f"{name.replace('_hit_at_5', '@5')}: {hold(condition=low > 0)}")
+        found = {part: rank_correlation(rows, name) for part, rows in parts.items() if len(rows) >= FEWEST}
+        for part, (rho, low, high) in found.items():
+            figures.append(f"{name}{part}: Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(parts[part])} settings")
+        lowest = min(found[part][1] for part in ("", LONG) if part in found)
+        words.append(f"{name.replace('_hit_at_5', '@5')}: {hold(condition=lowest > 0)}")
     return Verdict("; ".join(words), figures)
 
 
@@ -197,7 +212,14 @@ def claim_clusters(records: Records) -> Verdict | None:
             f"{kind}: with class {before['nmi_class']:.3f} before, {after['nmi_class']:.3f} after; with domain "
             f"{before['nmi_domain']:.3f} before, {after['nmi_domain']:.3f} after"
         )
-        words.append(f"{kind}: {hold(condition=after['nmi_class'] > after['nmi_domain'])}")
+        if "told_class" in after:
+            figures.append(
+                f"{kind}: told of the class {before['told_class']:.3f} before, {after['told_class']:.3f} after; of the "
+                f"domain {before['told_domain']:.3f} before, {after['told_domain']:.3f} after"
+            )
+            words.append(f"{kind}: {hold(condition=after['told_class'] > after['told_domain'])}")
+    if not words:
+        return None
     return Verdict("; ".join(words), figures)
 
 
@@ -220,7 +242,10 @@ CLAIMS: tuple[tuple[str, str, Callable[[Records], Verdict | None]], ...] = (
     ),
     (
         "Full pretraining gives the highest accuracy; resetting the higher layers costs 2-3 points each.",
-        "The highest mean over seeds among the levels made.",
+        (
+            "The highest mean over seeds among the levels made; 2 to 3 points a layer from none to the fullest level. "
+            "Without fc6 where its weights were not at hand."
+        ),
         claim_levels,
     ),
     ("BatchNorm lowers the accuracy at higher levels of pretraining.", "Intervals apart.", claim_norm_costs),
@@ -241,12 +266,18 @@ CLAIMS: tuple[tuple[str, str, Callable[[Records], Verdict | None]], ...] = (
     ),
     (
         "Doing well on the pretext task carries over to retrieval.",
-        "Rank correlation over all settings, seeds averaged, interval (resampling settings) above zero.",
+        (
+            "Rank correlation over all settings, seeds averaged, interval (resampling settings) above zero; so over "
+            "those of 26 epochs or more."
+        ),
         claim_carries_over,
     ),
     (
         "Embeddings cluster by content, not by domain.",
-        "Normalised mutual information of k-means clusters (k = number of classes) higher with class than with domain.",
+        (
+            "k-means clusters (k = number of classes) tell more of the class than of the domain, by homogeneity above "
+            "chance (1: all of it). Normalised mutual information of 100 clusters with two domains ends near 0.26."
+        ),
         claim_clusters,
     ),
     ("Even conv1 alone helps much on photos.", "At least 5 points over none.", claim_conv1),

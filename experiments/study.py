@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import PLACE, alone, call, commit, link, point, prepare, stage
+from experiments.cell import PLACE, alone, call, commit, link, point, prepare, stage, train
 from experiments.grid import ROOT, Grid, read_grid
 from pipeline_lib.data.files import digest_of, read_json, write_json
 from pipeline_lib.errors import PipelineError
@@ -36,10 +35,8 @@ def network_of(params: Params, images: Path) -> Path:
     (ROOT / data).mkdir(parents=True, exist_ok=True)
     link(images, data)
     with alone(data.name):
-        if not (ROOT / data / "model" / "meta.json").exists():
-            started = time.monotonic()
-            stage("train", params, data)
-            write_json(ROOT / data / "seconds.json", {"train": round(time.monotonic() - started, 1)})
+        if not ((ROOT / data / "model" / "meta.json").exists() and (ROOT / data / "seconds.json").exists()):
+            train(params, data)
     return data
 
 

@@ -5,12 +5,14 @@ All take L2-normalised vectors (see `alignment`), photos and sketches of one dat
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import homogeneity_score, normalized_mutual_info_score
 from sklearn.model_selection import GroupKFold, cross_val_score
 
 from pipeline_lib.retrieval.vectors import Strings, Vectors
@@ -18,6 +20,8 @@ from pipeline_lib.retrieval.vectors import Strings, Vectors
 COMPONENTS = 128
 """Principal components that classifier and clusters see; a linear classifier over 4,096 numbers and 5,000 images would
 tell any two sets apart."""
+SHUFFLES = 10
+"""Of the clusters, to know what chance tells of a class."""
 
 
 def cross_domain_share(photos: Vectors, sketches: Vectors, neighbours: int = 10) -> float:
@@ -66,8 +70,11 @@ def domain_accuracy(photos: Vectors, sketches: Vectors, groups: Strings, seed: i
 
 def cluster_agreement(
     photos: Vectors, sketches: Vectors, classes: Strings, clusters: int, seed: int
-) -> tuple[float, float]:
-    """Normalised mutual information of k-means clusters with class and with domain.
+) -> dict[str, float]:
+    """How well k-means clusters agree with class and with domain.
+
+    Normalised mutual information of two domains with many clusters can't come near 1, and that of many classes is far
+    from 0 by chance. So beside it stands how much of either the clusters tell: 0 what chance tells, 1 all of it.
 
     Args:
         photos: float32[N, D].
@@ -77,15 +84,18 @@ def cluster_agreement(
         seed: of components and clusters.
 
     Returns:
-        With class and with domain, 0..1 each.
+        `nmi_class`, `nmi_domain`: normalised mutual information, 0..1; `told_class`, `told_domain`: homogeneity
+        (Rosenberg and Hirschberg 2007, V-measure, eq. 1) above that of shuffled clusters, as a share of what is left
+        above it, at most 1.
     """
     domains = np.repeat([0, 1], [len(photos), len(sketches)])
     features = _components(np.concatenate([photos, sketches]), seed)
     found = KMeans(clusters, n_init=3, random_state=seed).fit_predict(features)
-    return (
-        float(normalized_mutual_info_score(classes, found)),
-        float(normalized_mutual_info_score(domains, found)),
-    )
+    agreement = {}
+    for name, labels in (("class", classes), ("domain", domains)):
+        agreement[f"nmi_{name}"] = float(normalized_mutual_info_score(labels, found))
+        agreement[f"told_{name}"] = _told(labels, found, seed)
+    return agreement
 
 
 def partner_place(photos: Vectors, sketches: Vectors, target: NDArray[np.int64]) -> float:
@@ -102,6 +112,12 @@ def partner_place(photos: Vectors, sketches: Vectors, target: NDArray[np.int64])
     # Ties count half, so that a degenerate embedding scores as chance.
     before = (similarity > own[:, None]).sum(axis=1) + 0.5 * ((similarity == own[:, None]).sum(axis=1) - 1)
     return float(before.mean() / max(1, len(photos) - 1))
+
+
+def _told(labels: NDArray[Any], clusters: NDArray[Any], seed: int) -> float:
+    rng = np.random.default_rng(seed)
+    chance = float(np.mean([homogeneity_score(labels, rng.permutation(clusters)) for _ in range(SHUFFLES)]))
+    return (float(homogeneity_score(labels, clusters)) - chance) / max(1 - chance, 1e-12)
 
 
 def _components(vectors: Vectors, seed: int) -> NDArray[np.float32]:

@@ -55,13 +55,24 @@ def test_clusters_agree_with_what_the_space_is_grouped_by() -> None:
     rng = np.random.default_rng(3)
     photos, sketches = clouds(rng, 0.0)
     classes = np.tile(names(len(photos), 4), 2)
-    by_class, by_domain = separation.cluster_agreement(photos, sketches, classes, 4, 0)
-    assert by_class > 0.9
-    assert by_domain < 0.05
+    found = separation.cluster_agreement(photos, sketches, classes, 4, 0)
+    assert min(found["nmi_class"], found["told_class"]) > 0.9
+    assert max(found["nmi_domain"], found["told_domain"]) < 0.05
     photos, sketches = clouds(rng, 1000.0)
-    by_class, by_domain = separation.cluster_agreement(photos, sketches, classes, 2, 0)
-    assert by_domain > 0.9
-    assert by_class < 0.1
+    found = separation.cluster_agreement(photos, sketches, classes, 2, 0)
+    assert min(found["nmi_domain"], found["told_domain"]) > 0.9
+    assert max(found["nmi_class"], found["told_class"]) < 0.1
+
+
+def test_many_clusters_within_two_domains_tell_all_of_the_domain_and_nothing_of_the_class() -> None:
+    rng = np.random.default_rng(5)
+    photos, sketches = (rng.normal(place, 1, (400, 8)).astype(np.float32) for place in (0, 1000))
+    classes = rng.permutation(np.tile(names(400, 40), 2))
+    found = separation.cluster_agreement(photos, sketches, classes, 40, 0)
+    assert found["told_domain"] > 0.98
+    assert found["nmi_domain"] < 0.35  # for all that: two domains hold little of what 40 clusters hold
+    assert abs(found["told_class"]) < 0.05
+    assert found["nmi_class"] > 0.2  # by chance
 
 
 def test_the_place_of_the_partner_runs_from_first_to_last_and_ties_are_chance() -> None:
