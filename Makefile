@@ -11,7 +11,7 @@
 # make best ROOT=/path            on the same, what retrieves best so far: two networks together (some three hours)
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
-# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after source, voc-sketchy, fast, and at the defaults
+# make comparison   every system on Sketchy, Li 2014 and OpenMoji; after source, voc-sketchy and fast (make defaults before each)
 # make defaults     back to the params and artefacts of `make repro` after one of the runs above or the next
 # make own-photos PHOTOS=/path    the pipeline on a folder of your own photos
 # make readme       writes the results of README.md from the committed metrics
@@ -70,7 +70,7 @@ serve: setup
 
 index: setup
 	@test -n "$$PHOTOS" || { echo "name the folder of photos: make index PHOTOS=/path"; exit 1; }
-	@$(RUN) python -m pipeline_lib.search.index_photos "$$PHOTOS" $(if $(AFRESH),--afresh)
+	@$(RUN) python -m pipeline_lib.search.index_photos "$$PHOTOS" $(if $(filter 1,$(AFRESH)),--afresh)
 
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint
@@ -99,6 +99,9 @@ bench: setup-dev
 # A run beside the default's: what it makes goes to data/ and metrics/ under the target's name, and is kept there.
 NAME = $(subst -,_,$@)
 EXPERIMENT = $(RUN) $(AUTHOR) dvc exp run -S paths.data=data/$(NAME) -S paths.metrics=metrics/$(NAME)
+# What another target has put into params.yaml would go into this run unsaid.
+AT_DEFAULTS = case "$$(sed -n 's/^  data: *\([^ ]*\).*/\1/p' params.yaml)" in data|data/$(NAME)) ;; \
+  *) echo "params.yaml holds the settings of another run; first: make defaults"; exit 1;; esac
 KEEP = $(BIN)/python -m tools.keep data/$(NAME) && echo "metrics: metrics/$(NAME)/; back to the defaults: make defaults"
 NEEDS_ROOT = test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ and sketchy/: make $@ ROOT=/path"; exit 1; }
 
@@ -106,6 +109,7 @@ NEEDS_ROOT = test -n "$$ROOT" || { echo "name the folder that holds VOCdevkit/ a
 SOURCE := -S train.contrast_weight=0.0 -S train.fc6=4096 -S train.fc6_grid=0 -S retrieval.alignment=pretext_mean
 
 source: setup
+	@$(AT_DEFAULTS)
 	@$(EXPERIMENT) $(SOURCE)
 	@$(KEEP)
 
@@ -114,12 +118,14 @@ ON_SKETCHY = -S catalog.dataset=voc_sketchy -S catalog.root=$(call PATH_IN,ROOT)
 
 # What else differs from the defaults: the epochs of the source, whole images at 224 px.
 voc-sketchy: setup
+	@$(AT_DEFAULTS)
 	@$(NEEDS_ROOT)
 	@$(EXPERIMENT) $(SOURCE) $(ON_SKETCHY) -S train.epochs=26 -S embed.image_size=224
 	@$(KEEP)
 
 # The default's method on photos and sketches: the row all-photos of experiments/study.yaml, as a run of the pipeline.
 fast: setup
+	@$(AT_DEFAULTS)
 	@$(NEEDS_ROOT)
 	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6
 	@$(KEEP)
@@ -134,6 +140,7 @@ DIGEST = $(BIN)/python -c 'import pathlib, sys; from pipeline_lib.data.files imp
   print(digest_of_file(pathlib.Path(sys.argv[1]))[:16])'
 
 best-map: setup
+	@$(AT_DEFAULTS)
 	@$(NEEDS_ROOT)
 	@$(EXPERIMENT) $(ON_SKETCHY) -S train.epochs=6 -S embed.image_size=224 $(MAP)
 	@$(KEEP)
@@ -161,7 +168,9 @@ comparison: setup
 ablation-results: setup
 	@$(RUN) python -m experiments.table && $(RUN) python -m experiments.claims && $(RUN) python -m experiments.pictures
 
+own-photos: NAME = own
 own-photos: setup
+	@$(AT_DEFAULTS)
 	@test -n "$$PHOTOS" || { echo "name the folder of photos: make own-photos PHOTOS=/path [SKETCHES=/path]"; exit 1; }
 	@$(RUN) $(AUTHOR) dvc exp run -S catalog.dataset=folder -S catalog.root=$(call PATH_IN,PHOTOS) \
 	  -S catalog.sketches=$(if $(SKETCHES),$(call PATH_IN,SKETCHES)) \

@@ -160,12 +160,12 @@ def claim_domains(records: Records) -> Verdict | None:
                 ("partner_place", "mean place of the true photo, 0 first and 0.5 by chance"),
             )
         ]
-        less = (
-            after["cross_domain_share"] > before["cross_domain_share"],
-            after["domain_accuracy"] < before["domain_accuracy"],
-            after["partner_place"] < before["partner_place"],
+        moved = (
+            after["cross_domain_share"] - before["cross_domain_share"],
+            before["domain_accuracy"] - after["domain_accuracy"],
+            before["partner_place"] - after["partner_place"],
         )
-        words.append(f"{kind}: {sum(less)} of 3 numbers moved that way")
+        words.append(f"{kind}: {sum(by > 0 for by in moved)} of 3 numbers moved that way, by {max(moved):.3f} at most")
     return Verdict("; ".join(words), figures)
 
 

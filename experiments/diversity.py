@@ -64,7 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="figures of lists that repeat themselves less")
     parser.add_argument("names", nargs="+", help="study rows")
     try:
-        write_csv(ROOT / TABLE, pd.DataFrame(list(measure(parser.parse_args().names, ROOT / PLACE))))
+        names = parser.parse_args().names
+        found = pd.DataFrame(list(measure(names, ROOT / PLACE)))
+        kept = pd.read_csv(ROOT / TABLE) if (ROOT / TABLE).exists() else found[:0]
+        write_csv(ROOT / TABLE, pd.concat([kept[~kept["name"].isin(names)], found], ignore_index=True))
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
 

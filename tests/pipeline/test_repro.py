@@ -247,3 +247,7 @@ def test_make_own_photos_takes_any_path_and_needs_no_name_in_git(finished: Case,
     assert figures["images"]["folder"]["query"] == {"test": 10}
     # A run of its own leaves nothing where the default's results are.
     assert not (case.tree / "metrics").exists()
+
+    # Its params are still in params.yaml: another run does not take them over unsaid.
+    said = case.run("make", "source", succeeds=False)
+    assert "params.yaml holds the settings of another run; first: make defaults" in said
