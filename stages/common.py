@@ -23,6 +23,8 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
     """Reads and checks a params file: that of this tree, or one with the same keys."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as failure:
+        raise PipelineError(f"{path}: is not UTF-8 ({failure}); save it as UTF-8") from failure
     except (OSError, yaml.YAMLError) as failure:
         raise PipelineError(f"{path}: {failure}") from failure
     return parse(values, source=str(path))

@@ -44,7 +44,8 @@ def build_catalog(source: Source, catalog: params.Catalog, scratch: Path) -> Bui
     Args:
         source: where the images come from.
         catalog: the params section.
-        scratch: a folder for finished shards; images whose files have not changed are not opened again.
+        scratch: a folder for finished shards; images whose files have not changed are not opened again, but for those
+            in a shard with a bad one.
 
     Raises:
         PipelineError: too many images are bad, two share an id, or too few are left to search or to train on.

@@ -80,11 +80,31 @@ def read_json(path: Path) -> Any:
 
 
 def publish_folder(finished: Path, out: Path) -> None:
-    """Moves a finished scratch folder to its place, in the stead of what was there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Moves a finished scratch folder to its place, in the stead of what was there.
+
+    What was there stays until all has arrived: `out` may lie on another disk, to which a folder is copied.
+
+    Raises:
+        PipelineError: it can't be moved; names `out`. What was there and the finished folder are as they were.
+    """
+    out = out.resolve()  # a link to a folder elsewhere stays one
+    arriving, old = (out.with_name(f".{out.name}.{what}.tmp") for what in ("arriving", "old"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for left in (arriving, old):  # by a killed process
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.move(finished, arriving)
+    except OSError as failure:
+        shutil.rmtree(arriving, ignore_errors=True)
+        # A copy that fails lists every file.
+        why = failure.strerror or str(failure)[:200]
+        raise PipelineError(
+            f"{out}: {finished} can't be moved there ({why}); make room or give the right to write there and run again"
+        ) from failure
     if out.exists():
-        shutil.rmtree(out)
-    finished.replace(out)
+        out.rename(old)
+    arriving.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def digest_of(*parts: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -92,9 +93,14 @@ def _storable(name: str) -> bool:
     return True
 
 
+def _composed(name: str) -> str:
+    """A name in the form in which composed and decomposed accents are the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _key(stem: str) -> str:
     """A file's stem as it is compared: composed and decomposed accents, upper and lower case are the same."""
-    return unicodedata.normalize("NFC", stem).casefold()
+    return _composed(stem).casefold()
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ class FolderSource(FileSource):
     def _listed(self, place: str) -> dict[str, str]:
         """Sketch to photo, as the CSV at `place` says."""
         file = self.root / place
+        spelled = self._spellings()
         depicts: dict[str, str] = {}
         try:
             with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -156,9 +163,8 @@ class FolderSource(FileSource):
                 if not {"sketch", "photo"} <= set(rows.fieldnames or ()):
                     raise PipelineError(f"catalog.sketches: {file} must begin with the line sketch,photo")
                 for row in rows:
-                    sketch, photo = (
-                        _inside(row[side], f"{file}, line {rows.line_num}") for side in ("sketch", "photo")
-                    )
+                    named = (_inside(row[side], f"{file}, line {rows.line_num}") for side in ("sketch", "photo"))
+                    sketch, photo = (spelled.get(name, spelled.get(_composed(name), name)) for name in named)
                     if depicts.setdefault(sketch, photo) != photo:
                         raise PipelineError(f"{file}, line {rows.line_num}: {sketch} depicts two photos; keep one line")
         except (OSError, UnicodeDecodeError, csv.Error) as failure:
@@ -166,6 +172,15 @@ class FolderSource(FileSource):
                 f"catalog.sketches: {file} can't be read ({failure}); save it as UTF-8 CSV"
             ) from failure
         return depicts
+
+    def _spellings(self) -> dict[str, str]:
+        """Every image by its own path, and by the composed form of it where no other image shares that.
+
+        Some systems store accents decomposed, whatever form was typed; a CSV mostly has them composed.
+        """
+        own = {path: path for path in image_files(self.root)}
+        forms = Counter(map(_composed, own))
+        return {form: path for path in own if forms[form := _composed(path)] == 1} | own
 
     def _matched(self, place: str) -> dict[str, str]:
         """Sketch to the photo of the same name: in the same subfolder first, then anywhere."""

@@ -16,7 +16,7 @@ from pipeline_lib.data.fingerprint import fingerprint
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.schemas import write_rows
 from pipeline_lib.data.source import Entry, Source
-from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, reopen_bad, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
 
 ROWS = 512  # images per task
@@ -56,7 +56,8 @@ def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
 
     Args:
         source: where they come from.
-        scratch: a folder for finished shards; images whose files have not changed since are not opened again.
+        scratch: a folder for finished shards; images whose files have not changed since are not opened again, but for
+            those in a shard with a bad one.
         workers: processes; 0 takes one per core.
 
     Returns:
@@ -66,7 +67,9 @@ def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
         PipelineError: a shard could not be written.
     """
     tasks = _list_images(source, scratch)
-    stats_or_raise(map_shards(measure, tasks, workers=workers, description="reading images", unit="image"))
+    outcomes = map_shards(measure, tasks, workers=workers, description="reading images", unit="image")
+    reopen_bad(outcomes)
+    stats_or_raise(outcomes)
     for task in tasks:
         task.listing.unlink(missing_ok=True)
     columns = [name for name in MEASURED.names if name != "signature"]

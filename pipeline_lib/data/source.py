@@ -168,10 +168,16 @@ def resolve_root(root: str, base: Path) -> Path:
     copy is read there; any other is looked for from the real repository.
 
     Args:
-        root: absolute, or relative to the repository root; "~" is the home folder.
+        root: absolute, or relative to the repository root.
         base: root of the tree that the stage runs in.
+
+    Raises:
+        PipelineError: the root begins with "~".
     """
-    place = Path(root).expanduser()
+    if root.startswith("~"):
+        # It is a dependency in dvc.yaml, and DVC would look for a folder of that name.
+        raise PipelineError(f"catalog.root: {root} is not expanded by DVC; write the home folder out in full")
+    place = Path(root)
     if place.is_absolute():
         return place
     base = base.resolve()
@@ -192,7 +198,7 @@ def open_source(catalog: params.Catalog, base: Path) -> Source:
         base: repository root; a relative `catalog.root` is resolved from it.
 
     Raises:
-        PipelineError: the root is missing.
+        PipelineError: the root is missing, or begins with "~".
     """
     # Readers import this module, and a run needs one of them: the others, and what they need, stay unloaded.
     if catalog.dataset == "openmoji":

@@ -35,10 +35,5 @@ def held_out(photos: Iterable[tuple[str, str]], fraction: float = TEST_FRACTION)
     return frozenset(chosen)
 
 
-def split_of(instance_id: str, test: frozenset[str]) -> str:
-    """`test` for a photo that `held_out` chose, `train` for any other that is depicted."""
-    return "test" if instance_id in test else "train"
-
-
 def _hash(instance_id: str) -> str:
     return hashlib.sha256(instance_id.encode()).hexdigest()

@@ -153,6 +153,17 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def reopen_bad(outcomes: Sequence[Outcome[Task]]) -> None:
+    """Lets the next run try shards whose stats count `bad` images again.
+
+    What kept an image from being read (a right, a mount) can be mended and leave its size, time and bytes as they are,
+    so no key tells. Only a run that has come to its end forgets; one that was cut off goes on with all it has.
+    """
+    for outcome in outcomes:
+        if outcome.stats is not None and outcome.stats["bad"]:
+            stats_path(outcome.task.path).unlink(missing_ok=True)
+
+
 def stats_or_raise(outcomes: Sequence[Outcome[Task]]) -> list[Stats]:
     """The stats of all outcomes.
 

@@ -19,10 +19,11 @@ from pipeline_lib.data.files import digest_of, digest_of_code, publish_folder
 from pipeline_lib.data.images import BadImage, encode_jpeg, encode_png, resize_short_side
 from pipeline_lib.data.schemas import PAIRS, write_rows
 from pipeline_lib.data.source import open_source
-from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.data.tasks import Stats, map_shards, reopen_bad, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
 
 ROW_GROUP = 64
+LONGEST = np.iinfo(np.int16).max  # px: boxes of patches are int16; JPEG holds 65,500
 
 
 def edge_map(image: NDArray[np.uint8], settings: params.Edges) -> NDArray[np.uint8]:
@@ -66,7 +67,7 @@ class EdgesTask:
 def process_shard(task: EdgesTask) -> Stats:
     """Reads, scales and draws the edges of a task's images; writes one shard of pairs.
 
-    Images that can't be read are left out and listed in the stats under `bad`.
+    Images that can't be read, or are too long for their width, are left out and listed in the stats under `bad`.
     """
     cv2.setNumThreads(1)  # the shards already keep every core busy
     source = open_source(task.catalog, task.base)
@@ -79,6 +80,11 @@ def process_shard(task: EdgesTask) -> Stats:
             bad.append(f"{path}: {failure}")
             continue
         read = time.perf_counter()
+        height, width = image.shape[:2]
+        # Judged before it is scaled: a line of 1 x 50,000 px would take 10 GB.
+        if max(width, height) * task.edges.short_side / min(width, height) > LONGEST:
+            bad.append(f"{path}: {width} x {height} px is too long and narrow for edges.short_side")
+            continue
         image = resize_short_side(image, task.edges.short_side)
         lines = edge_map(image, task.edges)
         rows.append(
@@ -140,16 +146,17 @@ def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: 
     ]
     workers = settings.edges.workers
     outcomes = map_shards(process_shard, tasks, workers=workers, description="edges", unit="image")
+    reopen_bad(outcomes)
     stats = stats_or_raise(outcomes)
     bad = [words for shard in stats for words in shard["bad"]]
     if len(bad) > settings.edges.max_bad_fraction * len(items):
         listed = "\n".join(f"  {words}" for words in bad[:10])
         raise PipelineError(
-            f"{len(bad)} of {len(items)} images can't be read any more, above edges.max_bad_fraction "
+            f"{len(bad)} of {len(items)} images can't be used, above edges.max_bad_fraction "
             f"{settings.edges.max_bad_fraction}; mend them or raise it:\n{listed}"
         )
-    for task in tasks:
-        stats_path(task.path).unlink()
     publish_folder(folder, out)
+    for task in tasks:
+        stats_path(out / task.path.name).unlink(missing_ok=True)
     totals = {name: sum(shard["seconds"][name] for shard in stats) for name in ("read", "compute", "write")}
     return {"rows": len(items) - len(bad), "bad": bad, "seconds": totals}

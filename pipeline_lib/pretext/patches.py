@@ -173,9 +173,9 @@ def make_patches(pairs: Path, settings: params.Patches, out: Path, scratch: Path
         tasks.append(PatchesTask(folder / path.name, path, count, settings))
     outcomes = map_shards(process_shard, tasks, workers=settings.workers, description="patches", unit="layout")
     stats = stats_or_raise(outcomes)
-    for task in tasks:
-        stats_path(task.path).unlink()
     publish_folder(folder, out)
+    for task in tasks:
+        stats_path(out / task.path.name).unlink()
     return {
         "rows": sum(shard["rows"] for shard in stats),
         "images": sum(task.images for task in tasks),

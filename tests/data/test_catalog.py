@@ -185,6 +185,34 @@ def test_too_many_bad_images_stop_the_stage_with_names_and_key(tmp_path: Path, m
     assert build(make_params, root, tmp_path / "s", max_bad_fraction=0.25, max_pixels=1_000_000).summary["bad"] == 5
 
 
+@pytest.mark.parametrize("allowed", [0.0, 0.5])
+def test_an_image_that_is_mended_is_read_again_though_size_and_time_stay(
+    tmp_path: Path, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, allowed: float
+) -> None:
+    monkeypatch.setattr(measure, "ROWS", 8)
+    root, photo = folder(tmp_path / "p"), tmp_path / "p/005.jpg"
+    good, times = photo.read_bytes(), (photo.stat().st_atime_ns, photo.stat().st_mtime_ns)
+
+    def put(data: bytes) -> None:
+        photo.write_bytes(data)
+        os.utime(photo, ns=times)
+
+    def shards() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*.parquet")}
+
+    put(bytes(len(good)))
+    if allowed:
+        assert build(make_params, root, tmp_path / "s", max_bad_fraction=allowed).summary["bad"] == 1
+    else:
+        with pytest.raises(PipelineError, match=r"1 of 12 images[\s\S]*005\.jpg"):
+            build(make_params, root, tmp_path / "s", max_bad_fraction=allowed)
+    before = shards()
+    put(good)
+    mended = build(make_params, root, tmp_path / "s", max_bad_fraction=allowed)
+    assert mended.table.equals(build(make_params, root, tmp_path / "afresh").table)
+    assert len(before.items() - shards().items()) == 1  # the shard of the bad image, of three
+
+
 def test_the_summary_names_at_most_fifty_bad_images(tmp_path: Path, make_params: MakeParams) -> None:
     root = folder(tmp_path / "p", 3)
     for number in range(60):

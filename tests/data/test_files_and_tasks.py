@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,47 @@ def test_publishing_replaces_a_folder_whole(tmp_path: Path) -> None:
     publish_folder(tmp_path / "new", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["fresh"]
     assert not (tmp_path / "new").exists()
+
+
+def test_publishing_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) -> None:
+    for name in ("out", "new", ".out.arriving.tmp", ".out.old.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of {name}").touch()
+    publish_folder(tmp_path / "new", tmp_path / "out")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/of new"]
+
+
+def test_what_cannot_be_published_is_told_and_the_old_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").touch()
+    with pytest.raises(PipelineError, match=r"out: .*new can't be moved there \(No such file"):
+        publish_folder(tmp_path / "new", tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+
+@pytest.mark.parametrize("linked", ["data", "data/out"])
+def test_a_folder_is_published_to_another_disk_through_a_link(tmp_path: Path, other_disk: Path, linked: str) -> None:
+    (other_disk / "out").mkdir()
+    (tmp_path / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / linked).symlink_to(other_disk / Path(linked).relative_to("data"))
+    for number in range(2):
+        (tmp_path / "new").mkdir()
+        (tmp_path / f"new/{number}").write_text("whole", encoding="utf-8")
+        publish_folder(tmp_path / "new", tmp_path / "data/out")
+        assert [path.name for path in other_disk.rglob("*")] == ["out", f"{number}"]
+        assert (tmp_path / f"data/out/{number}").read_text(encoding="utf-8") == "whole"
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / linked).is_symlink()
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder to which nothing from `tmp_path` can be renamed."""
+    memory = Path("/dev/shm")  # noqa: S108  a file system of its own on Linux
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers()), st.dictionaries(st.text(max_size=5), st.integers()))

@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pipeline_lib.data.folder import FolderSource, image_files
 from pipeline_lib.errors import PipelineError
+
+Form = Literal["NFC", "NFD"]
 
 
 def touch(root: Path, *names: str) -> None:
@@ -114,6 +117,30 @@ def test_a_csv_says_which_sketch_depicts_which_photo(tmp_path: Path) -> None:
     }
     gallery = [e.path for e in FolderSource(tmp_path, 1000, "pairs.csv").entries() if e.role == "gallery"]
     assert gallery == ["p/1.jpg", "p/2.jpg"]
+
+
+@pytest.mark.parametrize(("typed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_csv_may_write_accents_in_another_form_than_the_disk(tmp_path: Path, typed: Form, stored: Form) -> None:
+    first, second = unicodedata.normalize(typed, "é"), unicodedata.normalize(stored, "é")
+    touch(tmp_path, f"caf{second}.jpg", f"s/caf{second}.png", "p.jpg")
+    (tmp_path / "pairs.csv").write_text(f"sketch,photo\ns/caf{first}.png,caf{first}.jpg\n", encoding="utf-8")
+    assert depicts(tmp_path, "pairs.csv") == {f"s/caf{second}.png": f"photo/caf{second}.jpg"}
+    entries = FolderSource(tmp_path, 1000, "pairs.csv").entries()
+    assert {entry.path for entry in entries if entry.domain == "photo"} == {f"caf{second}.jpg", "p.jpg"}
+
+
+def test_of_two_names_that_differ_in_form_alone_a_csv_means_the_one_it_writes(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{composed}.jpg", f"{decomposed}.jpg", "s/1.png", "s/2.png")
+    if len(list(tmp_path.glob("*.jpg"))) < 2:
+        pytest.skip("this file system takes both forms for one name")
+    (tmp_path / "pairs.csv").write_text(
+        f"sketch,photo\ns/1.png,{composed}.jpg\ns/2.png,{decomposed}.jpg\n", encoding="utf-8"
+    )
+    assert depicts(tmp_path, "pairs.csv") == {
+        "s/1.png": f"photo/{composed}.jpg",
+        "s/2.png": f"photo/{decomposed}.jpg",
+    }
 
 
 @pytest.mark.parametrize(

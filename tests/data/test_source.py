@@ -49,6 +49,12 @@ def test_a_missing_root_names_the_key(tmp_path: Path) -> None:
             open_source(catalog(dataset=dataset, root="nowhere"), tmp_path)
 
 
+@pytest.mark.parametrize("root", ["~", "~/photos", "~someone/photos"])
+def test_a_home_folder_that_dvc_would_not_find_is_refused(tmp_path: Path, root: str) -> None:
+    with pytest.raises(PipelineError, match=r"catalog\.root: ~.* is not expanded by DVC; write the home folder out"):
+        open_source(catalog(dataset="folder", root=root), tmp_path)
+
+
 def test_the_right_reader_is_opened_and_survives_the_way_to_a_worker(tmp_path: Path) -> None:
     for dataset in ("voc_sketchy", "folder"):
         source = open_source(catalog(dataset=dataset, root=str(tmp_path)), REPOSITORY)

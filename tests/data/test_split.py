@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.data.split import held_out, split_of
+from pipeline_lib.data.split import held_out
 
 PHOTOS = st.lists(st.tuples(st.integers(0, 40).map(str), st.sampled_from("abc")), max_size=60).map(
     lambda rows: [(f"{class_name}/{name}", class_name) for name, class_name in rows]
@@ -32,8 +32,3 @@ def test_every_class_gives_a_fifth_and_at_least_one_where_it_has_two(photos: lis
         members = {name for name, of in photos if of == class_name}
         count = len(members & test)
         assert count == (max(1, round(len(members) / 5)) if len(members) > 1 else 0)
-
-
-def test_a_photo_is_of_one_part_or_the_other() -> None:
-    test = held_out([(f"x/{n}", "x") for n in range(10)])
-    assert [split_of(f"x/{n}", test) for n in range(10)].count("test") == 2

@@ -56,9 +56,14 @@ def test_a_param_that_cannot_be_used_is_named(fresh: Case, changes: dict[str, An
     assert not (fresh.tree / "data").exists()
 
 
-def test_a_params_file_that_is_no_yaml_is_named(fresh: Case) -> None:
-    (fresh.tree / "params.yaml").write_text("patches: [1, 2\n", encoding="utf-8")
-    assert str(fresh.tree / "params.yaml") in refusal(fresh.stage("patches", succeeds=False))
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"patches: [1, 2\n", "expected ',' or ']'"), ("data: café\n".encode("latin-1"), "UTF-8")]
+)
+def test_a_params_file_that_is_no_yaml_is_named(fresh: Case, content: bytes, words: str) -> None:
+    (fresh.tree / "params.yaml").write_bytes(content)
+    said = refusal(fresh.stage("patches", succeeds=False))
+    assert str(fresh.tree / "params.yaml") in said
+    assert words in said
 
 
 def test_a_stage_without_its_input_names_it(fresh: Case) -> None:

@@ -12,6 +12,7 @@ from pipeline_lib import params
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import edge_map, make_pairs
+from pipeline_lib.pretext.patches import make_patches
 from tests.conftest import catalog_frame, scene
 
 SKETCHES = Path(__file__).resolve().parents[3] / "shared/data/sketchy/256x256/sketch/tx_000000000000"
@@ -86,6 +87,7 @@ def _settings(make_params: Callable[..., params.Params], folder: Path, **changes
             "edges.short_side": 198,
             "edges.workers": 1,
             "patches.size": 40,
+            "train.encoder": "vgg16",  # which takes patches of this size
             "edges.rows_per_shard": 4,
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
@@ -129,3 +131,62 @@ def test_finished_shards_survive_a_failure_and_are_not_made_again(
     assert (after.st_mtime_ns, after.st_ino) == before
     assert stats["rows"] == 5
     assert stats["bad"][0].startswith("5.png")
+
+
+def test_an_image_that_is_back_is_drawn_by_the_next_run(
+    make_params: Callable[..., params.Params], photo_folder: Path, tmp_path: Path
+) -> None:
+    settings = _settings(make_params, photo_folder, edges__max_bad_fraction=0.0)
+    (photo_folder / "5.png").rename(photo_folder / "gone")
+    with pytest.raises(PipelineError, match=r"1 of 6 images can't be used.*\n.*5\.png"):
+        make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    (photo_folder / "gone").rename(photo_folder / "5.png")
+    stats = make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    assert (stats["rows"], stats["bad"]) == (6, [])
+    make_pairs(_catalog(), settings, tmp_path, tmp_path / "afresh", tmp_path / "other scratch")  # type: ignore[arg-type]
+    for path in (tmp_path / "afresh").iterdir():
+        assert path.read_bytes() == (tmp_path / "pairs" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 600), (10, 2000), (2000, 10), (1, 50_000)])
+def test_a_strip_too_long_for_its_width_is_left_out_and_named(
+    make_params: Callable[..., params.Params], photo_folder: Path, tmp_path: Path, height: int, width: int
+) -> None:
+    settings = _settings(make_params, photo_folder, edges__max_bad_fraction=0.5)
+    assert cv2.imwrite(str(photo_folder / "3.png"), np.zeros((height, width, 3), np.uint8))
+    stats = make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    assert stats["bad"] == [f"3.png: {width} x {height} px is too long and narrow for edges.short_side"]
+    assert make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch")["images"] == 5
+
+
+def test_the_longest_image_that_is_taken_can_be_cut_into_patches(
+    make_params: Callable[..., params.Params], photo_folder: Path, tmp_path: Path
+) -> None:
+    """Its boxes reach to the last number of 16 bits."""
+    settings = _settings(make_params, photo_folder, patches__jitter=True)
+    strip = np.tile(scene(0, (198, 331)), (1, 99, 1))[:, :32767]
+    assert cv2.imwrite(str(photo_folder / "3.png"), strip)
+    stats = make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    assert stats["bad"] == []
+    make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch")
+    boxes = [
+        row["boxes"]
+        for path in (tmp_path / "patches").iterdir()
+        for row in pq.read_table(path).to_pylist()
+        if row["image_id"] == "p3"
+    ]
+    assert 16384 < np.max(boxes) <= 32767
+    assert np.min(boxes) >= 0
+
+
+def test_pairs_that_cannot_be_published_are_not_drawn_again(
+    make_params: Callable[..., params.Params], photo_folder: Path, tmp_path: Path
+) -> None:
+    settings, place = _settings(make_params, photo_folder), tmp_path / "data"
+    place.touch()  # a file where the folder should be
+    with pytest.raises(PipelineError, match=r"data/pairs: .* can't be moved there"):
+        make_pairs(_catalog(), settings, tmp_path, place / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("scratch/*/*.parquet")}
+    place.unlink()
+    make_pairs(_catalog(), settings, tmp_path, place / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
+    assert {path.name: path.stat().st_ino for path in (place / "pairs").iterdir()} == before

@@ -60,6 +60,19 @@ def test_a_shard_of_pairs_cut_in_half_is_named(
         make_patches(pairs_folder, tiny_patches, tmp_path / "out", tmp_path / "scratch")
 
 
+def test_patches_that_cannot_be_published_are_not_cut_again(
+    pairs_folder: Path, tiny_patches: params.Patches, tmp_path: Path
+) -> None:
+    place = tmp_path / "data"
+    place.touch()  # a file where the folder should be
+    with pytest.raises(PipelineError, match=r"data/patches: .* can't be moved there"):
+        make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch")
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("scratch/*/*.parquet")}
+    place.unlink()
+    make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch")
+    assert {path.name: path.stat().st_ino for path in (place / "patches").iterdir()} == before
+
+
 def test_an_epoch_holds_every_wanted_image_once(patches_folder: Path) -> None:
     wanted = [f"image/{number:02d}" for number in range(0, 14, 2)]
     shards = PatchShards(patches_folder, wanted, "cross")
