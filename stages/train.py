@@ -30,7 +30,9 @@ def main(params: Params, data: Path, metrics: Path) -> None:
         views = ViewSource(data / "pairs", params.contrast, dict(zip(groups.index, groups, strict=True)))
         shards = digest_of(shards, [digest_of_file(path) for path in shard_paths(data / "pairs")])
     rooms = ("data", "pretext", "models", "training")
-    settings = [params.train.model_dump(exclude=FREE), views and params.contrast.model_dump()]
+    # Images of one group are no negatives of each other.
+    contrast = views and [params.contrast.model_dump(), sorted(views.groups.items())]
+    settings = [params.train.model_dump(exclude=FREE), contrast]
     key = digest_of(settings, shards, ids, digest_of_code(*rooms))
     scratch = SCRATCH / f"train-{key[:16]}"
     trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, scratch, views)
@@ -44,7 +46,7 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     lines = [",".join(str(row[name]) for name in columns) for row in trained.history]
     write_text(metrics / "training.csv", "\n".join([",".join(columns), *lines]) + "\n")
     write_json(metrics / "pretext.json", summary)
-    save_model(data / "model", trained, params, summary, shards, len(ids["train"]))
+    save_model(data / "model", trained, params, summary, shards)
     shutil.rmtree(scratch)
     print(f"pretext accuracy {summary['accuracy']:.3f} {summary['accuracy_ci95']}, {trained.seconds:.0f} s")
 

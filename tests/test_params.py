@@ -30,6 +30,8 @@ def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
         ("train.learning_rate", -0.1),
         ("train.dropout", 1.0),
         ("train.head", []),
+        ("train.head", [0]),
+        ("train.head", [1024, -5]),
         ("train.epochs", "26"),
         ("train.epochs", 1.5),
         ("train.batch_norm", "yes"),
@@ -94,6 +96,16 @@ def test_thresholds_the_wrong_way_round_are_an_error(make_params: Make) -> None:
 def test_patches_that_do_not_fit_their_regions_are_an_error_that_says_what_would(make_params: Make) -> None:
     with pytest.raises(PipelineError, match=r"raise edges\.short_side or lower patches\.size"):
         make_params({"edges.short_side": 200})
+
+
+def test_an_image_too_small_for_the_encoder_is_an_error_that_names_every_such_key(make_params: Make) -> None:
+    small = {"patches.size": 62, "contrast.image_size": 48, "embed.image_size": [160, 40]}
+    told = r"patches\.size is 62 px, embed\.image_size is 40 px, contrast\.image_size is 48 px.*alexnet needs 63 px"
+    with pytest.raises(PipelineError, match=told):
+        make_params(small)
+    make_params({**small, "train.encoder": "vgg16"})
+    # Without the contrast no view is ever made.
+    make_params({"contrast.image_size": 48, "train.contrast_weight": 0.0})
 
 
 def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:

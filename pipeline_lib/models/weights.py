@@ -37,7 +37,7 @@ class StartWeights:
     """Pretrained layers in PyTorch's order of axes."""
 
     convs: list[tuple[Tensor, Tensor]]  # (float32[O, I, kh, kw], float32[O]) from conv1 on
-    fc6: tuple[Tensor, Tensor] | None  # (float32[4096, 9216], float32[4096])
+    fc6: tuple[Tensor, Tensor] | None  # (float32[4096, 9216], VGG16 [4096, 25088]; float32[4096])
     origin: str
 
 

@@ -121,7 +121,8 @@ def measure(
     """
     photos, sketches = open_retrieval(system.folder)
     # Without queries no mean can be taken over them, and nothing is searched.
-    alignment = of_kind(kind, photos, sketches) if len(sketches) else Alignment.none(photos.dimension)
+    unfit = kind == "transductive_mean" and not len(sketches)
+    alignment = Alignment.none(photos.dimension) if unfit else of_kind(kind, photos, sketches)
     if index is None:
         index = PhotoIndex.build(photos, alignment, kind)
     else:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from pipeline_lib.data.files import digest_of_file, read_json, write_json
+from pipeline_lib.data.source import resolve_root
 from pipeline_lib.errors import PipelineError
 
 FOLDER = "beside"
@@ -22,7 +23,7 @@ def take(runs: list[tuple[str, str]], root: Path, embeddings: Path) -> None:
 
     Args:
         runs: `Embed.runs`.
-        root: from which relative folders lead.
+        root: of the tree that the stage runs in, from which relative folders lead as `catalog.root` does.
         embeddings: the folder below which the copies go; what is there goes.
 
     Raises:
@@ -40,7 +41,7 @@ def take(runs: list[tuple[str, str]], root: Path, embeddings: Path) -> None:
 
 def _members(root: Path, name: str, digest: str) -> list[tuple[Path, object]]:
     """The model folders of a run, its own and those beside it, and how each embeds."""
-    run = root / name
+    run = resolve_root(name, root)
     record = run / "embeddings" / "system.json"
     if not record.exists() or not all((run / "model" / file).exists() for file in FILES):
         raise PipelineError(f"embed.beside: {name}: there is no finished run in {run}; make it, or leave it out")
@@ -59,4 +60,6 @@ def _members(root: Path, name: str, digest: str) -> list[tuple[Path, object]]:
 
 def copies(embeddings: Path) -> list[Path]:
     """The folders of the copied networks, in their order; each holds FILES and SETTINGS."""
-    return sorted((embeddings / FOLDER).glob("*"), key=lambda folder: int(folder.name))
+    # File managers leave files of their own, such as .DS_Store.
+    numbered = (folder for folder in (embeddings / FOLDER).glob("*") if folder.name.isdecimal())
+    return sorted(numbered, key=lambda folder: int(folder.name))

@@ -70,7 +70,8 @@ def load_encoder(folder: Path, weights: str = "encoder.safetensors") -> LoadedEn
     except (OSError, RuntimeError, SafetensorError) as failure:
         raise PipelineError(f"{folder / weights}: can't be used ({failure}); run `dvc repro train` again") from failure
     encoder.eval()
-    device = choose_device(settings)
+    # CUDA is what it was trained on; where it is used, another machine may have none.
+    device = choose_device(settings.model_copy(update={"device": "cpu" if settings.device == "cpu" else "auto"}))
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedEncoder(encoder, settings, meta, device)
 

@@ -163,8 +163,9 @@ def rankings_table(evaluation: Evaluation) -> pa.Table:
     """The nearest photos of each query, for pictures.
 
     Returns:
-        image_id (the query), neighbours (image_ids, best first), scores (cosine similarities), place (of the photo
-        that was meant, from 1; null where the gallery lacks it or none is named).
+        image_id (the query), neighbours (image_ids, best first), scores (cosine similarities; under `pretext_csls`
+        less half of the photo's nearness to edge maps), place (of the photo that was meant, from 1; null where the
+        gallery lacks it or none is named).
     """
     found = np.isfinite(evaluation.place)
     place = np.where(found, evaluation.place, 0).astype(np.int32)

@@ -108,23 +108,23 @@ def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Ali
     """The alignment of one kind for gallery `photos` and query `sketches` of one folder of embeddings.
 
     For the `pretext` kinds the folder holds `alignment.safetensors`, or else `pretext_photos.parquet` and
-    `pretext_edges.parquet` to fit it on.
+    `pretext_edges.parquet` to fit it on. That file also tells which parts a vector joins.
 
     Raises:
         PipelineError: what the kind needs is missing, empty or of another dimension.
     """
     if kind == "none":
         return Alignment.none(photos.dimension)
-    if kind == "transductive_mean":
-        return fit_tables(photos, sketches)
     folder = photos.path.parent
-    fitted = folder / FILE_NAME
-    if not fitted.exists():
-        return fit_tables(*open_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)
-    alignment = Alignment.load(fitted)
-    if alignment.dimension != photos.dimension:
+    path = folder / FILE_NAME
+    fitted = Alignment.load(path) if path.exists() else None
+    if fitted is not None and fitted.dimension != photos.dimension:
         raise PipelineError(
-            f"{fitted}: means have {alignment.dimension} numbers, but {photos.dimension} in {photos.path}; "
+            f"{path}: means have {fitted.dimension} numbers, but {photos.dimension} in {photos.path}; "
             "delete it and run `dvc repro` again"
         )
-    return alignment.as_kind(kind)
+    if kind == "transductive_mean":
+        return fit_tables(photos, sketches, fitted.widths if fitted else ())
+    if fitted is not None:
+        return fitted.as_kind(kind)
+    return fit_tables(*open_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)

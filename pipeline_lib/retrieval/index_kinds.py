@@ -59,7 +59,7 @@ def choose_kind(count: int) -> IndexKind:
 
 
 def lists_for(count: int) -> int:
-    """Inverted lists for `count` vectors: four times the square root, and never fewer than FAISS can fit."""
+    """Inverted lists for `count` vectors: four times the square root, but no more than FAISS has vectors to fit."""
     return max(1, min(round(4 * math.sqrt(count)), count // TRAINING_PER_LIST))
 
 
@@ -146,7 +146,7 @@ def _sample(batches: Iterable[Vectors], count: int, size: int) -> Vectors:
     share = min(1.0, size / count)
     parts = [batch if share == 1.0 else batch[random.random(len(batch)) < share] for batch in batches]
     sample = np.concatenate(parts)
-    # Whatever the draw gave, an empty sample could not be fitted to.
+    # Shuffled, since the principal components are fitted on its first rows.
     return random.permutation(sample)
 
 

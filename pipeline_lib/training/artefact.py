@@ -13,10 +13,8 @@ from pipeline_lib.data.files import replacing, write_json
 from pipeline_lib.training.loop import Trained
 
 
-def save_model(
-    folder: Path, trained: Trained, settings: params.Params, summary: dict[str, Any], shards: str, images: int
-) -> None:
-    """Writes the model's files; the record comes last, so a folder with a record is whole.
+def save_model(folder: Path, trained: Trained, settings: params.Params, summary: dict[str, Any], shards: str) -> None:
+    """Writes the model's files; an older record goes first and the new one comes last, so a folder with one is whole.
 
     Args:
         folder: where the files go.
@@ -24,15 +22,15 @@ def save_model(
         settings: all params; those that made the network are recorded.
         summary: figures on held-out images, as `summarise` gives them.
         shards: digest of the patches that it was trained on.
-        images: how many images it was trained on.
     """
+    (folder / "meta.json").unlink(missing_ok=True)
     for name, state in (("start", trained.start), ("encoder", trained.model.encoder.state_dict())):
         with replacing(folder / f"{name}.safetensors") as aside:
             save_file({key: value.contiguous() for key, value in state.items()}, aside)
     record = {
         "architecture": f"{settings.train.encoder}, fc6 {settings.train.fc6}",
         "start_weights": trained.origin,
-        "training_images": images,
+        "training_images": trained.images,
         "data_sha256": shards,
         "accuracy": summary["accuracy"],
         "accuracy_ci95": summary["accuracy_ci95"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ class Progress:
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.step += 1
+
+    def require_finite(self, losses: Iterable[float]) -> None:
+        """Stops a training whose weights have broken.
+
+        Raises:
+            PipelineError: one of these losses, of this epoch or behind the last one, is no finite number.
+        """
+        if not all(map(math.isfinite, losses)):
+            number = self.epoch + (self.step > 0)
+            raise PipelineError(f"training diverged in epoch {number}; lower train.learning_rate")
 
     def means(self) -> dict[str, float]:
         """Of this epoch's steps so far, to six decimals."""

@@ -39,6 +39,7 @@ class Trained:
 
     model: ContextNet
     start: dict[str, torch.Tensor]  # the encoder's state before the first step
+    images: int  # that it learned from
     history: list[dict[str, float]]
     predictions: Predictions  # on all draws of the held-out images
     matched: float | None  # part of the held-out drawings whose nearest held-out photo is their own
@@ -87,10 +88,12 @@ def train(
     precision = choose_precision(settings, device)
     shards = PatchShards(patches, train_ids, settings.domain)
     held_out = PatchShards(patches, val_ids, settings.domain)
-    steps = shards.count() // settings.batch_images
+    images = shards.count()
+    steps = images // settings.batch_images
     if steps == 0:
+        remedy = "lower it" if images >= 2 else "add photos"
         raise PipelineError(
-            f"train.batch_images: {settings.batch_images} is more than the {shards.count()} training images; lower it"
+            f"train.batch_images: {settings.batch_images} is more than the {images} training images; {remedy}"
         )
     model, origin = start_network(settings, shards, base, device)
     start = {name: value.detach().cpu().clone() for name, value in model.encoder.state_dict().items()}
@@ -120,9 +123,10 @@ def train(
     run.save(progress)
     model.eval()
     predictions = predict(model, held_out, range(held_out.draws), run.pairs, settings, precision)
+    progress.require_finite([predictions.loss])
     matched = progress.history[-1].get("val_match_at_1")
     return Trained(
-        model, start, progress.history, predictions, matched, origin, precision, device.type, progress.seconds
+        model, start, images, progress.history, predictions, matched, origin, precision, device.type, progress.seconds
     )
 
 
@@ -140,9 +144,7 @@ class _Views:
     def of(cls, source: ViewSource, train_ids: list[str], val_ids: list[str]) -> _Views:
         shards = ViewShards(source.pairs, train_ids, source.settings)
         if shards.count < 2:
-            raise PipelineError(
-                "train.contrast_weight: a contrast needs two training images; set it to 0, or add images"
-            )
+            raise PipelineError("train.contrast_weight: a contrast needs two training images; set it to 0 or add some")
         return cls(source, shards, ViewShards(source.pairs, val_ids, source.settings))
 
 
@@ -186,6 +188,7 @@ class _Run:
             if time.monotonic() - self.saved >= settings.checkpoint_seconds:
                 self.save(progress)
         found = predict(self.model, self.held_out, range(1), self.pairs, settings, self.precision)
+        progress.require_finite([found.loss])  # a step's own loss is that of before its update
         row = self._row(progress, found)
         told = {"train": row["train_accuracy"], "val": row["val_accuracy"], "match": row.get("val_match_at_1")}
         bar.set_postfix({name: f"{value:.3f}" for name, value in told.items() if value is not None})
@@ -214,12 +217,10 @@ class _Run:
             if teacher is not None:
                 taught = Taught(teacher.of(views.image_ids, self.device), settings.teacher_weight)
             temperature = source.settings.temperature
-            kept = self.contrast.kept
-            contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, kept, taught)
+            contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, self.contrast.kept, taught)
         step = train_step(self.model, self.optimiser, context, contrast, self.precision)
         progress.add(self._figures(step))
-        if not all(math.isfinite(value) for value in progress.sums.values()):
-            raise PipelineError(f"training diverged in epoch {progress.epoch + 1}; lower train.learning_rate")
+        progress.require_finite(progress.sums.values())
 
     def _figures(self, step: Step) -> dict[str, float]:
         """What a step found, by the name of its column."""

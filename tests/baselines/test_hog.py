@@ -119,7 +119,7 @@ def test_the_export_writes_four_tables_that_can_be_ranked(
     tmp_path: Path, pairs_folder: Path, make_params: Callable[..., params.Params]
 ) -> None:
     drawn_as_stored = {"edges.blur": 1.0, "edges.line_width": 1}
-    chosen = make_params({"edges.short_side": 120, "patches.size": 40, **drawn_as_stored})
+    chosen = make_params({"edges.short_side": 120, "patches.size": 40, "train.encoder": "vgg16", **drawn_as_stored})
     rows = [
         {"image_id": f"photo/{name}", "role": "gallery", "domain": "photo", "path": name, "class_name": "shape"}
         for name in (*SHAPES, "blank")

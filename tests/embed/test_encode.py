@@ -49,6 +49,18 @@ def test_an_encoder_comes_back_as_it_was_written_ready_for_evaluation(model_fold
     assert pool5_of(loaded)(image).shape == (1, 256 * 4 * 4)
 
 
+def test_a_network_trained_on_cuda_embeds_on_a_machine_without(
+    model_folder: Path, make_params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A machine that tests on CUDA would not show it.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = make_params({"train.fc6": 12, "train.pretrained": "none", "train.device": "cuda"})
+    write_json(model_folder / "meta.json", {"params": settings.model_dump(include={"train", "patches"})})
+    loaded = load_encoder(model_folder)
+    assert loaded.device.type == "cpu"
+    assert fc6_of(loaded, settings.embed)(torch.randn(1, 3, 160, 160)).shape == (1, 12)
+
+
 def test_the_vectors_of_several_sizes_are_joined_each_with_the_same_length(
     model_folder: Path, make_params: Make
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.models import trunks
 from pipeline_lib.models.context import ContextNet, LateFusion, drop_colours, normalise
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.batches import pair_table
@@ -68,6 +70,20 @@ def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Mak
     assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 4096)
     narrow = Encoder(settings.model_copy(update={"conv2_channels": 256}), 96)
     assert narrow.conv(2).out_channels == 256
+
+
+@pytest.mark.parametrize("name", get_args(trunks.Name))
+def test_an_encoder_takes_images_down_to_the_side_that_params_allow_and_no_smaller_ones(
+    make_params: Make, name: str
+) -> None:
+    changes = {"train.encoder": name, "train.pretrained": "none", "train.fc6": 8}
+    settings = make_params(changes).train
+    # Of params the smallest patch has 16 px, for the encoders that take any.
+    smallest = params.SMALLEST_SIDE.get(name, 16)
+    assert Encoder(settings, smallest).eval()(torch.zeros(1, 3, smallest, smallest)).shape == (1, 8)
+    if name in params.SMALLEST_SIDE:
+        with pytest.raises(RuntimeError, match="too small"):
+            Encoder(settings, smallest - 1)
 
 
 @pytest.mark.parametrize("size", [64, 96, 160, 224])

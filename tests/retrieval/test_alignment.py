@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, normalise
-from pipeline_lib.retrieval.fitting import fit, fit_tables, of_kind
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, Alignment, Kind, normalise
+from pipeline_lib.retrieval.fitting import fit, fit_pretext, fit_tables, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 from tests.retrieval.support import write_embeddings
 
@@ -126,7 +126,8 @@ def tables(folder: Path, *, sketches: int = 4) -> tuple[EmbeddingTable, Embeddin
     rng = np.random.default_rng(0)
     for name, rows in (("photos", 5), ("sketches", sketches), ("pretext_photos", 6), ("pretext_edges", 6)):
         vectors = rng.standard_normal((rows, 3)).astype(np.float32)
-        write_embeddings(folder / f"{name}.parquet", [f"{name}{n}" for n in range(rows)], vectors)
+        prefix = name.removesuffix("_photos").removesuffix("_edges")  # a pretext photo and its edges are one image
+        write_embeddings(folder / f"{name}.parquet", [f"{prefix}{n}" for n in range(rows)], vectors)
     photos, queries = (EmbeddingTable.open(folder / f"{name}.parquet") for name in ("photos", "sketches"))
     return photos, queries
 
@@ -140,6 +141,15 @@ def test_each_kind_is_fitted_on_what_its_name_says(tmp_path: Path) -> None:
     pretext = of_kind("pretext_mean", photos, sketches)
     edges = EmbeddingTable.open(tmp_path / "pretext_edges.parquet").read()
     np.testing.assert_allclose(pretext.sketch_mean, normalise(edges).mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+def test_every_kind_aligns_each_part_of_joined_vectors_by_itself(tmp_path: Path, kind: Kind) -> None:
+    photos, sketches = tables(tmp_path)
+    fit_pretext(tmp_path, (1, 2)).save(tmp_path / FILE_NAME)
+    aligned = of_kind(kind, photos, sketches).apply(photos.read(), "photo")
+    parts = [np.linalg.norm(part, axis=1) for part in (aligned[:, :1], aligned[:, 1:3])]
+    np.testing.assert_allclose(parts, np.sqrt(0.5), rtol=1e-5)
 
 
 def test_pretext_mean_reads_the_fitted_file_where_there_is_one(tmp_path: Path) -> None:

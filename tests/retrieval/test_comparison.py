@@ -9,12 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, Alignment, Kind
 from pipeline_lib.retrieval.comparison import System, chance, comparison_table, measure, paired_table
 from pipeline_lib.retrieval.evaluation import Evaluation, evaluate_scores, metrics_dict, rankings_table
+from pipeline_lib.retrieval.fitting import fit_pretext, of_kind
 from pipeline_lib.retrieval.index import PhotoIndex
 from pipeline_lib.retrieval.metrics import COLUMNS
-from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
+from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels, open_retrieval
 from tests.retrieval.support import write_system
 
 SETTINGS = {"resamples": 200, "seed": 0}
@@ -86,7 +87,7 @@ def test_metrics_have_the_promised_form(tmp_path: Path) -> None:
 
 def test_without_queries_figures_are_null_for_every_alignment(tmp_path: Path) -> None:
     system = System.read(write_system(tmp_path / "s", "s", photos=5, sketches=0))
-    rows = [measure(system, kind, top=3) for kind in ("none", "pretext_mean", "transductive_mean")]
+    rows = [measure(system, kind, top=3) for kind in KINDS]
     rows.append(chance(rows[0]))
     figures = metrics_dict(rows[0].evaluation, system="s", dataset="folder", alignment="none", **SETTINGS)
     assert (figures["queries"], figures["gallery"]) == (0, 5)
@@ -94,10 +95,20 @@ def test_without_queries_figures_are_null_for_every_alignment(tmp_path: Path) ->
     assert figures["class"]["hit_at_1_ci95"] == [None, None]
     table = comparison_table(rows, dataset="folder", **SETTINGS)
     assert table["map"].isna().all()
-    assert table["queries"].tolist() == [0] * 4
+    assert table["queries"].tolist() == [0] * (len(KINDS) + 1)
     paired = paired_table(rows[0], rows[1:], dataset="folder", **SETTINGS)
     assert paired["class_hit_at_5"].isna().all()
     assert rankings_table(rows[0].evaluation).num_rows == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "transductive_mean"])
+def test_without_queries_the_index_that_was_built_is_still_the_right_one(tmp_path: Path, kind: Kind) -> None:
+    system = System.read(write_system(tmp_path / "s", "s", photos=5, sketches=0))
+    fit_pretext(system.folder).save(system.folder / FILE_NAME)
+    photos, sketches = open_retrieval(system.folder)
+    PhotoIndex.build(photos, of_kind(kind, photos, sketches), kind).save(tmp_path / "index")
+    row = measure(system, kind, index=PhotoIndex.load(tmp_path / "index"), top=3)
+    assert (len(row.evaluation.queries), len(row.evaluation.gallery)) == (0, 5)
 
 
 def test_queries_without_classes_still_have_instance_figures(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from numpy.testing import assert_allclose
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.data.schemas import CATALOG, write_rows
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.training.contrast import departure, group_numbers, info_nce
 from pipeline_lib.training.loop import Trained, ViewSource, train
 from pipeline_lib.training.step import train_step
+from tests.conftest import catalog_frame
 
 Make = Callable[..., params.Params]
 IDS = [f"image/{number:02d}" for number in range(14)]
@@ -174,6 +177,33 @@ def test_fewer_images_than_a_batch_are_all_taken(
     trained = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "r", {})
     # At so high a temperature all look alike: the loss is the logarithm of how many there are.
     assert abs(trained.history[0]["contrast_loss"] - math.log(12)) < 0.1
+
+
+def test_a_run_goes_on_only_where_the_same_images_belong_together(
+    make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which views are no negatives of each other depends on the groups, so another grouping is another run."""
+    stage = importlib.import_module("train")
+    monkeypatch.setattr(stage, "SCRATCH", tmp_path / "checkpoints")
+    assert (pairs_folder.parent, patches_folder.parent) == (tmp_path, tmp_path)
+
+    def runs_after(groups: list[str], weight: float) -> int:
+        """The number of runs with a checkpoint, after one more that breaks in its second step."""
+        split = ["train"] * 12 + ["val"] * 2
+        rows = [
+            {"image_id": name, "group_id": group, "split": part}
+            for name, group, part in zip(IDS, groups, split, strict=True)
+        ]
+        write_rows(tmp_path / "catalog.parquet", catalog_frame(rows).to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
+        broken = {"train.contrast_weight": weight, "train.learning_rate": 1e30, "train.batch_norm": False}
+        with pytest.raises(PipelineError, match="diverged"):
+            stage.main(make_params({**TINY, **broken}), tmp_path, tmp_path)
+        return len(list((tmp_path / "checkpoints").glob("train-*/checkpoint.pt")))
+
+    joined = [IDS[0], IDS[0], *IDS[2:]]
+    assert [runs_after(groups, 1.0) for groups in (IDS, IDS, joined)] == [1, 1, 2]
+    # Without the contrast groups decide nothing.
+    assert [runs_after(groups, 0.0) for groups in (IDS, joined)] == [3, 3]
 
 
 def test_a_contrast_of_one_image_is_refused(
