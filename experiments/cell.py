@@ -77,7 +77,8 @@ def train(params: Params, data: Path) -> dict[str, Any]:
     finally:
         if ran or not path.exists():
             write_json(path, {"train": round(spent + time.monotonic() - started, 1), "commit": commit()})
-    return read_json(path)
+    made: dict[str, Any] = read_json(path)
+    return made
 
 
 def prepare(params: Params) -> Path:

@@ -176,7 +176,7 @@ def resolve_root(root: str, base: Path) -> Path:
     """
     if root.startswith("~"):
         # It is a dependency in dvc.yaml, and DVC would look for a folder of that name.
-        raise PipelineError(f"{root} (catalog.root or embed.beside): DVC does not expand ~; write the home folder out in full")
+        raise PipelineError(f"catalog.root or embed.beside: {root}: DVC does not expand ~; write the home folder out")
     place = Path(root)
     if place.is_absolute():
         return place
