@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib.data.images import BadImage, decode
-from pipeline_lib.search.command import add_params, ended
+from pipeline_lib.search.command import add_params, ended, printable
 from pipeline_lib.search.engine import MOST_HITS, Hit
 from pipeline_lib.search.gallery import Pixels
 from pipeline_lib.search.opening import Run, open_engine
@@ -36,47 +36,51 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("sketches", nargs="+", type=Path, metavar="SKETCH", help="image files: dark lines on white")
     parser.add_argument("--top", type=top_of, default=10, help="photos for each sketch (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one list entry for each sketch")
+    parser.add_argument("--json", action="store_true", help="print JSON, one list entry for each sketch that is read")
     parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the sketches and what was found")
     parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
     add_params(parser)
     return parser.parse_args(arguments)
 
 
-def read_sketches(paths: Sequence[Path], max_pixels: int) -> tuple[dict[Path, Pixels], list[str]]:
-    """The sketches that can be read, and why the others can't."""
-    images: dict[Path, Pixels] = {}
+def read_sketches(paths: Sequence[Path], max_pixels: int) -> tuple[list[tuple[str, Pixels]], list[str]]:
+    """Name and image of the sketches that can be read, in order, and why the others can't."""
+    sketches = []
     failures = []
     for path in paths:
+        name = printable(path)
         try:
-            images[path] = decode(path.read_bytes(), max_pixels=max_pixels)
+            sketches.append((name, decode(path.read_bytes(), max_pixels=max_pixels)))
         except (BadImage, OSError) as failure:
-            failures.append(f"{path}: {failure.strerror if isinstance(failure, OSError) else failure}")
-    return images, failures
+            failures.append(f"{name}: {failure.strerror if isinstance(failure, OSError) else failure}")
+    return sketches, failures
 
 
 def search(asked: argparse.Namespace) -> int:
     """Searches for every sketch; returns the exit status."""
     run = Run.read(asked.params)
-    images, failures = read_sketches(asked.sketches, run.params.catalog.max_pixels)
+    sketches, failures = read_sketches(asked.sketches, run.params.catalog.max_pixels)
     found: list[list[Hit]] = []
-    if images:
+    if sketches:
         engine = open_engine(run, asked.gallery)
         try:
-            prepared = [engine.prepare(image) for image in images.values()]
+            prepared = [engine.prepare(image) for _, image in sketches]
             for start in range(0, len(prepared), BATCH):
                 found += engine.search(prepared[start : start + BATCH], asked.top)
         finally:
             engine.close()
         if asked.json:
-            pairs = zip(images, found, strict=True)
-            values = [{"sketch": str(path), "found": as_values(hits, engine.gallery)} for path, hits in pairs]
+            pairs = zip(sketches, found, strict=True)
+            values = [{"sketch": name, "found": as_values(hits, engine.gallery)} for (name, _), hits in pairs]
             print(json.dumps(values, indent=2, ensure_ascii=False))
         else:
-            for path, hits in zip(images, found, strict=True):
-                print(f"{path}\n{as_text(hits, engine.gallery)}")
+            for (name, _), hits in zip(sketches, found, strict=True):
+                print(f"{name}\n{as_text(hits, engine.gallery)}")
         if asked.grid:
-            save_grid(asked.grid, draw_grid(list(zip(images.values(), found, strict=True)), engine.gallery))
+            drawings = [image for _, image in sketches]
+            save_grid(asked.grid, draw_grid(list(zip(drawings, found, strict=True)), engine.gallery))
+    elif asked.json:
+        print("[]")
     for words in failures:
         print(f"error: {words}", file=sys.stderr)
     return 1 if failures else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any, Final
@@ -19,7 +19,7 @@ from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.batching import BusyError
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
-from pipeline_lib.search.guard import BodyLimit, KnownHosts, SecurityHeaders
+from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders
 from pipeline_lib.search.service import Service
 from pipeline_lib.search.strokes import rasterise
 from pipeline_lib.search.uploads import UploadError, decode_upload, read_picture
@@ -68,7 +68,7 @@ Row = Annotated[int, Path(ge=0, le=1 << 53, description="number of the picture")
 
 
 def create_app(
-    engine: SearchEngine, settings: params.Search, *, version: str, hosts: tuple[str, ...] = ("*",)
+    engine: SearchEngine, settings: params.Search, *, version: str, hosts: Sequence[str] = LOOPBACK
 ) -> FastAPI:
     """The application; threads start with it, and the engine is left open when it ends.
 
@@ -76,7 +76,7 @@ def create_app(
         engine: what searches.
         settings: section `search`.
         version: changes with the model and the index.
-        hosts: names in the Host header that are answered; ("*",) for all.
+        hosts: names in the Host header that are answered, beside addresses in numbers.
     """
     service = Service(engine, settings, version)
 

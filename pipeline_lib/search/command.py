@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,21 @@ def add_params(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", type=Path, default=DEFAULT, help="params file of the run (default: this tree's)")
 
 
+def printable(words: object) -> str:
+    r"""Words that may hold a file's name, as any stream takes them: bytes that are not UTF-8 are shown as \xNN."""
+    return os.fsencode(str(words)).decode("utf-8", "backslashreplace")
+
+
 def ended(work: Callable[[], int]) -> int:
     """Runs a command's work; a failure is one sentence on standard error and exit status 1."""
     try:
         return work()
     except PipelineError as failure:
-        print(f"error: {failure}", file=sys.stderr)
+        print(printable(f"error: {failure}"), file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         return INTERRUPTED
     except OSError as failure:
-        print(f"error: {failure.filename or 'input/output'}: {failure.strerror or failure}", file=sys.stderr)
+        words = f"error: {failure.filename or 'input/output'}: {failure.strerror or failure}"
+        print(printable(words), file=sys.stderr)
     return 1

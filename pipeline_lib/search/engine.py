@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,6 @@ class SearchEngine:
         facts: of that index.
         gallery: its photos, row by row.
         examples: drawings to try the search with; may be empty.
-        folder: that the index was read from.
         diversity: as `retrieval.diversity`: how little lists repeat themselves.
     """
 
@@ -61,7 +59,6 @@ class SearchEngine:
     facts: IndexFacts
     gallery: Gallery
     examples: Gallery
-    folder: Path
     diversity: float
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -48,21 +50,41 @@ class SecurityHeaders:
 
 
 class KnownHosts:
-    """Answers only to names that the server goes by: another site can't reach it under a name of its own."""
+    """Answers only to names that the server goes by: another site can't reach it under a name of its own.
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
+    Such an attack (DNS rebinding) needs a name, so addresses in numbers are always answered.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self.app = app
-        self.hosts = hosts
+        self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] == "http" and "*" not in self.hosts:
+        if scope["type"] == "http":
             host = host_name(Headers(scope=scope).get("host", ""))
-            if host not in self.hosts:
-                words = "this server does not go by that name; start it with --host to allow it"
+            if host not in self.hosts and not _is_address(host):
+                words = (
+                    "this server does not go by that name; ask for it by its address, or start it with "
+                    "`python -m pipeline_lib.search.serve --name` and the name"
+                )
                 await JSONResponse({"detail": words}, 400)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def own_names(host: str, more: Iterable[str]) -> tuple[str, ...]:
+    """Names that a server goes by: the loopback's, the machine's, the one it listens on, and `more`."""
+    machine = socket.gethostname()
+    return (*LOOPBACK, machine, f"{machine}.local", host, *more)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def host_name(header: str) -> str:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Kind as AlignmentKind
+from pipeline_lib.retrieval.index_names import INDEX_NAME, ROWS_NAME
 
 Kind = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 """As `search.kind` in params.yaml."""
@@ -21,12 +23,31 @@ class IndexFacts:
         dimension: numbers of a query vector.
         alignment: the kind of alignment that its vectors went through.
         settings: its kind in words.
+        key: of its files (see `index_key`); "" before they are written.
     """
 
     count: int
     dimension: int
     alignment: str
     settings: str
+    key: str = ""
+
+
+def index_key(folder: Path) -> str:
+    """Changes whenever the index of a folder is written anew: sizes and times of its files.
+
+    Who has read a gallery knows by it whether the index means the same photos by its rows.
+
+    Raises:
+        PipelineError: a file is missing.
+    """
+    try:
+        files = [(folder / name).stat() for name in (INDEX_NAME, ROWS_NAME)]
+    except OSError as failure:
+        raise PipelineError(
+            f"{failure.filename}: can't be read ({failure.strerror}); build the index again"
+        ) from failure
+    return " ".join(f"{file.st_size}-{file.st_mtime_ns}" for file in files)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline_lib.retrieval.vectors import EmbeddingTable, open_retrieval
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.gallery import Gallery, catalog_examples, catalog_gallery
+from pipeline_lib.search.messages import index_key
 from pipeline_lib.search.own_record import OWN_FOLDER, check_model, model_key, own_gallery, read_record
 from pipeline_lib.search.remote import RemoteFaiss
 
@@ -114,12 +115,17 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
         source, examples = None, Gallery("", (), (), "sketch", FolderSource(run.root, 1, ""))
     if own or source is None:
         check_model(run.own, run.model_key(), run.alignment_file, run.params.retrieval.alignment)
+        key = index_key(folder)
         gallery = own_gallery(read_record(run.own), folder, run.params.catalog.max_pixels)
     else:
+        key = index_key(folder)
         gallery = catalog_gallery(catalog, source, folder)
         _check_embeddings(encoder, gallery, run.data / "embeddings" / "photos.parquet")
     faiss = RemoteFaiss()
     facts = faiss.open(folder, run.params.search.threads)
+    if facts.key != key:
+        faiss.close()
+        raise PipelineError(f"{folder}: has changed while it was opened; start again")
     if facts.dimension != encoder.alignment.aligned_dimension or facts.alignment != run.params.retrieval.alignment:
         faiss.close()
         again = "`make index` with your folder of photos" if own else "`dvc repro`"
@@ -127,7 +133,7 @@ def open_engine(run: Run, which: str = "auto") -> SearchEngine:
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
             f"{encoder.alignment.aligned_dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
-    return SearchEngine(encoder, faiss, facts, gallery, examples, folder, run.params.retrieval.diversity)
+    return SearchEngine(encoder, faiss, facts, gallery, examples, run.params.retrieval.diversity)
 
 
 def _check_embeddings(encoder: QueryEncoder, gallery: Gallery, path: Path) -> None:

@@ -22,7 +22,7 @@ PAPER, FRAME, INK = "#ffffff", "#c8c8c8", "#222222"
 
 
 def as_values(hits: Sequence[Hit], gallery: Gallery) -> list[dict[str, Any]]:
-    """Hits as JSON holds them: rank, score, distance, image_id, path."""
+    """Hits as JSON holds them: rank, score, distance, image_id, path, label."""
     return [
         {
             "rank": hit.rank,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline_lib.data.files import digest_of, read_json, write_json
+from pipeline_lib.data.files import digest_of, write_json
 from pipeline_lib.data.folder import FolderSource, image_files, left_out
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.schemas import embeddings_schema, write_table
@@ -42,6 +42,7 @@ SHARD_ROWS: Final = 512
 READERS: Final = 4
 """Threads that decode photos while others are embedded."""
 BAD_NAME: Final = "bad.json"
+"""Tells what was skipped and why; nothing reads it, since what was wrong with a file may be over by the next update."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Update:
 
     Attributes:
         photos: in the index now.
-        added: embedded by this update.
+        added: embedded by this update, because they are new or have changed.
         removed: that left the index.
         bad: path -> why it was skipped, of all files that are.
         settings: the kind of index, in words; "" where nothing changed.
@@ -75,23 +76,20 @@ def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = Fals
     Raises:
         PipelineError: the folder holds no photos, or is not that of the index, or the model has changed.
     """
-    root = photos.expanduser().resolve()
-    if not root.is_dir():
-        raise PipelineError(f"{photos}: is not a folder; name the one that holds your photos")
+    root = _folder(photos)
     alignment = alignment_key(run.alignment_file, run.params.retrieval.alignment)
-    if afresh:
-        shutil.rmtree(run.own, ignore_errors=True)
-    record = _begin(run, root)
     source = FolderSource(root, run.params.catalog.max_pixels, "")
     found = {path: source.signature(path) for path in image_files(root)}
     if not found:
         raise PipelineError(f"{root}: holds no photos; the index is left as it is")
+    if afresh:
+        shutil.rmtree(run.own, ignore_errors=True)
+    record = _begin(run, root)
     shards = run.own / "vectors"
-    known, removed = keep_current(shards, found)
-    bad = _known_bad(run.own, found)
-    todo = [path for path in found if path not in known and path not in bad]
-    added = _embed(todo, found, source, encoder, shards, bad)
-    write_json(run.own / BAD_NAME, [[path, found[path], why] for path, why in sorted(bad.items())])
+    known, dropped = keep_current(shards, found)
+    bad = dict(left_out(root))
+    added = _embed([path for path in found if path not in known], found, source, encoder, shards, bad)
+    write_json(run.own / BAD_NAME, dict(sorted(bad.items())))
     current, _ = keep_current(shards, found)
     if not current:
         raise PipelineError(f"{root}: none of its {len(found)} files can be read as a photo; see {run.own / BAD_NAME}")
@@ -101,7 +99,19 @@ def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = Fals
     if state != record.state or not (run.own / "index").exists():
         words = _build(run, sorted(shards.glob("part-*.parquet")))
         write_record(run.own, Record(str(root), record.model, alignment, state))
-    return Update(len(current), added, removed, {**bad, **dict(left_out(root))}, words)
+    return Update(len(current), added, len(dropped - current), bad, words)
+
+
+def _folder(photos: Path) -> Path:
+    """The folder of photos, absolute and without links, as the record holds it."""
+    root = photos.expanduser().resolve()
+    if not root.is_dir():
+        raise PipelineError(f"{photos}: is not a folder; name the one that holds your photos")
+    try:
+        str(root).encode()
+    except UnicodeEncodeError as failure:
+        raise PipelineError(f"{root}: the name is not UTF-8; rename the folder") from failure
+    return root
 
 
 def _begin(run: Run, root: Path) -> Record:
@@ -120,7 +130,7 @@ def _begin(run: Run, root: Path) -> Record:
     return record
 
 
-def keep_current(shards: Path, found: dict[str, str]) -> tuple[set[str], int]:
+def keep_current(shards: Path, found: dict[str, str]) -> tuple[set[str], set[str]]:
     """Drops the vectors of photos that are gone or have changed.
 
     Args:
@@ -128,31 +138,25 @@ def keep_current(shards: Path, found: dict[str, str]) -> tuple[set[str], int]:
         found: path -> signature of the photos that there are.
 
     Returns:
-        The paths that have a vector, and how many vectors were dropped.
+        The paths that have a vector, and those of which one was dropped.
     """
     known: set[str] = set()
-    dropped = 0
+    dropped: set[str] = set()
     for path in sorted(shards.glob("part-*.parquet")):
         try:
             rows = pq.read_table(path, columns=["image_id", "signature"])
         except (OSError, pa.ArrowException) as failure:
             raise PipelineError(f"{path}: can't be read ({failure}); delete it and run `make index` again") from failure
-        pairs = zip(rows["image_id"].to_pylist(), rows["signature"].to_pylist(), strict=True)
+        names = rows["image_id"].to_pylist()
+        pairs = zip(names, rows["signature"].to_pylist(), strict=True)
         keep = [name not in known and found.get(name) == signature for name, signature in pairs]
-        known.update(name for name, kept in zip(rows["image_id"].to_pylist(), keep, strict=True) if kept)
-        dropped += keep.count(False)
+        for name, kept in zip(names, keep, strict=True):
+            (known if kept else dropped).add(name)
         if not any(keep):
             path.unlink()
         elif not all(keep):
             write_table(path, pq.read_table(path).filter(pa.array(keep)))
     return known, dropped
-
-
-def _known_bad(own: Path, found: dict[str, str]) -> dict[str, str]:
-    """Files that could not be read before and have not changed since."""
-    if not (own / BAD_NAME).exists():
-        return {}
-    return {path: why for path, signature, why in read_json(own / BAD_NAME) if found.get(path) == signature}
 
 
 def _embed(

@@ -85,7 +85,7 @@ def read_record(own: Path) -> Record:
         raise PipelineError(f"{own}: there is no index of your own photos yet; run `make index PHOTOS=/your/folder`")
     try:
         return Record(**read_json(own / RECORD_NAME))
-    except TypeError as failure:
+    except (TypeError, PipelineError) as failure:  # no stage writes it, whatever `read_json` says
         raise PipelineError(f"{own / RECORD_NAME}: is damaged; {AFRESH}") from failure
 
 

@@ -31,7 +31,7 @@ class RemoteFaiss:
         self._lock = threading.Lock()
         self._pipe: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._opened: tuple[Any, ...] | None = None
+        self._opened: tuple[tuple[Any, ...], IndexFacts] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -62,7 +62,7 @@ class RemoteFaiss:
         with self._lock:
             request = ("open", folder, threads)
             facts: IndexFacts = self._ask(request)
-            self._opened = request
+            self._opened = (request, facts)
         return facts
 
     def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[tuple[Any, Any]]:
@@ -72,7 +72,7 @@ class RemoteFaiss:
         again, once.
 
         Raises:
-            PipelineError: it died again, or no index is open.
+            PipelineError: it died again, or no index is open, or it died and the index has changed since it was opened.
         """
         request = ("search", queries, k, diversity)
         with self._lock:
@@ -92,8 +92,18 @@ class RemoteFaiss:
 
     def _restart(self) -> None:
         self._stop()
-        if self._opened is not None:
-            self._ask(self._opened)
+        if self._opened is None:
+            return
+        request, before = self._opened
+        same = False
+        try:
+            same = self._ask(request) == before
+        finally:
+            # A worker with another index open, or none, would answer the next search.
+            if not same:
+                self._stop()
+        if not same:
+            raise PipelineError(f"{request[1]}: has changed since the server started; start it again")
 
     def _ask(self, request: tuple[Any, ...]) -> Any:
         pipe = self._pipe or self._start()

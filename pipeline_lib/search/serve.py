@@ -10,16 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import uvicorn
+from fastapi import FastAPI
 
-from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import keep_freed_memory
-from pipeline_lib.retrieval.index_names import ROWS_NAME
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.command import add_params, ended
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.guard import LOOPBACK
+from pipeline_lib.search.guard import own_names
 from pipeline_lib.search.opening import Run, open_engine
 from pipeline_lib.search.pictures import Pictures
 from pipeline_lib.search.service import WARM_UP_TO, Service, version_of
@@ -34,6 +33,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m pipeline_lib.search.serve", description="Serves the page on which one draws and finds."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a further name that others ask for the server by; may be repeated"
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
     add_params(parser)
@@ -71,7 +73,7 @@ def serve(asked: argparse.Namespace) -> int:
     with bind(asked.host, asked.port) as listening:
         engine = open_engine(run, asked.gallery)
         try:
-            serve_engine(engine, run, asked.host, listening)
+            serve_engine(engine, create(engine, run, asked.host, asked.name), asked.host, listening)
         except KeyboardInterrupt:
             print("ended")
         finally:
@@ -79,12 +81,15 @@ def serve(asked: argparse.Namespace) -> int:
     return 0
 
 
-def serve_engine(engine: SearchEngine, run: Run, host: str, listening: socket.socket) -> None:
+def create(engine: SearchEngine, run: Run, host: str, names: Sequence[str] = ()) -> FastAPI:
+    """The application for one engine, which listens on `host` and goes by `names` too."""
+    # An index is written anew when a photo has changed, under whatever name, so no browser shows the old one.
+    version = version_of(run.model_key(), engine.facts.key)
+    return create_app(engine, run.params.search, version=version, hosts=own_names(host, names))
+
+
+def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socket.socket) -> None:
     """Serves one engine on a socket."""
-    version = version_of(run.model_key(), digest_of_file(engine.folder / ROWS_NAME))
-    # On all addresses of a machine no list of its names can be known.
-    hosts = LOOPBACK if host in LOOPBACK else ("*",)
-    app = create_app(engine, run.params.search, version=version, hosts=hosts)
     service: Service = app.state.service
     blank = engine.prepare(np.full((64, 64), 255, np.uint8))
     engine.search([blank], 1)  # the first pass through a network is slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_lib.search.engine import MOST_HITS
 from pipeline_lib.search.strokes import Stroke
@@ -12,6 +12,7 @@ from pipeline_lib.search.strokes import Stroke
 MOST_STROKES = 2000
 MOST_POINTS = 5000
 ALL_POINTS = 100_000
+"""Of a drawing; more would hold up the threads that draw."""
 
 Coordinate = Annotated[float, Field(ge=-1.0, le=2.0, allow_inf_nan=False)]
 Top = Annotated[int, Field(ge=1, le=MOST_HITS, description="how many photos")]
@@ -43,6 +44,12 @@ class StrokesQuery(Wire):
     strokes: list[StrokeIn] = Field(min_length=1, max_length=MOST_STROKES)
     top: Top = 24
     seen: bool = Field(default=False, description="also tell what the network sees")
+
+    @model_validator(mode="after")
+    def _points_in_all(self) -> StrokesQuery:
+        if sum(len(stroke.points) for stroke in self.strokes) > ALL_POINTS:
+            raise ValueError(f"the drawing has more than {ALL_POINTS} points; leave some out")
+        return self
 
 
 class Found(Wire):

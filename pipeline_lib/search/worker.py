@@ -7,6 +7,7 @@ and ends with its parent, when the pipe between them closes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline_lib.retrieval.alignment import Alignment
 from pipeline_lib.retrieval.index_kinds import build_index, choose_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
 from pipeline_lib.search.faiss_index import NamedIndex
-from pipeline_lib.search.messages import BuildJob, IndexFacts
+from pipeline_lib.search.messages import BuildJob, IndexFacts, index_key
 
 
 def build(job: BuildJob) -> IndexFacts:
@@ -42,7 +43,7 @@ def build(job: BuildJob) -> IndexFacts:
     index = build_index(batches, len(image_ids), alignment.aligned_dimension, kind, job.reduced)
     named = NamedIndex(index, image_ids, job.alignment_kind)
     named.save(job.out)
-    return named.facts
+    return replace(named.facts, key=index_key(job.out))
 
 
 class Worker:
@@ -55,7 +56,8 @@ class Worker:
         """Loads the index of a folder; later searches use `threads` threads."""
         faiss.omp_set_num_threads(threads)
         self._index = NamedIndex.load(folder)
-        return self._index.facts
+        # Asked for after the files were read: one who asked before the index changed sees another key.
+        return replace(self._index.facts, key=index_key(folder))
 
     def search(self, queries: Vectors, k: int, diversity: float) -> list[tuple[Any, Any]]:
         """Rows (int64[K]) and scores (float32[K]) for each query."""
@@ -64,7 +66,7 @@ class Worker:
         return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k, diversity)]
 
     def answer(self, request: tuple[Any, ...]) -> tuple[str, Any]:
-        """The answer to one request; a failure that the user can act on is an answer too."""
+        """The answer to one request; a failure is an answer too."""
         commands: dict[str, Callable[..., Any]] = {"build": build, "open": self.open, "search": self.search}
         try:
             return "done", commands[request[0]](*request[1:])
@@ -72,6 +74,10 @@ class Worker:
             return "failed", str(failure)
         except MemoryError:
             return "failed", "not enough memory for the index; set search.kind to pq in params.yaml and build it again"
+        except OSError as failure:
+            return "failed", f"{failure.filename or 'input/output'}: {failure.strerror or failure}"
+        except Exception as failure:  # noqa: BLE001  who has asked is told, and the worker lives on
+            return "failed", f"the process that holds FAISS has failed ({type(failure).__name__}: {failure})"
 
 
 def serve(descriptor: int) -> None:

@@ -19,6 +19,7 @@ from pipeline_lib.search.api import PAGE, create_app
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.opening import Run
 from pipeline_lib.search.strokes import Stroke, rasterise
+from pipeline_lib.search.wire import MOST_POINTS
 from tests.search.support import PHOTOS, SKETCHES
 
 LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.05}
@@ -170,6 +171,16 @@ def test_strokes_out_of_range_are_refused(client: TestClient, body: Any) -> None
     assert client.post("/api/search/strokes", json=body).status_code == 422
 
 
+def test_a_drawing_may_have_only_so_many_points_in_all(client: TestClient) -> None:
+    longest = {"points": [[0.5, 0.5]] * MOST_POINTS}
+    answers = [
+        client.post("/api/search/strokes", json={"strokes": strokes})
+        for strokes in ([longest] * 20, [*[longest] * 20, LINE])
+    ]
+    assert [answer.status_code for answer in answers] == [200, 422]
+    assert "more than 100000 points" in answers[1].json()["detail"]
+
+
 def test_json_that_is_too_long_or_holds_nan_is_refused(client: TestClient) -> None:
     headers = {"content-type": "application/json"}
     assert client.post("/api/search/strokes", content=b" " * 4_000_001, headers=headers).status_code == 413
@@ -264,10 +275,16 @@ def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
 
 
 def test_other_names_of_the_server_are_not_answered(client: TestClient) -> None:
-    for host in ("evil.example", "localhost.evil.example", ""):
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost", ""):
         answer = client.get("/api/health", headers={"host": host})
         assert answer.status_code == 400
         assert "does not go by that name" in answer.json()["detail"]
+        assert "--name" in answer.json()["detail"]
+
+
+def test_an_address_in_numbers_is_no_name_of_another_site(client: TestClient) -> None:
+    for host in ("127.0.0.1", "127.0.0.1:8000", "192.168.1.7:8000", "[::1]:8000", "[fe80::1]", "TestServer:80"):
+        assert client.get("/api/health", headers={"host": host}).status_code == 200
 
 
 def test_the_api_describes_itself(client: TestClient) -> None:
@@ -301,7 +318,10 @@ def test_searches_beyond_the_queue_are_refused_with_503_and_the_others_answered(
         return real(self, prepared, top)
 
     monkeypatch.setattr(SearchEngine, "search", slow)
-    with TestClient(create_app(engine, small, version="v")) as client, ThreadPoolExecutor(8) as pool:
+    with (
+        TestClient(create_app(engine, small, version="v", hosts=("testserver",))) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         sent = [pool.submit(client.post, "/api/search/strokes", json={"strokes": [LINE]}) for _ in range(8)]
         refused = [future for future in sent if _wait(future)]
         go.set()
@@ -337,7 +357,10 @@ def test_searches_at_the_same_time_are_embedded_together(
         return real(self, prepared, top)
 
     monkeypatch.setattr(SearchEngine, "search", slow)
-    with TestClient(create_app(engine, settings, version="v")) as client, ThreadPoolExecutor(6) as pool:
+    with (
+        TestClient(create_app(engine, settings, version="v", hosts=("testserver",))) as client,
+        ThreadPoolExecutor(6) as pool,
+    ):
         tops = [3, 1, 2, 4, 5, 6]
         first = pool.submit(client.post, "/api/search/strokes", json={"strokes": [LINE], "top": tops[0]})
         assert entered.wait(20)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,35 @@ def test_json_holds_the_same_for_programs(
         assert len(entry["found"]) == PHOTOS
         assert [hit["rank"] for hit in entry["found"]] == list(range(1, PHOTOS + 1))
         assert all(hit["distance"] == pytest.approx(1 - hit["score"], abs=2e-6) for hit in entry["found"])
+
+
+def test_json_has_an_entry_for_each_sketch_that_is_given_and_can_be_read(
+    finished_run: Run, sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [sketches[1], sketches[0], sketches[1]]
+    assert main(arguments(finished_run, *again, "--json", "--top", "2")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["sketch"] for entry in found] == again
+    assert found[0] == found[2]
+    assert main(arguments(finished_run, str(tmp_path / "missing.png"), "--json")) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "missing.png: No such file" in said.err
+
+
+def test_names_that_are_not_utf_8_are_printed_all_the_same(
+    finished_run: Run, sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    shutil.copy(sketches[0], odd)
+    missing = odd.replace(".png", ".jpg")
+    for kind in ((), ("--json",)):
+        assert main(arguments(finished_run, odd, missing, "--top", "1", *kind)) == 1
+        said = capsys.readouterr()
+        assert "caf\\xe9.png" in (json.loads(said.out)[0]["sketch"] if kind else said.out)
+        assert "caf\\xe9.jpg: No such file" in said.err
+    assert main([odd, "--params", str(tmp_path / os.fsdecode(b"\xe9.yaml"))]) == 1
+    assert "\\xe9.yaml: can't be read" in capsys.readouterr().err
 
 
 def test_a_grid_shows_the_sketch_and_what_was_found(

@@ -15,6 +15,7 @@ import pytest
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Alignment
 from pipeline_lib.search.engine import SearchEngine
+from pipeline_lib.search.messages import BuildJob
 from pipeline_lib.search.opening import Run, open_engine
 from pipeline_lib.search.remote import RemoteFaiss
 from tests.search.support import SKETCHES, embed, save_model, stored_vectors, with_params
@@ -123,6 +124,35 @@ def test_a_worker_that_died_is_started_again(finished_run: Run) -> None:
     finally:
         engine.close()
     assert not engine.faiss.alive
+
+
+def test_a_worker_that_died_is_not_started_again_over_an_index_of_another_model(run: Run) -> None:
+    with closing(open_engine(run)) as engine:
+        prepared = [engine.prepare(engine.examples.load(0))]
+        before = engine.search(prepared, 5)
+        save_model(run, seed=1)
+        embed(run)
+        assert engine.search(prepared, 5) == before  # what is open stays open
+        assert engine.faiss.pid is not None
+        os.kill(engine.faiss.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"index: has changed since the server started; start it again"):
+                engine.search(prepared, 5)
+
+
+def test_a_request_that_fails_in_the_worker_is_told_and_the_next_is_answered(run: Run) -> None:
+    with closing(RemoteFaiss()) as faiss:
+        facts = faiss.open(run.data / "index", 1)
+        worker = faiss.pid
+        with pytest.raises(PipelineError, match=r"process that holds FAISS has failed \(AssertionError"):
+            faiss.search(np.zeros((1, facts.dimension + 1), np.float32), 1)
+        (run.root / "file").touch()
+        table = run.data / "embeddings" / "photos.parquet"
+        job = BuildJob((table,), None, "none", "exact", 0, run.root / "file" / "index")
+        with pytest.raises(PipelineError, match=r"/file.*: (Not a directory|File exists)"):
+            faiss.build(job)
+        assert len(faiss.search(np.zeros((1, facts.dimension), np.float32), 1)) == 1
+        assert faiss.pid == worker
 
 
 def test_the_worker_ends_when_its_parent_is_killed(finished_run: Run) -> None:

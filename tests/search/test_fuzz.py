@@ -28,7 +28,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture(scope="module")
 def app(engine: SearchEngine, finished_run: Run) -> FastAPI:
-    return create_app(engine, finished_run.params.search, version="v")
+    return create_app(engine, finished_run.params.search, version="v", hosts=("testserver",))
 
 
 @pytest.fixture(scope="module")

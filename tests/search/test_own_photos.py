@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.search import own_photos
+from pipeline_lib.search import opening, own_photos
 from pipeline_lib.search.encoder import QueryEncoder
+from pipeline_lib.search.gallery import Gallery
 from pipeline_lib.search.index_photos import main
 from pipeline_lib.search.opening import Run, open_encoder, open_engine
 from pipeline_lib.search.own_photos import Update, update
+from pipeline_lib.search.own_record import Record, own_gallery
 from tests.conftest import scene
+from tests.pipeline.support import ROOT
 from tests.search.support import embed, save_model, with_params
 
 
@@ -92,7 +100,7 @@ def test_an_update_embeds_only_what_is_new_or_changed_and_drops_what_is_gone(run
     some = counted(run)
     done = update(run, photos, some)
     assert sum(some.seen) == done.added == 2
-    assert (done.photos, done.removed) == (7, 2)
+    assert (done.photos, done.removed) == (7, 1)  # what has changed is embedded again, and has not left
     assert ids_of(run) == ["0.jpg", "2.jpg", "4.jpg", "6.jpg", "new.png", "summer/3.jpg", "summer/5.jpg"]
 
     fresh = with_params(run, paths__data="data")
@@ -133,6 +141,50 @@ def test_an_update_that_was_cut_off_goes_on_where_it_stopped(
     assert sum(rest.seen) == 7 - finished
 
 
+def test_a_server_whose_index_was_updated_finds_no_wrong_photos(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    with closing(open_engine(run)) as engine:
+        prepared = [engine.prepare(engine.gallery.load(0))]
+        before = engine.search(prepared, 7)
+        (photos / "0.jpg").unlink()
+        update(run, photos, counted(run))
+        assert engine.search(prepared, 7) == before
+        assert engine.faiss.pid is not None
+        os.kill(engine.faiss.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"index: has changed since the server started; start it again"):
+                engine.search(prepared, 7)
+
+
+def test_an_index_that_is_updated_while_it_is_opened_is_refused(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update(run, photos, counted(run))
+
+    def own_gallery_and_then_an_update(record: Record, folder: Path, max_pixels: int) -> Gallery:
+        gallery = own_gallery(record, folder, max_pixels)
+        (photos / "0.jpg").unlink()
+        update(run, photos, counted(run))
+        return gallery
+
+    monkeypatch.setattr(opening, "own_gallery", own_gallery_and_then_an_update)
+    with pytest.raises(PipelineError, match="index: has changed while it was opened; start again"):
+        open_engine(run)
+    monkeypatch.undo()
+    open_engine(run).close()
+
+
+def test_a_record_that_is_cut_names_the_way_out(run: Run, photos: Path) -> None:
+    update(run, photos, counted(run))
+    record = run.own / "record.json"
+    record.write_bytes(record.read_bytes()[:30])
+    for act in (lambda: open_engine(run), lambda: update(run, photos, counted(run))):
+        with pytest.raises(PipelineError, match=r"record\.json: is damaged; .*AFRESH=1"):
+            act()
+    assert update(run, photos, counted(run), afresh=True).photos == 7
+    open_engine(run).close()
+
+
 def test_a_changed_model_is_noticed_and_the_way_out_is_told(run: Run, photos: Path) -> None:
     update(run, photos, counted(run))
     save_model(run, seed=5)
@@ -166,19 +218,43 @@ def test_an_empty_or_missing_folder_leaves_the_index_as_it_is(run: Run, photos: 
     with pytest.raises(PipelineError, match="is not a folder"):
         update(run, photos, counted(run))
     photos.mkdir()
-    with pytest.raises(PipelineError, match="holds no photos; the index is left as it is"):
-        update(run, photos, counted(run))
+    for afresh in (False, True):
+        with pytest.raises(PipelineError, match="holds no photos; the index is left as it is"):
+            update(run, photos, counted(run), afresh=afresh)
     photos.rmdir()
     away.rename(photos)
     assert ids_of(run) == before
     assert update(run, photos, counted(run)).added == 0
 
 
-def test_files_that_could_not_be_read_are_tried_again_once_they_change(run: Run, photos: Path) -> None:
-    update(run, photos, counted(run))
+def test_a_folder_whose_name_is_not_utf_8_is_refused_in_words(run: Run, photos: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
+    photos.rename(odd)
+    command = [sys.executable, "-m", "pipeline_lib.search.index_photos", str(odd)]
+    command += ["--params", str(run.root / "params.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode().endswith("\\xe9t\\xe9: the name is not UTF-8; rename the folder\n")
+    assert b"Traceback" not in done.stderr
+    assert not run.own.exists()
+
+
+def test_files_that_could_not_be_read_are_tried_again(run: Run, photos: Path) -> None:
+    Image.fromarray(scene(8, (400, 500))).save(photos / "large.png")
+    small = with_params(run, catalog__max_pixels=100_000)
+    done = update(small, photos, counted(small))
+    assert done.bad.keys() == {"broken.jpg", "large.png"}
+    assert json.loads((run.own / "bad.json").read_text()) == done.bad
+    # The file is the same; what kept it out is gone.
+    done = update(run, photos, counted(run))
+    assert (done.added, list(done.bad)) == (1, ["broken.jpg"])
     Image.fromarray(scene(9)).save(photos / "broken.jpg")
     done = update(run, photos, counted(run))
     assert (done.added, done.bad) == (1, {})
+    change(photos / "2.jpg", 10)
+    (photos / "2.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    done = update(run, photos, counted(run))
+    assert (done.photos, done.added, done.removed, list(done.bad)) == (8, 0, 1, ["2.jpg"])
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq"])
@@ -208,3 +284,11 @@ def test_the_command_tells_what_it_did(run: Run, photos: Path, capsys: pytest.Ca
     assert "7 embedded, 0 removed, 1 skipped" in said
     assert main([str(photos / "none"), *arguments[1:]]) == 1
     assert "is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "forgets"), [("1", True), ("0", False), ("", False)])
+def test_make_forgets_the_index_that_is_there_only_when_it_is_told_to(value: str, forgets: bool) -> None:
+    command = ["make", "--dry-run", "index", "PHOTOS=/photos", f"AFRESH={value}"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pipeline_lib.search.index_photos" in told
+    assert ("--afresh" in told) is forgets

@@ -2,19 +2,28 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
 
-from pipeline_lib.search.opening import Run
+from pipeline_lib.search.engine import SearchEngine
+from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.search.own_photos import update
+from pipeline_lib.search.serve import create
+from tests.conftest import scene
 from tests.pipeline.support import ROOT
 
 
 def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
-    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0"]
+    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--name", "photos.example"]
     command += ["--params", str(finished_run.root / "params.yaml")]
     # Its own session, as of a terminal: a shell's background jobs would ignore the interrupt.
     with subprocess.Popen(
@@ -27,6 +36,9 @@ def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
         port = address.rstrip("/").rpartition(":")[2]
         with urllib.request.urlopen(f"{address}api/health", timeout=60) as answer:  # noqa: S310  this machine
             assert json.loads(answer.read())["status"] == "ok"
+        named = urllib.request.Request(f"{address}api/health", headers={"host": "photos.example"})  # noqa: S310
+        with urllib.request.urlopen(named, timeout=60) as answer:  # noqa: S310
+            assert answer.status == 200
         second = subprocess.run([*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False)
         assert second.returncode == 1
         assert second.stderr.startswith(f"error: 127.0.0.1:{port}: can't be listened on")
@@ -36,6 +48,41 @@ def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
     assert server.returncode == 0
     assert complaints == ""
     assert not worker.is_running()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])  # noqa: S104  nothing listens
+def test_whatever_it_listens_on_the_server_answers_to_its_own_names_alone(
+    engine: SearchEngine, finished_run: Run, host: str
+) -> None:
+    machine = socket.gethostname()
+    known = ["localhost", "127.0.0.1", "192.168.1.7", machine, f"{machine}.local", "Photos.example", "two.example"]
+    with TestClient(create(engine, finished_run, host, ["photos.example", "Two.example"])) as client:
+        answers = {name: client.get("/api/health", headers={"host": f"{name}:8000"}) for name in (*known, "a.example")}
+    assert [answers[name].status_code for name in known] == [200] * len(known)
+    assert answers["a.example"].status_code == 400
+
+
+def test_the_name_that_it_listens_on_is_one_of_them(engine: SearchEngine, finished_run: Run) -> None:
+    with TestClient(create(engine, finished_run, "Nas.example"), base_url="http://nas.example") as client:
+        assert client.get("/api/health").status_code == 200
+
+
+def test_a_photo_that_has_changed_under_its_name_gets_another_address(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    kept, versions = [], []
+    for seed in (1, 1, 2):
+        # The same path, and from the second time on the same size and pixels: what counts is when it was written.
+        Image.fromarray(scene(seed)).save(folder / "one.png")
+        update(run, folder, open_encoder(run, 1))
+        with closing(open_engine(run, "own")) as engine, TestClient(create(engine, run, "127.0.0.1")) as client:
+            kept.append(engine.gallery.paths)
+            versions.append(client.get("/api/model", headers={"host": "localhost"}).json()["version"])
+    assert kept == [("one.png",)] * 3
+    assert len(set(versions)) == 3
+    with closing(open_engine(run, "own")) as engine:
+        again = create(engine, run, "127.0.0.1")
+    assert again.state.service.version == versions[-1]
 
 
 def test_without_a_trained_model_the_server_says_what_to_run(finished_run: Run, tmp_path: Path) -> None:

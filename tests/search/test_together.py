@@ -11,6 +11,7 @@ import pytest
 from pipeline_lib.data.files import digest_of_file, write_json
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.retrieval.alignment import Alignment, Domain
+from pipeline_lib.retrieval.copies import copies, take
 from pipeline_lib.search.opening import Run, open_encoder, open_engine
 from pipeline_lib.search.own_photos import update
 from tests.search.support import embed, save_model, stored_vectors, with_params
@@ -101,6 +102,24 @@ def test_a_run_that_itself_joins_others_brings_them_along(run: Run) -> None:
     second = another(run, "second", 2, embed__beside=["first"])
     assert len(open_encoder(second, 1).networks.members) == 2
     assert len(open_encoder(joined(run, ["second"]), 1).networks.members) == 3
+
+
+def test_files_that_a_file_manager_leaves_among_the_copies_are_no_networks(run: Run) -> None:
+    another(run, "other", 1)
+    together = joined(run, ["other"])
+    (together.data / "embeddings" / "beside" / ".DS_Store").touch()
+    assert len(open_encoder(together, 1).networks.members) == 2
+
+
+def test_an_experiment_in_a_copy_of_the_repository_finds_runs_in_the_real_one(run: Run, tmp_path: Path) -> None:
+    another(run, "other", 1)
+    copy = run.root / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+    copy.mkdir(parents=True)
+    take([("other", "")], copy, tmp_path / "embeddings")
+    (folder,) = copies(tmp_path / "embeddings")
+    assert digest_of_file(folder / "encoder.safetensors") == digest_of_file(
+        run.root / "other/model/encoder.safetensors"
+    )
 
 
 def test_a_folder_without_a_run_is_named(run: Run) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,6 +136,27 @@ class Page:
         """What the browser's console says of failures, refused addresses among them."""
         driver: Any = self.driver
         return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def focused(self) -> str:
+        """The id of what has the focus; nothing where it has none."""
+        return str(self.driver.execute_script("return document.activeElement.id"))
+
+    def size(self, width: int, height: int) -> None:
+        """Gives the window's inside a size, in CSS px."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    @contextmanager
+    def offline(self) -> Iterator[None]:
+        """No server can be reached, as where it has ended."""
+        lost = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        self.driver.execute_cdp_cmd("Network.clearBrowserCache", {})  # what is kept needs no server
+        self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", lost)
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {**lost, "offline": False})
 
     def phone(self) -> None:
         """Makes the window a phone's, with touch."""

@@ -171,7 +171,7 @@ def test_a_photo_opens_large_and_leads_to_its_neighbours(page: Page) -> None:
     page.wait(lambda: page.driver.execute_script("return arguments[0].complete && arguments[0].naturalWidth", image))
     page.click("viewer-before")
     assert page.text("viewer-facts").startswith("Rank 1, ")
-    assert not page.element("viewer-before").is_enabled()
+    assert page.element("viewer-before").get_attribute("aria-disabled") == "true"
     page.keys(Keys.ESCAPE)
     page.wait(lambda: not page.element("viewer").is_displayed())
 
@@ -227,9 +227,23 @@ def test_light_and_dark_are_readable(page: Page) -> None:
         script = "const s = getComputedStyle(document.documentElement); return [s.color, s.backgroundColor]"
         colours[scheme] = [_luminance(words) for words in page.driver.execute_script(script)]
     for ink, back in colours.values():
-        assert (max(ink, back) + 0.05) / (min(ink, back) + 0.05) > 7  # WCAG 2, level AAA
+        assert _contrast(ink, back) > 7  # WCAG 2, level AAA
     assert colours["light"][1] > 0.8
     assert colours["dark"][1] < 0.05
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_hint_on_the_paper_is_readable(page: Page, scheme: str) -> None:
+    page.scheme(scheme)
+    style = "return getComputedStyle(document.getElementById('hint')).color"
+    painted = "return [...document.getElementById('canvas').getContext('2d').getImageData(360, 360, 1, 1).data].join()"
+    paper = f"({page.driver.execute_script(painted)})"
+    assert _contrast(_luminance(page.driver.execute_script(style)), _luminance(paper)) >= 4.5  # WCAG 2, level AA
+
+
+def _contrast(one: float, other: float) -> float:
+    """Contrast ratio (WCAG 2) of two luminances."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
 
 
 def _luminance(words: str) -> float:

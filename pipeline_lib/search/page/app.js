@@ -5,21 +5,23 @@ import { Drawing, Pen } from "/drawing.js";
 const TOP = 24;
 const PAIRS = 12;
 const PAUSE = 120; // ms between searches while a line is being drawn
+const UNSHOWN = "This browser can't show your picture; the search uses it all the same. Drawing starts anew.";
 const $ = (id) => document.getElementById(id);
 
 const state = { erase: false, seen: false, model: null, hits: [], shown: 0, dirty: false, busy: false, last: 0, timer: 0 };
 const drawing = new Drawing($("canvas"));
 const width = () => Number($("width").value) / 100;
-new Pen(drawing, $("cursor"), () => ({ width: state.erase ? 2 * width() : width(), erase: state.erase }), changed);
+const pen = new Pen(drawing, $("cursor"), () => ({ width: state.erase ? 2 * width() : width(), erase: state.erase }), changed);
 
 // Searching: one request at a time, the newest drawing next.
 
 function changed(finished = true) {
-  const { empty } = drawing;
-  $("hint").hidden = !empty;
-  $("clear").disabled = empty;
-  $("undo").disabled = drawing.done.length === 0;
-  $("redo").disabled = drawing.undone.length === 0;
+  const { empty, unshown } = drawing;
+  $("hint").hidden = !empty && !unshown;
+  $("hint").textContent = unshown ? UNSHOWN : "Draw here";
+  switchOff("clear", empty);
+  switchOff("undo", drawing.done.length === 0);
+  switchOff("redo", drawing.undone.length === 0);
   state.dirty = true;
   clearTimeout(state.timer);
   const wait = finished ? 0 : Math.max(0, PAUSE - (performance.now() - state.last));
@@ -29,7 +31,7 @@ function changed(finished = true) {
 async function search() {
   if (state.busy || !state.dirty) return;
   state.dirty = false;
-  if (drawing.empty) { show([]); tell("Draw something."); return; }
+  if (drawing.empty) { show([]); tell("Draw something."); problem(""); return; }
   state.busy = true;
   state.last = performance.now();
   try {
@@ -50,19 +52,21 @@ async function search() {
 }
 
 async function ask(query) {
-  const request = query.blob
-    ? fetch(`/api/search/image?top=${TOP}&seen=${state.seen}`, { method: "POST", body: query.blob })
-    : fetch("/api/search/strokes", {
+  const response = await (query.blob
+    ? reach(`/api/search/image?top=${TOP}&seen=${state.seen}`, { method: "POST", body: query.blob })
+    : reach("/api/search/strokes", {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ strokes: query.strokes, top: TOP, seen: state.seen }),
-    });
-  let response;
-  try { response = await request; } catch { throw new Error("The server does not answer. Is it still running?"); }
+    }));
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   const words = typeof answer.detail === "string" ? answer.detail : "the drawing can't be used";
   throw Object.assign(new Error(words[0].toUpperCase() + words.slice(1)), { again: response.status === 503 });
+}
+
+async function reach(address, options) {
+  try { return await fetch(address, options); } catch { throw new Error("The server does not answer. Is it still running?"); }
 }
 
 // Showing.
@@ -76,8 +80,9 @@ function show(hits, seen) {
   const pairs = hits.slice(0, PAIRS);
   fill($("pairs"), pairs, (item, hit) => card(item, hit, [[hit.thumbnail, hit.label, ""], [hit.edges, "its edges", "edges"]]));
   const size = state.model ? ` (${state.model.image_size} × ${state.model.image_size} px)` : "";
+  const drawn = drawing.unshown ? [] : [[drawing.canvas.toDataURL(), "Your drawing"]];
   const query = seen
-    ? [[drawing.canvas.toDataURL(), "Your drawing"], [seen.input, `As it enters the network${size}`],
+    ? [...drawn, [seen.input, `As it enters the network${size}`],
       [seen.edges, "Its own edges, found as in training photos"]]
     : [];
   fill($("query"), query, (figure, [source, words]) => {
@@ -136,6 +141,9 @@ function problem(words) {
   $("problem").hidden = !words;
 }
 
+// A button that is disabled outright would drop the focus, and the keys with it.
+function switchOff(name, off) { $(name).setAttribute("aria-disabled", String(off)); }
+
 function pause(milliseconds) { return new Promise((resolve) => { setTimeout(resolve, milliseconds); }); }
 
 // One photo, large.
@@ -148,8 +156,8 @@ function open(place) {
   $("viewer-facts").textContent = `Rank ${hit.rank}, distance ${hit.distance.toFixed(4)} · ${hit.image_id}`;
   $("viewer-image").alt = hit.label;
   $("viewer-image").src = hit.photo;
-  $("viewer-before").disabled = place === 0;
-  $("viewer-after").disabled = place === state.hits.length - 1;
+  switchOff("viewer-before", place === 0);
+  switchOff("viewer-after", place === state.hits.length - 1);
   if (!$("viewer").open) $("viewer").showModal();
 }
 
@@ -170,13 +178,15 @@ function choose(erase) {
   $("eraser").setAttribute("aria-pressed", String(erase));
 }
 
-const undo = () => { drawing.undo(); changed(); };
-const redo = () => { drawing.redo(); changed(); };
+// The pen is lifted first: it would go on with a line that is no longer the last thing done.
+function alter(step) { pen.lift(); step(); changed(); }
+const undo = () => alter(() => drawing.undo());
+const redo = () => alter(() => drawing.redo());
 $("pen").addEventListener("click", () => choose(false));
 $("eraser").addEventListener("click", () => choose(true));
 $("undo").addEventListener("click", undo);
 $("redo").addEventListener("click", redo);
-$("clear").addEventListener("click", () => { drawing.clear(); changed(); });
+$("clear").addEventListener("click", () => alter(() => drawing.clear()));
 $("width").addEventListener("input", () => $("width").setAttribute("aria-valuetext", `${$("width").value} percent of the side`));
 $("upload").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => { take($("file").files[0]); $("file").value = ""; });
@@ -186,22 +196,24 @@ document.addEventListener("keydown", (event) => {
   if ($("viewer").open) return;
   if (command && key === "z") { event.preventDefault(); if (event.shiftKey) redo(); else undo(); }
   if (command && key === "y") { event.preventDefault(); redo(); }
-  if (!command && !event.altKey && key === "e") choose(true);
-  if (!command && !event.altKey && key === "p") choose(false);
+});
+// Letters count on the canvas alone: elsewhere, stray ones (of speech input, say) would change the tool; WCAG 2.1.4.
+$("canvas").addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = event.key.toLowerCase();
+  if (key === "e" || key === "p") choose(key === "e");
 });
 
 // Pictures from elsewhere.
 
 async function take(blob) {
   if (!blob) return;
-  try {
-    const picture = await createImageBitmap(blob);
-    drawing.add({ picture, blob });
-    changed();
-  } catch {
-    // What the browser can't show the server may know, and if not, it says why.
-    try { const answer = await ask({ blob }); show(answer.found, answer.seen); problem(""); } catch (failure) { problem(failure.message); }
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  if (!bitmap) {
+    // What the browser can't show the server may know; if not, it says why, and the drawing stays as it is.
+    try { await ask({ blob }); } catch (failure) { problem(failure.message); return; }
   }
+  alter(() => drawing.add({ blob, bitmap }));
 }
 
 document.addEventListener("paste", (event) => {
@@ -217,8 +229,11 @@ for (const name of ["dragover", "drop", "dragleave"]) {
 }
 $("example").addEventListener("click", async () => {
   const number = Math.floor(Math.random() * state.model.examples);
-  const response = await fetch(`/examples/${number}?v=${state.model.version}`);
-  if (response.ok) take(await response.blob()); else problem("The example can't be loaded.");
+  try {
+    const response = await reach(`/examples/${number}?v=${state.model.version}`);
+    if (!response.ok) throw new Error("The example can't be loaded.");
+    await take(await response.blob());
+  } catch (failure) { problem(failure.message); }
 });
 
 // Tabs.

@@ -8,21 +8,28 @@ export class Drawing {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { willReadFrequently: false });
-    this.done = []; // {strokes}, {picture, blob} or {cleared}: what was done, in order
+    // What was done, in order: {points, width, erase}, {cleared} or {blob, bitmap}, a picture; bitmap is null where
+    // the browser can't show it.
+    this.done = [];
     this.undone = [];
     this.waiting = false;
     this.render();
   }
 
-  // What is visible: everything since the paper was last cleared or covered by a picture.
+  // What counts: everything since the paper was last cleared or covered by a picture. Nobody draws on what isn't
+  // shown, so lines after such a picture stand for themselves.
   get visible() {
-    const start = this.done.findLastIndex((step) => step.cleared || step.picture);
-    return this.done.slice(Math.max(0, start)).filter((step) => !step.cleared);
+    const start = this.done.findLastIndex((step) => step.cleared || step.blob);
+    const visible = this.done.slice(Math.max(0, start)).filter((step) => !step.cleared);
+    return visible.length > 1 && visible[0].bitmap === null ? visible.slice(1) : visible;
   }
 
   get empty() { return this.visible.length === 0; }
 
-  get picture() { return this.visible.find((step) => step.picture); }
+  get picture() { return this.visible.find((step) => step.blob); }
+
+  // Whether it is a picture that the browser can't show.
+  get unshown() { return this.picture?.bitmap === null; }
 
   get strokes() { return this.visible.filter((step) => step.points); }
 
@@ -50,14 +57,15 @@ export class Drawing {
   }
 
   render() {
-    const { canvas, context, picture } = this;
-    const aspect = picture ? picture.picture.width / picture.picture.height : 1;
+    const { canvas, context } = this;
+    const bitmap = this.picture?.bitmap;
+    const aspect = bitmap ? bitmap.width / bitmap.height : 1;
     const width = Math.round(aspect >= 1 ? SIDE : SIDE * aspect);
     const height = Math.round(aspect >= 1 ? SIDE / aspect : SIDE);
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     context.fillStyle = PAPER;
     context.fillRect(0, 0, width, height);
-    if (picture) context.drawImage(picture.picture, 0, 0, width, height);
+    if (bitmap) context.drawImage(bitmap, 0, 0, width, height);
     context.lineCap = context.lineJoin = "round";
     for (const stroke of this.strokes) this.line(stroke, width, height);
   }
