@@ -24,8 +24,7 @@ from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
 from pipeline_lib.baselines.run import RECORD, SKIPPED, run_module
 from pipeline_lib.baselines.system import Benchmark, Run, system_modules
 from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
-from pipeline_lib.data.files import read_json, write_text
-from pipeline_lib.data.source import resolve_root
+from pipeline_lib.data.files import read_json, resolve_path, write_text
 from pipeline_lib.data.tasks import _end_with_parent
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import earlier
@@ -75,7 +74,7 @@ def arguments() -> argparse.Namespace:
 def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
     """The benchmarks that were asked for; without asking, all whose data are there."""
     wanted = options.benchmark or NAMES
-    root = options.root or resolve_root("../shared/data", ROOT)
+    root = options.root or resolve_path("../shared/data", ROOT, "--root")
     threads = {"threads": options.threads} if options.threads else {}
     common = {"train": threads, "embed": threads}
     found = []

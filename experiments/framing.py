@@ -28,8 +28,9 @@ from experiments.study import STUDY
 from experiments.together import ALIGNMENTS
 from pipeline_lib.baselines.embedding import batched
 from pipeline_lib.data import li2014_benchmark
+from pipeline_lib.data.files import resolve_path
 from pipeline_lib.data.schemas import read_catalog
-from pipeline_lib.data.source import Entry, FileSource, open_source, resolve_root
+from pipeline_lib.data.source import Entry, FileSource, open_source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params
@@ -189,7 +190,7 @@ def measure(name: str) -> pd.DataFrame:
         raise PipelineError(f"{data}: holds no embeddings; make the row first: python -m experiments.study {name}")
     embed = Embedder(data, settings)
     rows = list(of_sketchy(data, settings, embed))
-    root = resolve_root(settings.catalog.root, ROOT)
+    root = resolve_path(settings.catalog.root, ROOT, "catalog.root")
     for side in li2014_benchmark.SIDES:
         rows += of_li(root, side, settings, embed)
     return pd.DataFrame([{"name": name, **row} for row in rows])

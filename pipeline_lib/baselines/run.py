@@ -40,7 +40,7 @@ PRETEXT_PAIRS = 1000
 RECORD = "system.json"
 SKIPPED = "skipped.json"
 FITTED = "fitted.json"
-ALWAYS = ("baselines/embedding.py", "data/images.py", "pretext/edges.py")
+ALWAYS = ("baselines/embedding.py", "data/images.py", "pretext/edges.py", "retrieval/fitting.py")
 
 
 def run_module(module: str, benchmarks: Sequence[Benchmark], store: Path) -> None:

@@ -53,7 +53,7 @@ class Run:
     Attributes:
         settings: its params.
         data: its artefacts: catalog, pairs, model, embeddings.
-        base: the folder that a relative `catalog.root` resolves from.
+        base: the folder that relative paths of its params resolve from.
     """
 
     settings: Params
@@ -76,6 +76,7 @@ class Training:
         sketches: catalog rows of their sketches; `instance_id` is the `image_id` of the photo, so these are the pairs.
         joint: a run of the default's method, contrast beside context, on the same gallery and queries; None where there
             is none.
+        base: the folder that a relative `train.weights_file` resolves from.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Training:
     photos: pd.DataFrame
     sketches: pd.DataFrame
     joint: Run | None = None
+    base: Path = Path()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any
 from pipeline_lib.errors import PipelineError
 
 LIBRARY = Path(__file__).resolve().parents[1]
+# DVC runs `dvc exp run --temp` and `--queue` in copies of the repository below this folder of the real one.
+EXPERIMENTS = (".dvc", "tmp", "exps")
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -123,6 +125,36 @@ def digest_of_file(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as failure:
         raise PipelineError(f"{path}: can't be read ({failure.strerror})") from failure
+
+
+def resolve_path(path: str, base: Path, key: str) -> Path:
+    """The place that a path in the params means.
+
+    An experiment runs in a copy of the repository that holds tracked files only. A relative path that is part of the
+    copy is read there; any other is looked for from the real repository.
+
+    Args:
+        path: absolute, or relative to the repository root.
+        base: root of the tree that the stage runs in.
+        key: of the params, for the message.
+
+    Raises:
+        PipelineError: the path begins with "~".
+    """
+    if path.startswith("~"):
+        # It may be a dependency in dvc.yaml, and DVC would look for a folder of that name.
+        raise PipelineError(f"{key}: {path}: DVC does not expand ~; write the home folder out")
+    place = Path(path)
+    if place.is_absolute():
+        return place
+    base = base.resolve()
+    parts = base.parts
+    width = len(EXPERIMENTS)
+    copies = [n for n in range(len(parts) - width) if parts[n : n + width] == EXPERIMENTS]
+    here = (base / place).resolve()
+    if not copies or (here.is_relative_to(base) and here.exists()):
+        return here
+    return (Path(*parts[: copies[0]]) / place).resolve()
 
 
 def digest_of_code(*rooms: str) -> str:

@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib import params
-from pipeline_lib.data.files import digest_of_file
+from pipeline_lib.data.files import digest_of_file, resolve_path
 from pipeline_lib.data.images import BadImage, decode
 from pipeline_lib.errors import PipelineError
-
-# DVC runs `dvc exp run --temp` and `--queue` in copies of the repository below this folder of the real one.
-EXPERIMENTS = (".dvc", "tmp", "exps")
 
 
 @dataclass(frozen=True)
@@ -161,35 +158,6 @@ class FileSource:
         return decode(data, max_pixels=self.max_pixels)
 
 
-def resolve_root(root: str, base: Path) -> Path:
-    """The place that `catalog.root` means.
-
-    An experiment runs in a copy of the repository that holds tracked files only. A relative root that is part of the
-    copy is read there; any other is looked for from the real repository.
-
-    Args:
-        root: absolute, or relative to the repository root.
-        base: root of the tree that the stage runs in.
-
-    Raises:
-        PipelineError: the root begins with "~".
-    """
-    if root.startswith("~"):
-        # It is a dependency in dvc.yaml, and DVC would look for a folder of that name.
-        raise PipelineError(f"catalog.root or embed.beside: {root}: DVC does not expand ~; write the home folder out")
-    place = Path(root)
-    if place.is_absolute():
-        return place
-    base = base.resolve()
-    parts = base.parts
-    width = len(EXPERIMENTS)
-    copies = [n for n in range(len(parts) - width) if parts[n : n + width] == EXPERIMENTS]
-    here = (base / place).resolve()
-    if not copies or (here.is_relative_to(base) and here.exists()):
-        return here
-    return (Path(*parts[: copies[0]]) / place).resolve()
-
-
 def open_source(catalog: params.Catalog, base: Path) -> Source:
     """The reader that section `catalog` asks for.
 
@@ -205,7 +173,7 @@ def open_source(catalog: params.Catalog, base: Path) -> Source:
         from pipeline_lib.data.openmoji import OpenMojiSource  # noqa: PLC0415
 
         return OpenMojiSource(catalog.openmoji, catalog.gallery_fraction, catalog.seed)
-    root = resolve_root(catalog.root, base)
+    root = resolve_path(catalog.root, base, "catalog.root")
     if not root.is_dir():
         raise PipelineError(f"catalog.root: {root} is not a folder; set it to the one that holds the images")
     if catalog.dataset == "voc_sketchy":

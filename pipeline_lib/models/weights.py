@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import params
+from pipeline_lib.data.files import resolve_path
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.encoder import Encoder
 
@@ -60,7 +61,7 @@ def load(settings: params.Train, base: Path) -> StartWeights | None:
         origin = f"torchvision {TITLES[settings.encoder]}_Weights.IMAGENET1K_V1"
         weights = _from_state_dict(_torchvision_state(settings.encoder), origin, settings.encoder)
     else:
-        path = base / settings.weights_file
+        path = resolve_path(settings.weights_file, base, "train.weights_file")
         weights = _from_state_dict(_file_state(path, settings.weights_sha256), path.name, settings.encoder)
     if settings.pretrained == "fc6" and weights.fc6 is None:
         raise PipelineError(

@@ -8,8 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline_lib.data.files import digest_of_file, read_json, write_json
-from pipeline_lib.data.source import resolve_root
+from pipeline_lib.data.files import digest_of_file, read_json, resolve_path, write_json
 from pipeline_lib.errors import PipelineError
 
 FOLDER = "beside"
@@ -41,7 +40,7 @@ def take(runs: list[tuple[str, str]], root: Path, embeddings: Path) -> None:
 
 def _members(root: Path, name: str, digest: str) -> list[tuple[Path, object]]:
     """The model folders of a run, its own and those beside it, and how each embeds."""
-    run = resolve_root(name, root)
+    run = resolve_path(name, root, "embed.beside")
     record = run / "embeddings" / "system.json"
     if not record.exists() or not all((run / "model" / file).exists() for file in FILES):
         raise PipelineError(f"embed.beside: {name}: there is no finished run in {run}; make it, or leave it out")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline_lib.data.files import resolve_path
 from pipeline_lib.data.images import BadImage, encode_png
-from pipeline_lib.data.source import FileSource, open_source, resolve_root
+from pipeline_lib.data.source import FileSource, open_source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Catalog, parse
 
@@ -24,8 +25,8 @@ def catalog(**changes: object) -> Catalog:
 
 
 def test_a_relative_root_is_resolved_from_the_repository(tmp_path: Path) -> None:
-    assert resolve_root("../shared/data", tmp_path / "main") == tmp_path / "shared" / "data"
-    assert resolve_root("/elsewhere/x", tmp_path) == Path("/elsewhere/x")
+    assert resolve_path("../shared/data", tmp_path / "main", "catalog.root") == tmp_path / "shared" / "data"
+    assert resolve_path("/elsewhere/x", tmp_path, "catalog.root") == Path("/elsewhere/x")
 
 
 @pytest.mark.parametrize("copy", [".dvc/tmp/exps/standalone/tmpab", ".dvc/tmp/exps/tmpab"])
@@ -38,9 +39,9 @@ def test_an_experiment_copy_reads_its_own_files_and_the_real_repositorys_neighbo
     (real / "private").mkdir()
     # A folder that happens to lie where the relative root would lead from the copy.
     (here.parent / "shared").mkdir()
-    assert resolve_root("requirements-data.txt", here) == here / "requirements-data.txt"
-    assert resolve_root("private", here) == real / "private"
-    assert resolve_root("../shared", here) == tmp_path / "shared"
+    assert resolve_path("requirements-data.txt", here, "catalog.root") == here / "requirements-data.txt"
+    assert resolve_path("private", here, "catalog.root") == real / "private"
+    assert resolve_path("../shared", here, "catalog.root") == tmp_path / "shared"
 
 
 def test_a_missing_root_names_the_key(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_safetensors_files_are_read_too(make_params: Make, tmp_path: Path) -> No
     assert torch.equal(start.convs[4][1], torchvision_like_state()["features.10.bias"])
 
 
+def test_an_experiments_copy_reads_the_weights_file_of_the_real_repository(
+    make_params: Make, state_file: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "main" / ".dvc" / "tmp" / "exps" / "standalone" / "tmpab"
+    here.mkdir(parents=True)
+    (tmp_path / "main" / "own").mkdir()
+    (tmp_path / "main" / "own" / "alexnet.pth").write_bytes(state_file.read_bytes())
+    settings = file_params(make_params, state_file).model_copy(update={"weights_file": "own/alexnet.pth"})
+    assert weights.load(settings, here) is not None
+
+
 def test_a_file_that_is_not_what_its_hash_says_is_refused(make_params: Make, state_file: Path, tmp_path: Path) -> None:
     settings = file_params(make_params, state_file)
     other = tmp_path / "other.pth"

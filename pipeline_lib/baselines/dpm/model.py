@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from pipeline_lib.baselines.dpm.features import DIMENSIONS, Features, mirror
 from pipeline_lib.errors import PipelineError
 
-UNREADABLE = OSError, ValueError, KeyError, AttributeError, IndexError, TypeError, scipy.io.matlab.MatReadError
-
 
 @dataclass(frozen=True)
 class Piece:
