@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,9 +36,21 @@ def test_the_results_of_the_readme_are_those_of_the_committed_metrics() -> None:
 
 def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
     text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert with_results(text, f"{BEGIN}\nnew\n{END}") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    with pytest.raises(PipelineError, match=r"README\.md: lacks the lines"):
-        with_results("no block", "x")
+    assert with_results(text, f"{BEGIN}\nnew\n{END}", "a.md") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    with pytest.raises(PipelineError, match=r"b\.md: lacks the lines"):
+        with_results("no block", "x", "b.md")
+
+
+def test_results_whose_tables_lack_a_row_name_file_and_row(tmp_path: Path) -> None:
+    for name in ("pretext.json", "comparison.csv", "paired.csv"):
+        shutil.copy(ROOT / "metrics" / name, tmp_path)
+    assert "OpenMoji" in results({"OpenMoji": tmp_path})
+    for name in ("paired.csv", "comparison.csv"):
+        rows = (tmp_path / name).read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if "untrained_fc6" not in row]
+        (tmp_path / name).write_text("\n".join(kept), encoding="utf-8")
+        with pytest.raises(PipelineError, match=rf"{name}: lacks the rows? .*untrained_fc6"):
+            results({"OpenMoji": tmp_path})
 
 
 @pytest.mark.parametrize(

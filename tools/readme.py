@@ -17,13 +17,21 @@ FITTED = ("pretext_mean", "pretext_whitened", *BEST)
 
 def main() -> None:
     """Rewrites both."""
-    folders = {title: ROOT / folder for title, folder in FOLDERS.items()}
-    path = ROOT / "README.md"
-    text = with_results(path.read_text(encoding="utf-8"), results(folders))
-    text = with_results(text, ablation(ROOT / "metrics" / "ablation.csv"))
-    table, page = ROOT / "metrics" / "retrieval_study.csv", ROOT / "docs" / "retrieval.md"
-    write_text(path, with_results(text, study(table, WHOLE, BEST)))
-    write_text(page, with_results(page.read_text(encoding="utf-8"), study(table, (CHOSEN_ON, *FINAL), FITTED)))
+    readme, retrieval = ROOT / "README.md", ROOT / "docs" / "retrieval.md"
+    table = ROOT / "metrics" / "retrieval_study.csv"
+    blocks = {
+        readme: (
+            results({title: ROOT / folder for title, folder in FOLDERS.items()}),
+            ablation(ROOT / "metrics" / "ablation.csv"),
+            study(table, WHOLE, BEST),
+        ),
+        retrieval: (study(table, (CHOSEN_ON, *FINAL), FITTED),),
+    }
+    for path, some in blocks.items():
+        text = path.read_text(encoding="utf-8")
+        for block in some:
+            text = with_results(text, block, str(path))
+        write_text(path, text)
 
 
 if __name__ == "__main__":

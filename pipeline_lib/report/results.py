@@ -119,17 +119,17 @@ def study(path: Path, datasets: tuple[str, ...], alignments: tuple[str, ...]) ->
     return "\n".join([*lines, END_STUDY])
 
 
-def with_results(text: str, block: str) -> str:
-    """A README's text with a block in place of the old one; its first and last line say which.
+def with_results(text: str, block: str, page: str) -> str:
+    """A page's text with a block in place of the old one; its first and last line say which.
 
     Raises:
-        PipelineError: the text has no such block.
+        PipelineError: the text has no such block; names the page.
     """
     first, last = block.splitlines()[0], block.splitlines()[-1]
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not (begin and end):
-        raise PipelineError(f"README.md: lacks the lines {first!r} and {last!r} between which results are written")
+        raise PipelineError(f"{page}: lacks the lines {first!r} and {last!r} between which results are written")
     return before + block + after
 
 
@@ -172,7 +172,10 @@ def _retrieval(title: str, folder: Path) -> list[str]:
 
 
 def _gain(folder: Path, alignment: str, *, classes: bool) -> str:
-    paired = _rows(folder / "paired.csv", "against")[f"untrained_fc6+{alignment}"]
+    path, name = folder / "paired.csv", f"untrained_fc6+{alignment}"
+    paired = _rows(path, "against").get(name)
+    if paired is None:
+        raise PipelineError(f"{path}: lacks the row {name}; run `dvc repro evaluate`")
     words = (
         f"What training gives fc6, on the same drawings: instance@5 {_interval(paired, 'instance_hit_at_5', sign=True)}"
     )
