@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 
 from experiments.analyse import CLASSES, PER_CLASS
 from experiments.cell import PLACE
-from experiments.claims import DEFAULT
 from experiments.grid import ROOT, read_grid
 from experiments.table import KIND, ROWS, finished, flat
+from experiments.verdicts import DEFAULT
 from pipeline_lib.data.files import replacing
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
