@@ -73,9 +73,13 @@ def read_grid(path: Path = GRID) -> Grid:
     """Reads grid.yaml.
 
     Raises:
-        PipelineError: `order` and `rows` name different rows.
+        PipelineError: `order` and `rows` name different rows, or a name holds a dot.
     """
     grid = Grid.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    dotted = [name for name in grid.rows if "." in name]
+    if dotted:
+        # In a stage's params, rows.NAME is a path through the file.
+        raise PipelineError(f"{path.name}: {', '.join(dotted)}: DVC reads a dot as a new level; name the row without")
     if sorted(grid.order) != sorted(grid.rows):
         odd = set(grid.order) ^ set(grid.rows)
         raise PipelineError(f"{path.name}: order and rows must name the same rows; {sorted(odd)} stand in one alone")

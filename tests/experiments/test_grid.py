@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from experiments.grid import GRID, ROOT, changed, read_grid
+from experiments.table import finished
 from pipeline_lib.errors import PipelineError
 
 
@@ -81,6 +83,24 @@ def test_dvc_makes_one_stage_of_each_row() -> None:
     found = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, encoding="utf-8")
     stages = [line.split()[0].rpartition("@")[2] for line in found.stdout.splitlines() if line.strip()]
     assert [name for name in stages if name in read_grid().rows] == read_grid().order
+
+
+def test_a_row_that_dvc_can_not_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    values = yaml.safe_load(GRID.read_text(encoding="utf-8"))
+    values["order"].append("rate-0.5")
+    values["rows"]["rate-0.5"] = {"group": "ablation", "set": {"train.pretrained_rate": 0.5}}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"rate-0\.5: DVC reads a dot"):
+        read_grid(path)
+
+
+def test_what_is_made_is_not_made_again() -> None:
+    command = [sys.executable, "-m", "dvc", "status", "--json", "experiments/dvc.yaml"]
+    found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    made = {row["name"] for row in finished(read_grid()) if "skipped" not in row}
+    assert made
+    assert not made & {stage.rpartition("@")[2] for stage in found}
 
 
 def test_an_unknown_row_is_answered_with_the_rows_there_are() -> None:
