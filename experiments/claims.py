@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pandas as pd
-
 from experiments.grid import ROOT, read_grid
-from experiments.table import ROWS, finished
+from experiments.table import finished, history
 from experiments.verdicts import (
     ALIKE,
     HARDLY,
@@ -112,7 +110,7 @@ def markdown(records: Records) -> str:
 
 def with_curve(record: Record) -> Record:
     """A row's record with its held-out accuracy after each epoch."""
-    return record | {"curve": pd.read_csv(ROWS / f"{record['name']}.csv")["val_accuracy"].tolist()}
+    return record | {"curve": history(record["name"])["val_accuracy"].tolist()}
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from experiments.analyse import CLASSES, PER_CLASS
 from experiments.cell import PLACE
 from experiments.grid import ROOT, read_grid
-from experiments.table import KIND, ROWS, finished, flat
+from experiments.table import KIND, ROWS, finished, flat, history
 from experiments.verdicts import DEFAULT
 from pipeline_lib.data.files import replacing
 from pipeline_lib.data.schemas import read_catalog
@@ -55,7 +55,7 @@ def curves(records: list[Record]) -> Figure:
     titles = {"cross": "cross-domain", "photo": "photos alone", "edges": "edges alone"}
     # Other seeds repeat rows that carry a claim.
     shown = [record for record in records if record["seed"] == 0]
-    histories = {record["name"]: pd.read_csv(ROWS / f"{record['name']}.csv") for record in shown}
+    histories = {record["name"]: history(record["name"]) for record in shown}
     default = {"the default": histories[DEFAULT]} if DEFAULT in histories else {}
     for record in shown:
         if record["group"] in ("claim", "grid"):

@@ -33,6 +33,11 @@ def finished(grid: Grid, folder: Path = ROWS) -> list[Record]:
     return [read_json(folder / f"{name}.json") for name in grid.order if (folder / f"{name}.json").exists()]
 
 
+def history(name: str) -> pd.DataFrame:
+    """What a row's training went through, a line per epoch, columns as `cell.CURVE`."""
+    return pd.read_csv(ROWS / f"{name}.csv")
+
+
 def flat(record: Record) -> Record:
     """One line of metrics/ablation.csv."""
     pretext, found = record["pretext"], record["retrieval"][KIND]

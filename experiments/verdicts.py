@@ -143,13 +143,18 @@ def class_table(record: Record) -> list[str]:
     return lines
 
 
+def before_and_after(records: Records) -> list[tuple[str, Record, Record]]:
+    """Per alignment how the default's domains lay before and after training; empty where that row is not made."""
+    if DEFAULT not in records or "untrained_fc6" not in records[DEFAULT]["domains"]["none"]:
+        return []
+    found = records[DEFAULT]["domains"]
+    return [(kind, found[kind]["untrained_fc6"], found[kind]["context_fc6"]) for kind in ("none", KIND)]
+
+
 def claim_domains(records: Records) -> Verdict | None:
     """Claim 6."""
-    if DEFAULT not in records or "untrained_fc6" not in records[DEFAULT]["domains"]["none"]:
-        return None
     figures, words = [], []
-    for kind in ("none", KIND):
-        before, after = (records[DEFAULT]["domains"][kind][name] for name in ("untrained_fc6", "context_fc6"))
+    for kind, before, after in before_and_after(records):
         figures += [
             f"{kind}, {title}: {before[key]:.3f} before, {after[key]:.3f} after"
             for key, title in (
@@ -164,7 +169,7 @@ def claim_domains(records: Records) -> Verdict | None:
             before["partner_place"] - after["partner_place"],
         )
         words.append(f"{kind}: {sum(by > 0 for by in moved)} of 3 numbers moved that way, by {max(moved):.3f} at most")
-    return Verdict("; ".join(words), figures)
+    return Verdict("; ".join(words), figures) if words else None
 
 
 def rank_correlation(settings: list[list[Record]], name: str) -> tuple[float, float, float]:
@@ -201,11 +206,8 @@ def claim_carries_over(records: Records) -> Verdict | None:
 
 def claim_clusters(records: Records) -> Verdict | None:
     """Claim 8."""
-    if DEFAULT not in records or "untrained_fc6" not in records[DEFAULT]["domains"]["none"]:
-        return None
     figures, words = [], []
-    for kind in ("none", KIND):
-        before, after = (records[DEFAULT]["domains"][kind][name] for name in ("untrained_fc6", "context_fc6"))
+    for kind, before, after in before_and_after(records):
         figures.append(
             f"{kind}: with class {before['nmi_class']:.3f} before, {after['nmi_class']:.3f} after; with domain "
             f"{before['nmi_domain']:.3f} before, {after['nmi_domain']:.3f} after"
@@ -216,9 +218,7 @@ def claim_clusters(records: Records) -> Verdict | None:
                 f"domain {before['told_domain']:.3f} before, {after['told_domain']:.3f} after"
             )
             words.append(f"{kind}: {hold(condition=after['told_class'] > after['told_domain'])}")
-    if not words:
-        return None
-    return Verdict("; ".join(words), figures)
+    return Verdict("; ".join(words), figures) if words else None
 
 
 def claim_conv1(records: Records) -> Verdict | None:
