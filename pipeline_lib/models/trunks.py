@@ -3,7 +3,7 @@
 `alexnet` is torchvision's layout (Krizhevsky 2014, one tower). `doersch` is the layout of Doersch, Gupta and Efros
 (2015) as the source of this project draws it: wider convolutions, conv2 with stride 2, local response normalisation.
 `vgg16` is configuration D of Simonyan and Zisserman (2015). `googlenet` (Szegedy et al. 2015, with BatchNorm) and
-`resnet18` (He et al. 2016) are torchvision's modules up to the last map.
+`resnet18` (He et al. 2016) are torchvision's modules up to the last map; `efficientnet_lite0` has a file of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-Name = Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18"]
+from pipeline_lib.models import efficientnet_lite
+
+Name = Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18", "efficientnet_lite0"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,15 @@ PRETRAINED_CONVS: dict[str, tuple[int, ...]] = {
     "alexnet": (1, 2, 3, 4, 5),
     "doersch": (1, 2, 3, 4, 5),
     "vgg16": (2, 4, 7, 10, 13),
+    "efficientnet_lite0": (1, 2, 3, 4, 5),
 }
-"""Per layout: how many convolutions `pretrained: conv1` to `conv5` take (VGG16: blocks)."""
+"""Per layout: how many convolutions `pretrained: conv1` to `conv5` take (VGG16: blocks; EfficientNet: all
+blocks of a resolution)."""
 
 PRETRAINED_FC6_GRID = {"alexnet": 6, "vgg16": 7}
 """How many places of the last pooling layer, squared, torchvision's fc6 reads."""
 
-CHANNELS = {"googlenet": 1024, "resnet18": 512}
+CHANNELS = {"googlenet": 1024, "resnet18": 512, "efficientnet_lite0": efficientnet_lite.CHANNELS}
 
 
 def table_stages(convs: tuple[Conv, ...], *, batch_norm: bool, ceil_mode: bool) -> nn.Sequential:
@@ -95,8 +99,10 @@ def table_stages(convs: tuple[Conv, ...], *, batch_norm: bool, ceil_mode: bool) 
     return nn.Sequential(*stages)
 
 
-def torchvision_stages(name: Literal["googlenet", "resnet18"]) -> nn.Sequential:
-    """Torchvision's network without weights, without its average pooling and classifier."""
+def built_stages(name: Literal["googlenet", "resnet18", "efficientnet_lite0"]) -> nn.Sequential:
+    """A network without weights, without its average pooling and classifier."""
+    if name == "efficientnet_lite0":
+        return efficientnet_lite.stages()
     from torchvision import models  # noqa: PLC0415  slow to import, needed for these two alone
 
     if name == "googlenet":

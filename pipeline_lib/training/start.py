@@ -43,7 +43,7 @@ def start_network(
     if start is None:
         return model, "none (He initialisation)"
     weights.apply(start, model.encoder, settings.pretrained)
-    if settings.batch_norm and settings.batch_norm_init == "calibrated":
+    if settings.batch_norm and settings.batch_norm_init == "calibrated" and not start.levels:
         batches = shards.epoch(0, settings.batch_images, shuffle=(settings.seed, "calibration"))
         limit = -(-CALIBRATION_IMAGES // settings.batch_images)
         calibrate(
@@ -59,8 +59,7 @@ def make_optimiser(model: ContextNet, settings: params.Train) -> torch.optim.SGD
     pretrained = {
         id(value)
         for number in model.encoder.pretrained_convs(settings.pretrained)
-        for layer in (model.encoder.conv(number), model.encoder.conv_norm(number))
-        for value in layer.parameters()
+        for value in model.encoder.stages[number - 1].parameters()
     }
     if settings.pretrained == "fc6":
         pretrained |= {id(value) for value in (*model.encoder.fc6.parameters(), *model.encoder.fc6_norm.parameters())}
