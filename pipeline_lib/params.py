@@ -153,9 +153,7 @@ class Train(Section):
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
         levels = get_args(Pretrained)
         if levels.index(self.frozen) > levels.index(self.pretrained):
-            raise ValueError(
-                f"frozen: {self.frozen} would keep layers that are not pretrained; set it to {self.pretrained} at most"
-            )
+            raise ValueError(f"frozen: {self.frozen} would keep layers that are not pretrained; use {self.pretrained}")
         if self.pretrained == "none":
             return self
         if self.pretrained == "fc6" and self.fc6_grid:
