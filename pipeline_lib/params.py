@@ -12,8 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline_lib.errors import PipelineError
 
 Fraction = Field(ge=0.0, le=1.0)
-# YAML has lists only.
-Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
 # px, the side below which nothing is left of an image in the encoder's last map; the other encoders take any.
 SMALLEST_SIDE = {"alexnet": 63, "doersch": 63, "vgg16": 32}
@@ -151,9 +150,10 @@ class Train(Section):
     def _start_weights(self) -> Self:
         if self.encoder in ("googlenet", "resnet18", "efficientnet_lite0") and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
-        levels = get_args(Pretrained)
-        if levels.index(self.frozen) > levels.index(self.pretrained):
-            raise ValueError(f"frozen: {self.frozen} would keep layers that are not pretrained; use {self.pretrained}")
+        if get_args(Pretrained).index(self.frozen) > get_args(Pretrained).index(self.pretrained):
+            raise ValueError(
+                f"frozen: {self.frozen} would keep layers that are not pretrained; set it to {self.pretrained} at most"
+            )
         if self.pretrained == "none":
             return self
         if self.pretrained == "fc6" and self.fc6_grid:
