@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 up to its last map: a deep trunk that costs less than AlexNet.
+"""EfficientNet-Lite0 up to its last map: deep, with half of the multiplications of AlexNet's convolutions.
 
 EfficientNet-B0 (Tan and Le 2019, table 1) without squeeze-and-excitation and with ReLU6 in place of swish, as its
 authors released it for small devices; inverted residual blocks of depthwise convolutions (Sandler et al. 2018, fig. 3).
