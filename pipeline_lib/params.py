@@ -194,6 +194,7 @@ class Contrast(Section):
     drop_strokes: float = Fraction
     erase: float = Fraction
     spotlight: float = Fraction
+    mirror_negatives: bool
     rotation: float = Field(ge=0.0, le=180.0)
     warp: float = Field(ge=0.0, le=0.2)
     colour: float = Field(ge=0.0, lt=1.0)
@@ -216,8 +217,9 @@ class Embed(Section):
     fc6_input: Literal["pool", "slide"]
     activation: Literal["linear", "relu"]
     pool5: bool
+    mirror: float = Field(ge=0.0, lt=1.0)
     beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)
 
@@ -331,11 +333,9 @@ class Params(Section):
         smallest = SMALLEST_SIDE.get(self.train.encoder, 1)
         views = {"contrast.image_size": self.contrast.image_size} if self.train.contrast_weight else {}
         sides = {"patches.size": self.patches.size, "embed.image_size": min(self.embed.sizes), **views}
-        small = [f"{key} is {side} px" for key, side in sides.items() if side < smallest]
+        small = ", ".join(f"{key} is {side} px" for key, side in sides.items() if side < smallest)
         if small:
-            raise ValueError(
-                f"{', '.join(small)}, but {self.train.encoder} needs {smallest} px; raise it or train.encoder"
-            )
+            raise ValueError(f"{small}, but {self.train.encoder} needs {smallest} px; raise it or train.encoder")
         return self
 
 

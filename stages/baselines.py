@@ -13,7 +13,8 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Params
 from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS
-from pipeline_lib.retrieval.encode import export_all, fc6_of, load_encoder, pool5_of
+from pipeline_lib.retrieval.encode import export_all, load_encoder
+from pipeline_lib.retrieval.fc6 import fc6_of, pool5_of
 from pipeline_lib.retrieval.fitting import fit_pretext
 
 

@@ -16,10 +16,12 @@ import torch
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
 from pipeline_lib.data.files import digest_of_file, read_json, write_json
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import earlier
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Embed, Params
 from pipeline_lib.retrieval.alignment import FILE_NAME
-from pipeline_lib.retrieval.encode import fc6_of, load_encoder, prepare
+from pipeline_lib.retrieval.encode import load_encoder, prepare
+from pipeline_lib.retrieval.fc6 import fc6_of
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 EMBED = "embed.json"
@@ -36,7 +38,7 @@ class ContextPredictor(VectorSystem):
 
     weights: str = "encoder.safetensors"
     aligned_by: str = "embeddings"
-    code = ("models/encoder.py", "retrieval/encode.py")
+    code = ("models/encoder.py", "retrieval/encode.py", "retrieval/fc6.py")
 
     def run(self, training: Training) -> tuple[Path, Params]:
         """The folder of the run's artefacts and its params; asked for where `inapplicable` finds no reason."""
@@ -71,7 +73,7 @@ class ContextPredictor(VectorSystem):
     def embedder(self, folder: Path, settings: Params) -> Embedder:
         """fc6 with the sizes of section `embed` of its run, by torch in this process."""
         use_threads(settings.embed.threads)
-        sizes = Embed.model_validate(read_json(folder / EMBED))
+        sizes = Embed.model_validate(earlier.EMBED | read_json(folder / EMBED))
         loaded = load_encoder(folder, self.weights)
         network = fc6_of(loaded, sizes)
 

@@ -51,8 +51,8 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
 
 
-def choose_precision(settings: params.Train, device: torch.device) -> str:
-    """`bf16` or `fp32`, as `train.precision` says; `auto` takes bf16 where the processor has it."""
+def choose_precision(settings: params.Train | params.Embed, device: torch.device) -> str:
+    """`bf16` or `fp32`, as `precision` of the section says; `auto` takes bf16 where the processor has it."""
     if settings.precision == "auto":
         return "bf16" if has_bf16(device) else "fp32"
     return settings.precision

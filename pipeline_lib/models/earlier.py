@@ -1,4 +1,4 @@
-"""What networks were trained with before params.yaml had the keys that say so; their records lack these keys."""
+"""What networks were trained and used with before params.yaml had the keys that say so; records of then lack them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ TRAIN: dict[str, Any] = {
     "frozen": "none",
 }
 """Of section `train`: context prediction alone, fc6 over the places of a patch, every layer learns freely."""
-CONTRAST: dict[str, Any] = {"spotlight": 0.0}
-"""Of section `contrast`: edges of the whole view."""
+CONTRAST: dict[str, Any] = {"spotlight": 0.0, "mirror_negatives": False}
+"""Of section `contrast`: edges of the whole view, each image once a batch."""
+EMBED: dict[str, Any] = {"mirror": 0.0}
+"""Of section `embed`, with which they were embedded: nothing is taken off."""
 SECTIONS: dict[str, dict[str, Any]] = {"train": TRAIN, "contrast": CONTRAST}
-"""Per section of params.yaml."""
+"""What makes a network, per section of params.yaml."""

@@ -41,15 +41,19 @@ class Views:
     image_ids: list[str]
     photos: Pixels  # uint8[B, size, size, 3]
     edges: Pixels  # uint8[B, size, size], dark lines on white
+    mirrored: NDArray[np.bool_] | None = None  # bool[B], where each image stands twice, as it is and mirrored
 
 
-def make_views(photo: Pixels, settings: params.Contrast, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+def make_views(
+    photo: Pixels, settings: params.Contrast, rng: np.random.Generator, *, mirrored: bool | None = None
+) -> tuple[Pixels, Pixels]:
     """A photo view and an edge view.
 
     Args:
         photo: uint8[H, W, 3], RGB.
         settings: section `contrast`.
         rng: source of every draw.
+        mirrored: whether both are mirrored; None draws it.
 
     Returns:
         uint8[size, size, 3] and uint8[size, size].
@@ -59,14 +63,20 @@ def make_views(photo: Pixels, settings: params.Contrast, rng: np.random.Generato
     corner = rng.uniform(0, 1, 2) * ((width, height) - sides)
     off = rng.uniform(-settings.shift, settings.shift, 2) * sides
     stretch = np.exp(rng.uniform(-1, 1, 2) * np.log(ASPECT)) * sides
-    mirrored = rng.random() < 0.5
+    drawn = rng.random() < 0.5
     first = cut_out(photo, corner, sides)
     second = cut_out(photo, corner + off + (sides - stretch) / 2, stretch)
-    if mirrored:
+    if drawn if mirrored is None else mirrored:
         first, second = first[:, ::-1], second[:, ::-1]
     grey = cv2.cvtColor(np.ascontiguousarray(second), cv2.COLOR_RGB2GRAY)
     drawing = draw_edges(np.asarray(grey, np.uint8), settings, rng)
     return recolour(scaled(first, settings.image_size), settings, rng), drawing
+
+
+def stacked(pairs: list[tuple[Pixels, Pixels]]) -> tuple[Pixels, Pixels]:
+    """Photo views and edge views of several images, uint8[B, size, size, 3] and uint8[B, size, size]."""
+    photos, edges = zip(*pairs, strict=True)
+    return np.stack(photos), np.stack(edges)
 
 
 def scaled(photo: Pixels, size: int) -> Pixels:
@@ -111,7 +121,8 @@ class ViewShards:
         wanted = frozenset(image_ids)
         self._groups = [group for path in shard_paths(folder) for group in wanted_groups(path, wanted)]
         self.count = sum(len(group.rows) for group in self._groups)
-        self.batch = min(settings.batch_images, self.count)
+        # Of the images that stand in a batch as they are and mirrored, half as many fill it.
+        self.batch = min(settings.batch_images // (2 if settings.mirror_negatives else 1), self.count)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
         """Batches without end, pass after pass over all images in random order, made ahead by a thread.
@@ -121,7 +132,8 @@ class ViewShards:
             start: batches to skip; batch n is the same whatever was skipped before it.
 
         Returns:
-            Batches of `contrast.batch_images` images, or of all where there are fewer.
+            Batches of `contrast.batch_images` images, or of all where there are fewer; under
+            `contrast.mirror_negatives` of half as many, first all as they are, then all mirrored.
         """
         return read_ahead(lambda: self._make(seed, start), "view-maker")
 
@@ -166,7 +178,8 @@ class ViewShards:
                 encoded.append(value)
                 if len(names) == size:
                     if batch >= skipped:
-                        yield self._views(names, encoded, seed, number)
+                        make = self._twice if self.settings.mirror_negatives else self._views
+                        yield make(names, encoded, seed, number)
                     names, encoded, batch = [], [], batch + 1
             number, skipped = number + 1, 0
 
@@ -183,8 +196,18 @@ class ViewShards:
             yield name, table["photo"][row].as_buffer()
 
     def _views(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
+        photos = map(decode_encoded, encoded)
         pairs = [
-            make_views(decode_encoded(value), self.settings, generator_for(seed, "view", number, name))
-            for name, value in zip(names, encoded, strict=True)
+            make_views(photo, self.settings, generator_for(seed, "view", number, name))
+            for name, photo in zip(names, photos, strict=True)
         ]
-        return Views(names, np.stack([photo for photo, _ in pairs]), np.stack([edges for _, edges in pairs]))
+        return Views(names, *stacked(pairs))
+
+    def _twice(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
+        photos = list(map(decode_encoded, encoded))
+        pairs = [
+            make_views(photo, self.settings, generator_for(seed, "view", number, name, mirrored), mirrored=mirrored)
+            for mirrored in (False, True)
+            for name, photo in zip(names, photos, strict=True)
+        ]
+        return Views(names * 2, *stacked(pairs), np.arange(len(pairs)) >= len(names))

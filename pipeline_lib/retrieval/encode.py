@@ -30,7 +30,7 @@ from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import earlier
 from pipeline_lib.models.context import normalise
-from pipeline_lib.models.device import autocast, choose_device
+from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
@@ -92,35 +92,6 @@ def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tens
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     scaled = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return normalise(scaled.permute(0, 2, 3, 1).contiguous(), settings)
-
-
-def fc6_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], Tensor]:
-    """The function that section `embed` describes, from images prepared at its largest size to fc6, float[N, D].
-
-    Where there are several sizes, or `pool5` adds the last map, flattened, to fc6, each part is scaled to length 1.
-    Parts follow one another in the order of the sizes, a size's map behind its fc6.
-    """
-
-    def parts(images: Tensor, size: int) -> list[Tensor]:
-        if images.shape[-1] != size:
-            images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        with autocast(loaded.device, settings.precision):
-            features = loaded.encoder.pool5(images)
-            fc6: Tensor = loaded.encoder.read(features, settings.fc6_input).float()
-        values = functional.relu(fc6) if settings.activation == "relu" else fc6
-        return [values, features.float().flatten(1)] if settings.pool5 else [values]
-
-    def embed(images: Tensor) -> Tensor:
-        images = images.to(loaded.device)
-        vectors = [part for size in settings.sizes for part in parts(images, size)]
-        return vectors[0] if len(vectors) == 1 else torch.cat([functional.normalize(each) for each in vectors], dim=1)
-
-    return embed
-
-
-def pool5_of(loaded: LoadedEncoder) -> Callable[[Tensor], Tensor]:
-    """The function from prepared images to flattened pool5 (float[N, C * h * w])."""
-    return lambda images: loaded.encoder.pool5(images.to(loaded.device)).flatten(1)
 
 
 def catalog_images(catalog: pd.DataFrame, source: Source) -> Iterator[Item]:

@@ -18,8 +18,10 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.data.files import read_json
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models import earlier
 from pipeline_lib.retrieval.copies import SETTINGS, copies
-from pipeline_lib.retrieval.encode import LoadedEncoder, fc6_of, load_encoder
+from pipeline_lib.retrieval.encode import LoadedEncoder, load_encoder
+from pipeline_lib.retrieval.fc6 import fc6_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def open_networks(model: Path, settings: params.Embed, embeddings: Path) -> Netw
     members = [Network(load_encoder(model), settings)]
     for folder in copies(embeddings):
         try:
-            own = params.Embed.model_validate(read_json(folder / SETTINGS))
+            own = params.Embed.model_validate(earlier.EMBED | read_json(folder / SETTINGS))
         except ValueError as failure:
             raise PipelineError(f"{folder / SETTINGS}: can't be used ({failure}); make that run again") from failure
         members.append(Network(load_encoder(folder), own))

@@ -3,7 +3,9 @@
 InfoNCE (van den Oord, Li and Vinyals 2018, eq. 4) in both directions, as CLIP takes it (Radford et al. 2021). The pairs
 are an image's own photo and edge views, so there is no label in it. Telling photos apart pays for forgetting what
 photos of one kind have in common, so the start network's view of them can be kept beside it: distillation from a
-frozen teacher (feature hints, Romero et al. 2015; against forgetting, Li and Hoiem 2016).
+frozen teacher (feature hints, Romero et al. 2015; against forgetting, Li and Hoiem 2016). Where a batch holds each
+image as it is and mirrored (`contrast.mirror_negatives`), a drawing is also told from the photo that faces the other
+way: the hardest of negatives, the same content in another order.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,10 +38,18 @@ def inputs_of(views: Views, settings: params.Train, device: torch.device) -> Ten
     return both.contiguous(memory_format=torch.channels_last)
 
 
-def group_numbers(image_ids: list[str], groups: Mapping[str, str]) -> Tensor:
-    """int64[B], equal for images that show the same; such are not told apart."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(groups.get(name, name), len(numbers)) for name in image_ids])
+def group_numbers(image_ids: list[str], groups: Mapping[str, str], mirrored: NDArray[np.bool_] | None = None) -> Tensor:
+    """int64[B], equal for images that show the same; such are not told apart.
+
+    Args:
+        image_ids: B names.
+        groups: image_id -> group_id.
+        mirrored: bool[B]; an image and its mirror image do not show the same. None where that does not matter.
+    """
+    numbers: dict[tuple[str, bool], int] = {}
+    ways = [False] * len(image_ids) if mirrored is None else mirrored.tolist()
+    keys = [(groups.get(name, name), way) for name, way in zip(image_ids, ways, strict=True)]
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def departure(features: Tensor, start: Tensor) -> Tensor:

@@ -211,11 +211,11 @@ class _Run:
             context = ContextTask(images, len(batch.image_ids), self.pairs, settings.context_weight)
         if views is not None and self.contrast is not None:
             source, teacher = self.contrast.source, self.contrast.teacher
-            groups = group_numbers(views.image_ids, source.groups).to(self.device)
+            groups = group_numbers(views.image_ids, source.groups, views.mirrored).to(self.device)
             images = view_inputs(views, settings, self.device)
             taught = None
             if teacher is not None:
-                taught = Taught(teacher.of(views.image_ids, self.device), settings.teacher_weight)
+                taught = Taught(*teacher.of(views.image_ids, self.device), settings.teacher_weight)
             temperature = source.settings.temperature
             contrast = ContrastTask(images, groups, temperature, settings.contrast_weight, self.contrast.kept, taught)
         step = train_step(self.model, self.optimiser, context, contrast, self.precision)

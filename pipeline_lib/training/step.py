@@ -108,6 +108,7 @@ class Taught(NamedTuple):
     """What a teacher says of the views' photos."""
 
     vectors: Tensor  # float32[B, E] as `teacher.Teacher.of` gives them
+    images: Tensor  # int64[B], equal for views of one photo
     weight: float = 1.0
 
 
@@ -162,7 +163,7 @@ def train_step(
         loss, correct = info_nce(photos, edges, contrast.groups, contrast.temperature)
         total = contrast.weight * loss
         if contrast.taught is not None:
-            beside["relation"] = relational_loss(photos, edges, contrast.taught.vectors, contrast.temperature)
+            beside["relation"] = relational_loss(photos, edges, *contrast.taught[:2], contrast.temperature)
             total = total + contrast.taught.weight * beside["relation"]
         if contrast.kept is not None:
             count = len(contrast.images) // 2

@@ -48,9 +48,10 @@ class Teacher:
     rows: dict[str, int]
     vectors: Tensor
 
-    def of(self, image_ids: list[str], device: torch.device) -> Tensor:
-        """float32[B, D], the vectors of some images."""
-        return self.vectors[[self.rows[name] for name in image_ids]].to(device, non_blocking=True)
+    def of(self, image_ids: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of some images the vectors, float32[B, D], and their rows, int64[B]."""
+        rows = torch.tensor([self.rows[name] for name in image_ids])
+        return self.vectors[rows].to(device, non_blocking=True), rows.to(device)
 
 
 def ask(
@@ -109,21 +110,22 @@ def _vectors(
     return functional.normalize(vectors - vectors.mean(dim=0))
 
 
-def relational_loss(photos: Tensor, edges: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def relational_loss(photos: Tensor, edges: Tensor, teacher: Tensor, images: Tensor, temperature: float) -> Tensor:
     """How far the views' similarities are from those that the teacher sees.
 
     Args:
         photos: float[B, D], the embeddings of photo views; their length does not matter. B is 2 at least.
         edges: float[B, D], of the edge views, in the same order.
         teacher: float32[B, E], the teacher's unit vectors of the photos.
+        images: int64[B], equal for views of one photo, of which the teacher has nothing to say.
         temperature: what the views' cosines are divided by.
 
     Returns:
         float[], not negative: the Kullback-Leibler divergence of the student's distribution over the others of the
-        batch from the teacher's, averaged over images and over photo to photo, edges to photo and photo to edges.
+        batch from the teacher's, averaged over views and over photo to photo, edges to photo and photo to edges.
     """
     a, b = (functional.normalize(part.float(), dim=1) for part in (photos, edges))
-    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    own = images[:, None] == images[None, :]
     # A finite number in place of minus infinity: 0 * log 0 would be no number.
     wanted = functional.softmax((teacher @ teacher.T / TEMPERATURE).masked_fill(own, -1e9), dim=1)
     tables = torch.stack([a @ a.T, b @ a.T, a @ b.T]) / temperature

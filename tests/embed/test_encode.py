@@ -14,8 +14,10 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.data.files import write_json
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.models.device import has_bf16
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.retrieval.encode import Item, batched, export, fc6_of, load_encoder, pool5_of, prepare
+from pipeline_lib.retrieval.encode import Item, batched, export, load_encoder, prepare
+from pipeline_lib.retrieval.fc6 import fc6_of, pool5_of
 from tests.conftest import scene
 
 Make = Callable[..., params.Params]
@@ -89,6 +91,22 @@ def test_the_last_map_joins_fc6(model_folder: Path, make_params: Make) -> None:
         torch.testing.assert_close(joined[:, 12:], functional.normalize(pool5_of(loaded)(image)))
 
 
+@pytest.mark.parametrize("pool5", [False, True])
+def test_a_part_of_the_mirrored_image_is_taken_off(model_folder: Path, make_params: Make, pool5: bool) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    sizes = {"embed.image_size": 160, "embed.pool5": pool5}
+    with torch.inference_mode():
+        plain = fc6_of(loaded, make_params(sizes).embed)
+        own, other = (functional.normalize(plain(each)) for each in (image, image.flip(-1)))
+        facing = fc6_of(loaded, make_params({**sizes, "embed.mirror": 0.25}).embed)
+        found, turned = facing(image), facing(image.flip(-1))
+        torch.testing.assert_close(found, own - 0.25 * other)
+        # What both views share is scaled by 3/4, what they differ in by 5/4.
+        torch.testing.assert_close(found + turned, 0.75 * (own + other))
+        torch.testing.assert_close(found - turned, 1.25 * (own - other))
+
+
 def test_half_the_bits_of_the_products_hardly_move_a_vector(model_folder: Path, make_params: Make) -> None:
     loaded = load_encoder(model_folder)
     image = prepare(scene(0), 160, loaded.train)
@@ -97,6 +115,17 @@ def test_half_the_bits_of_the_products_hardly_move_a_vector(model_folder: Path, 
     assert half.dtype == torch.float32
     assert not torch.equal(whole, half)
     assert float(functional.cosine_similarity(whole, half)) > 0.999
+
+
+def test_left_to_itself_a_vector_has_half_the_bits_where_the_processor_has_such_products(
+    model_folder: Path, make_params: Make
+) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    expected = "bf16" if has_bf16(loaded.device) else "fp32"
+    with torch.inference_mode():
+        own, told = (fc6_of(loaded, make_params({"embed.precision": name}).embed)(image) for name in ("auto", expected))
+    assert torch.equal(own, told)
 
 
 def test_weights_that_are_missing_cut_or_of_another_shape_are_named(model_folder: Path) -> None:

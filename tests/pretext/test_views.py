@@ -20,6 +20,16 @@ from tests.conftest import scene
 
 Make = Callable[..., params.Params]
 IDS = [f"image/{number:02d}" for number in range(14)]
+STILL = {
+    "contrast.crop": [1.0, 1.0],
+    "contrast.shift": 0.0,
+    "contrast.rotation": 0.0,
+    "contrast.warp": 0.0,
+    "contrast.erase": 0.0,
+    "contrast.drop_strokes": 0.0,
+    "contrast.colour": 0.0,
+    "contrast.grey": 0.0,
+}
 # AlexNet would need larger views.
 SMALL = {"contrast.batch_images": 4, "contrast.image_size": 48, "train.encoder": "vgg16"}
 
@@ -31,18 +41,7 @@ def test_views_are_squares_of_the_asked_size(make_params: Make) -> None:
 
 
 def test_photo_and_drawing_are_mirrored_together(make_params: Make) -> None:
-    contrast = make_params(
-        {
-            "contrast.crop": [1.0, 1.0],
-            "contrast.shift": 0.0,
-            "contrast.rotation": 0.0,
-            "contrast.warp": 0.0,
-            "contrast.erase": 0.0,
-            "contrast.drop_strokes": 0.0,
-            "contrast.colour": 0.0,
-            "contrast.grey": 0.0,
-        }
-    ).contrast
+    contrast = make_params(STILL).contrast
     picture = np.full((200, 200, 3), 30, np.uint8)
     picture[60:140, 20:70] = 220  # at the left
     sides = set()
@@ -86,8 +85,9 @@ def same(first: Views, second: Views) -> bool:
     )
 
 
-def test_batch_n_is_the_same_wherever_reading_starts(make_params: Make, pairs_folder: Path) -> None:
-    shards = ViewShards(pairs_folder, IDS, make_params(SMALL).contrast)
+@pytest.mark.parametrize("both", [False, True])
+def test_batch_n_is_the_same_wherever_reading_starts(make_params: Make, pairs_folder: Path, both: bool) -> None:
+    shards = ViewShards(pairs_folder, IDS, make_params({**SMALL, "contrast.mirror_negatives": both}).contrast)
     whole = list(islice(shards.batches(7), 8))
     for start in (1, 3, 5):
         assert all(map(same, whole[start:], islice(shards.batches(7, start), 8 - start)))
@@ -104,6 +104,25 @@ def test_each_pass_shows_an_image_at_most_once_and_new_views_of_it(make_params: 
     views = {name: view for batch in batches[:3] for name, view in zip(batch.image_ids, batch.edges, strict=True)}
     again = {name: view for batch in batches[3:] for name, view in zip(batch.image_ids, batch.edges, strict=True)}
     assert not any(np.array_equal(views[name], again[name]) for name in views)
+
+
+def test_with_mirrored_negatives_each_image_of_a_batch_stands_there_both_ways(
+    make_params: Make, pairs_folder: Path
+) -> None:
+    changes = {**SMALL, **STILL, "contrast.batch_images": 8, "contrast.mirror_negatives": True}
+    shards = ViewShards(pairs_folder, IDS, make_params(changes).contrast)
+    batches = list(islice(shards.batches(0), 3))
+    for views in batches:
+        assert views.mirrored is not None
+        assert views.mirrored.tolist() == [False] * 4 + [True] * 4
+        assert views.image_ids[:4] == views.image_ids[4:]
+        assert len(set(views.image_ids)) == 4
+        assert np.array_equal(views.photos[4:], views.photos[:4, :, ::-1])
+        # Blur, density and width are drawn anew, so the drawings are alike and not the same.
+        assert not np.array_equal(views.edges[4:], views.edges[:4, :, ::-1])
+    # Nothing but what is trained on stands there twice.
+    assert [len(views.image_ids) for views in shards.once()] == [4, 4, 4, 2]
+    assert len({name for views in batches for name in views.image_ids}) == 12
 
 
 def test_every_image_is_seen_once_and_alike_where_all_are_asked_for(make_params: Make, pairs_folder: Path) -> None:

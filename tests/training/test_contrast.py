@@ -82,6 +82,11 @@ def test_groups_are_numbered_by_name_and_strangers_stand_alone() -> None:
     assert group_numbers(["a", "b", "c", "d"], {"a": "x", "c": "x", "b": "y"}).tolist() == [0, 1, 0, 2]
 
 
+def test_an_image_and_its_mirror_image_are_told_apart() -> None:
+    mirrored = np.array([False, False, True, True])
+    assert group_numbers(["a", "b", "a", "c"], {"a": "x", "c": "x"}, mirrored).tolist() == [0, 1, 2, 2]
+
+
 def trained_with(
     make_params: Make, changes: dict[str, object], pairs: Path, patches: Path, scratch: Path, groups: dict[str, str]
 ) -> Trained:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from numpy.testing import assert_allclose
 from torch.nn import functional
@@ -35,19 +36,34 @@ def test_the_loss_is_the_divergence_over_the_others_of_the_batch() -> None:
     wanted = others(t @ t.T / TEMPERATURE)
     tables = [others(table / 0.2) for table in (a @ a.T, b @ a.T, a @ b.T)]
     expected = np.mean([(wanted * np.log(wanted / found)).sum(axis=1).mean() for found in tables])
-    assert_allclose(float(relational_loss(a, b, t, 0.2)), expected, rtol=1e-4)
+    assert_allclose(float(relational_loss(a, b, t, torch.arange(5), 0.2)), expected, rtol=1e-4)
 
 
 def test_views_as_alike_as_the_teacher_finds_them_lose_nothing_whatever_their_lengths() -> None:
     t = unit(6, 8, 0)
-    assert_allclose(float(relational_loss(t * 3, t * 0.5, t, TEMPERATURE)), 0, atol=1e-5)
-    assert float(relational_loss(t.flip(0), t, t, TEMPERATURE)) > 0.1
+    assert_allclose(float(relational_loss(t * 3, t * 0.5, t, torch.arange(6), TEMPERATURE)), 0, atol=1e-5)
+    assert float(relational_loss(t.flip(0), t, t, torch.arange(6), TEMPERATURE)) > 0.1
+
+
+def test_of_views_of_one_photo_the_teacher_has_nothing_to_say() -> None:
+    images = torch.tensor([0, 1, 2, 3, 0])
+    t = unit(4, 8, 0)[images]
+    a, b = unit(5, 8, 1), unit(5, 8, 2)
+
+    def others(table: torch.Tensor) -> np.ndarray:
+        values = np.exp(table.double().numpy()) * (images[:, None] != images[None, :]).numpy()
+        return np.asarray(values / values.sum(axis=1, keepdims=True))
+
+    wanted = others(t @ t.T / TEMPERATURE)
+    tables = [others(table / 0.2) for table in (a @ a.T, b @ a.T, a @ b.T)]
+    expected = np.mean([scipy.special.rel_entr(wanted, found).sum(axis=1).mean() for found in tables])
+    assert_allclose(float(relational_loss(a, b, t, images, 0.2)), expected, rtol=1e-4)
 
 
 def test_the_gradient_is_finite_where_the_teacher_is_sure() -> None:
     a = unit(4, 8, 0).requires_grad_()
     sure = torch.eye(4)[[0, 0, 1, 1]]  # pairs that the teacher can't tell apart
-    relational_loss(a, a, sure, 0.01).backward()  # type: ignore[no-untyped-call]
+    relational_loss(a, a, sure, torch.arange(4), 0.01).backward()  # type: ignore[no-untyped-call]
     assert a.grad is not None
     assert a.grad.isfinite().all()
 
@@ -64,7 +80,8 @@ def test_the_teacher_sees_every_training_photo_once(asked: Callable[..., teacher
     assert sorted(found.rows) == IDS
     assert found.vectors.shape == (6, 4 * 256)
     assert_allclose(found.vectors.norm(dim=1).numpy(), 1, rtol=1e-5)
-    both = found.of([IDS[3], IDS[0]], CPU)
+    both, rows = found.of([IDS[3], IDS[0]], CPU)
+    assert rows.tolist() == [found.rows[IDS[3]], found.rows[IDS[0]]]
     assert torch.equal(both[1], found.vectors[found.rows[IDS[0]]])
 
 
