@@ -132,7 +132,7 @@ fast: setup
 
 # Two networks together: the rows map and together of experiments/study.yaml, as runs of the pipeline, in lists that
 # repeat themselves less. The second is told what the first one has changed in params.yaml.
-MAP := -S embed.pool5=true -S embed.precision=auto -S retrieval.alignment=pretext_csls -S retrieval.diversity=0.1
+MAP := -S embed.layers=fc6+pool5 -S embed.precision=auto -S retrieval.alignment=pretext_csls -S retrieval.diversity=0.1
 VGG16 := -S train.encoder=vgg16 -S train.frozen=conv3 -S train.context_weight=0.0 -S train.keep_weight=5.0 \
   -S train.teacher_weight=3.0 -S train.learning_rate=0.01 -S train.epochs=3 -S contrast.batch_images=64 \
   -S contrast.image_size=128

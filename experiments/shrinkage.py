@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from experiments.grid import ROOT
 from experiments.judge import figures, parts
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment, normalise
+from pipeline_lib.retrieval.alignment import Whitening, normalise
 from pipeline_lib.retrieval.comparison import write_csv
 from pipeline_lib.retrieval.fitting import fit_tables
 from pipeline_lib.retrieval.vectors import open_pretext, open_retrieval
@@ -43,7 +44,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
     shown, drawn = photos.read()[gallery], sketches.read()[queries]
     labels = (photos.labels.take(gallery), sketches.labels.take(queries))
     for value in VALUES:
-        alignment = Alignment(means.photo_mean, means.sketch_mean, *whiten(differences, value))
+        alignment = replace(means, whitenings=(Whitening(*whiten(differences, value)),))
         scores = alignment.apply(drawn, "sketch") @ alignment.apply(shown, "photo").T
         found = figures(scores, *labels)
         rows.append({"dataset": dataset, "dim": photos.dimension, "shrinkage": value, **found})

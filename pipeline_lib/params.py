@@ -51,8 +51,7 @@ class OpenMoji(Section):
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Self:
-        low, high = self.query_scale
-        if not 0.1 <= low <= high <= 2.0:
+        if not 0.1 <= self.query_scale[0] <= self.query_scale[1] <= 2.0:
             raise ValueError("query_scale must be two numbers, 0.1 <= smallest <= largest <= 2")
         return self
 
@@ -216,8 +215,9 @@ class Embed(Section):
     image_size: int | list[int]
     fc6_input: Literal["pool", "slide"]
     activation: Literal["linear", "relu"]
-    pool5: bool
-    mirror: float = Field(ge=0.0, lt=1.0)
+    layers: Literal["fc6", "fc6+pool5", "fc6+pool5+conv4"]
+    apart: bool
+    facing: float = Field(ge=0.0, le=100.0)
     beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]]
     precision: Literal["auto", "fp32", "bf16"]
     batch: int = Field(ge=1)

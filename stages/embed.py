@@ -35,7 +35,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         size=networks.size,
         batch=params.embed.batch,
     )[out]
-    fit_pretext(out, networks.widths()).save(out / FILE_NAME)
+    fit_pretext(out, networks.widths(), params.embed.facing).save(out / FILE_NAME)
     # What labels the system has seen.
     supervision = "imagenet" if networks.labelled() else "none"
     record = {"system": "context_fc6", "supervision": supervision, "alignments": list(KINDS)}

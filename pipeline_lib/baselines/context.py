@@ -21,7 +21,7 @@ from pipeline_lib.models.device import use_threads
 from pipeline_lib.params import Embed, Params
 from pipeline_lib.retrieval.alignment import FILE_NAME
 from pipeline_lib.retrieval.encode import load_encoder, prepare
-from pipeline_lib.retrieval.fc6 import fc6_of
+from pipeline_lib.retrieval.networks import Network, Networks
 from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 EMBED = "embed.json"
@@ -38,7 +38,7 @@ class ContextPredictor(VectorSystem):
 
     weights: str = "encoder.safetensors"
     aligned_by: str = "embeddings"
-    code = ("models/encoder.py", "retrieval/encode.py", "retrieval/fc6.py")
+    code = ("models/encoder.py", "retrieval/encode.py", "retrieval/fc6.py", "retrieval/networks.py")
 
     def run(self, training: Training) -> tuple[Path, Params]:
         """The folder of the run's artefacts and its params; asked for where `inapplicable` finds no reason."""
@@ -73,9 +73,9 @@ class ContextPredictor(VectorSystem):
     def embedder(self, folder: Path, settings: Params) -> Embedder:
         """fc6 with the sizes of section `embed` of its run, by torch in this process."""
         use_threads(settings.embed.threads)
-        sizes = Embed.model_validate(earlier.EMBED | read_json(folder / EMBED))
+        sizes = Embed.model_validate(earlier.embed(read_json(folder / EMBED)))
         loaded = load_encoder(folder, self.weights)
-        network = fc6_of(loaded, sizes)
+        network = Networks((Network(loaded, sizes),)).embed
 
         @torch.inference_mode()
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:  # noqa: ARG001  one network for both

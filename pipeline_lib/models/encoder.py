@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.models.trunks import (
+    BEFORE_LAST,
     CHANNELS,
     PRETRAINED_CONVS,
     PRETRAINED_FC6_GRID,
@@ -77,6 +78,19 @@ class Encoder(nn.Module):
         """
         features: Tensor = self.stages(images)
         return features
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the map before the last, averaged to the last one's places, and of the last.
+
+        Args:
+            images: as in `pool5`.
+
+        Returns:
+            float[N, B, h, w] and float[N, C, h, w].
+        """
+        before: Tensor = self.stages[: BEFORE_LAST[self.name]](images)
+        last: Tensor = self.stages[BEFORE_LAST[self.name] :](before)
+        return functional.adaptive_avg_pool2d(before, (last.shape[-2], last.shape[-1])), last
 
     def forward(self, images: Tensor, fc6_input: str = "pool") -> Tensor:
         """fc6 before its ReLU.

@@ -68,6 +68,10 @@ PRETRAINED_CONVS: dict[str, tuple[int, ...]] = {
 """Per layout: how many convolutions `pretrained: conv1` to `conv5` take (VGG16: blocks; EfficientNet: all
 blocks of a resolution)."""
 
+BEFORE_LAST = {"alexnet": 4, "doersch": 4, "vgg16": 10, "googlenet": 13, "resnet18": 7, "efficientnet_lite0": 4}
+"""Per layout: how many of its stages lead to the map that `conv4` names, of twice as many places a side as the last or,
+in AlexNet's kin, of as many as the last before it is pooled."""
+
 PRETRAINED_FC6_GRID = {"alexnet": 6, "vgg16": 7}
 """How many places of the last pooling layer, squared, torchvision's fc6 reads."""
 

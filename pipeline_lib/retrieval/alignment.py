@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,32 +61,49 @@ def _scaled(vectors: Vectors, widths: Sequence[int], *, smallest: float) -> Vect
     return result
 
 
+class Whitening(NamedTuple):
+    """What `whitening.whiten` gives for one part of a vector, of W numbers."""
+
+    directions: Vectors  # float32[R, W]
+    gains: Vectors  # float32[R]
+
+    def of(self, vectors: Vectors) -> Vectors:
+        """Whitened rows, a new float32[N, W]."""
+        return np.asarray(vectors + (vectors @ self.directions.T * self.gains) @ self.directions, np.float32)
+
+
 @dataclass(frozen=True)
 class Alignment:
     """Each domain's mean of L2-normalised vectors, the whitening that follows, and what hubs are known by.
 
+    Under `facing` a vector is that of an image and, behind it, that of the mirrored image, a and b. Both are aligned
+    alike; then a + b holds what an image and its mirror image share, a - b what they differ in: which way things face.
+    Scaling a - b by the root of `facing` lets it count that many times as much in an inner product.
+
     Attributes:
         photo_mean: float32[D].
         sketch_mean: float32[D].
-        directions: float32[R, D] as `whitening.whiten` gives them; None for no whitening.
-        gains: float32[R].
-        edges: float16[M, D], aligned edge maps of pretext photos, which hubs among the photos are near to; None where
-            hubs count as much as others.
-        widths: of the parts that a vector joins, one per network; each is aligned by itself. Empty for one network.
+        whitenings: one per part of a vector; empty for no whitening.
+        edges: float16[M, aligned], aligned edge maps of pretext photos, which hubs among the photos are near to; None
+            where hubs count as much as others.
+        widths: of the parts that a vector joins, each aligned by itself. Empty for one part.
+        facing: how many times what mirror images differ in counts; 0 where there are no mirror images.
     """
 
     photo_mean: Vectors
     sketch_mean: Vectors
-    directions: Vectors | None = None
-    gains: Vectors | None = None
+    whitenings: tuple[Whitening, ...] = ()
     edges: NDArray[np.float16] | None = None
     widths: tuple[int, ...] = ()
+    facing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.photo_mean.shape != self.sketch_mean.shape or self.photo_mean.ndim != 1:
             raise ValueError("photo_mean and sketch_mean must be vectors of one length")
         if self.widths and sum(self.widths) != len(self.photo_mean):
             raise ValueError(f"parts of {self.widths} numbers do not make a vector of {len(self.photo_mean)}")
+        if self.whitenings and len(self.whitenings) != max(1, len(self.widths)):
+            raise ValueError(f"{len(self.whitenings)} whitenings for {max(1, len(self.widths))} parts")
 
     @classmethod
     def none(cls, dimension: int) -> Alignment:
@@ -96,7 +113,7 @@ class Alignment:
     @property
     def dimension(self) -> int:
         """Numbers per vector that comes in."""
-        return len(self.photo_mean)
+        return len(self.photo_mean) * (2 if self.facing else 1)
 
     @property
     def aligned_dimension(self) -> int:
@@ -104,7 +121,7 @@ class Alignment:
         return self.dimension + (self.edges is not None)
 
     def apply(self, vectors: Vectors, domain: Domain) -> Vectors:
-        """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again; each network's part by itself.
+        """L2-normalises, subtracts the domain's mean, whitens, L2-normalises again; each part by itself.
 
         Args:
             vectors: float32[N, D], raw.
@@ -122,20 +139,33 @@ class Alignment:
         return np.column_stack([unit, last])
 
     def _unit(self, vectors: Vectors, domain: Domain) -> Vectors:
+        if not self.facing:
+            return self._view(vectors, domain)
+        own, other = (self._view(view, domain) for view in np.hsplit(vectors, 2))
+        sides = (own + other, (own - other) * np.float32(self.facing**0.5))
+        # The two sides of a part follow one another, to be scaled together: how much there is of each tells something.
+        ends = np.cumsum(self.widths)[:-1]
+        parts = [part for pair in zip(*(np.split(side, ends, axis=1) for side in sides), strict=True) for part in pair]
+        return _scaled(np.hstack(parts), [2 * width for width in self.widths], smallest=SMALLEST_NORM)
+
+    def _view(self, vectors: Vectors, domain: Domain) -> Vectors:
         unit = normalise(vectors, self.widths)
         mean = self.photo_mean if domain == "photo" else self.sketch_mean
-        if not mean.any() and self.directions is None:
+        if not mean.any() and not self.whitenings:
             return unit
         unit -= mean
-        if self.directions is not None and self.gains is not None:
-            unit += (unit @ self.directions.T * self.gains) @ self.directions
+        if self.whitenings:
+            parts = np.split(unit, np.cumsum(self.widths)[:-1], axis=1)
+            unit = np.hstack([whitening.of(part) for whitening, part in zip(self.whitenings, parts, strict=True)])
         return _scaled(unit, self.widths, smallest=SMALLEST_NORM)
 
     def save(self, path: Path) -> None:
         """Writes its arrays under their names as safetensors, whole or not at all."""
         arrays: dict[str, NDArray[np.generic]] = {"photo_mean": self.photo_mean, "sketch_mean": self.sketch_mean}
-        if self.directions is not None and self.gains is not None:
-            arrays |= {"directions": self.directions, "gains": self.gains}
+        for number, whitening in enumerate(self.whitenings):
+            arrays |= {f"{name}{number or ''}": array for name, array in whitening._asdict().items()}
+        if self.facing:
+            arrays["facing"] = np.array(self.facing, np.float64)
         if self.edges is not None:
             arrays["edges"] = self.edges
         if self.widths:
@@ -153,9 +183,14 @@ class Alignment:
         try:
             arrays = load_file(str(path))
             edges, widths = arrays.pop("edges", None), arrays.pop("widths", np.empty(0, np.int64))
-            fitted = {name: array.astype(np.float32) for name, array in arrays.items()}
-            return cls(**fitted, edges=edges, widths=tuple(widths.tolist()))
-        except (OSError, SafetensorError, TypeError, ValueError) as failure:
+            facing = float(arrays.pop("facing", 0.0))
+            count = max(1, len(widths)) if "gains" in arrays else 0
+            whitenings = tuple(
+                Whitening(*(arrays.pop(f"{name}{number or ''}") for name in Whitening._fields))
+                for number in range(count)
+            )
+            return cls(**arrays, whitenings=whitenings, edges=edges, widths=tuple(widths.tolist()), facing=facing)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as failure:
             raise PipelineError(f"{path}: can't be read as alignment ({failure}); run `dvc repro` again") from failure
 
     def as_kind(self, kind: Kind) -> Alignment:
@@ -167,8 +202,8 @@ class Alignment:
         if kind == "none":
             return Alignment.none(self.dimension)
         if kind not in ("pretext_whitened", "pretext_csls"):
-            return Alignment(self.photo_mean, self.sketch_mean, widths=self.widths)
-        if self.directions is None or (kind == "pretext_csls" and self.edges is None):
+            return replace(self, whitenings=(), edges=None)
+        if not self.whitenings or (kind == "pretext_csls" and self.edges is None):
             raise PipelineError(
                 f"retrieval.alignment: {kind} was not fitted when these images were embedded; run `dvc repro` again, "
                 "or set it to pretext_mean"

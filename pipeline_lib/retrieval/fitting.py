@@ -12,24 +12,35 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, Kind, normalise
+from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, Kind, Whitening, normalise
 from pipeline_lib.retrieval.hubness import EDGES
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors, open_pretext
 from pipeline_lib.retrieval.whitening import PAIRS, whiten
 
 
-def fit(photos: Iterable[Vectors], sketches: Iterable[Vectors], widths: tuple[int, ...] = ()) -> Alignment:
+def fit(
+    photos: Iterable[Vectors], sketches: Iterable[Vectors], widths: tuple[int, ...] = (), facing: float = 0.0
+) -> Alignment:
     """Takes each domain's mean of L2-normalised vectors.
 
     Args:
         photos: batches of raw vectors, float32[B, D] each; a float32[N, D] array in a list is one batch.
         sketches: likewise, of sketches or of edge maps.
         widths: of the parts that a vector joins, as in `Alignment`.
+        facing: as in `Alignment`; the vectors of mirrored images then count as those of others.
 
     Raises:
         ValueError: a domain has no vectors.
     """
-    return Alignment(_mean(photos, widths), _mean(sketches, widths), widths=widths)
+    photo_mean, sketch_mean = (
+        _mean((view for batch in side for view in views(batch, facing)), widths) for side in (photos, sketches)
+    )
+    return Alignment(photo_mean, sketch_mean, widths=widths, facing=facing)
+
+
+def views(vectors: Vectors, facing: float) -> list[Vectors]:
+    """The vectors of images and, under `facing`, those of the mirrored images: float32[N, D] each."""
+    return np.hsplit(vectors, 2) if facing else [vectors]
 
 
 def _mean(batches: Iterable[Vectors], widths: tuple[int, ...]) -> Vectors:
@@ -44,7 +55,9 @@ def _mean(batches: Iterable[Vectors], widths: tuple[int, ...]) -> Vectors:
     return (total / count).astype(np.float32)
 
 
-def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable, widths: tuple[int, ...] = ()) -> Alignment:
+def fit_tables(
+    photos: EmbeddingTable, sketches: EmbeddingTable, widths: tuple[int, ...] = (), facing: float = 0.0
+) -> Alignment:
     """`fit` on two embedding tables, read in batches.
 
     Raises:
@@ -58,40 +71,35 @@ def fit_tables(photos: EmbeddingTable, sketches: EmbeddingTable, widths: tuple[i
             f"{sketches.path}: vectors have {sketches.dimension} numbers, but {photos.dimension} in {photos.path}; "
             "run `dvc repro` again"
         )
-    return fit(photos.batches(), sketches.batches(), widths)
+    return fit(photos.batches(), sketches.batches(), widths, facing)
 
 
-def fit_pretext(folder: Path, widths: tuple[int, ...] = ()) -> Alignment:
+def fit_pretext(folder: Path, widths: tuple[int, ...] = (), facing: float = 0.0) -> Alignment:
     """Means, whitening and edges of `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
 
     Args:
         folder: of the embeddings.
         widths: of the parts that a vector joins, as in `Alignment`.
+        facing: as in `Alignment`. A mirrored photo and its mirrored edges are a pair like others.
 
     Raises:
         PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
     """
     photos, edges = open_pretext(folder)
-    means = fit_tables(photos, edges, widths)
+    means = fit_tables(photos, edges, widths, facing)
     if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
         raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
-    differences = normalise(_spread(photos, PAIRS), widths) - means.photo_mean
-    differences -= normalise(_spread(edges, PAIRS), widths) - means.sketch_mean
-    directions, gains = _whiten(differences, widths or (differences.shape[1],))
-    whitened = replace(means, directions=directions, gains=gains)
+    differences = np.concatenate(_centred(photos, means.photo_mean, means))
+    differences -= np.concatenate(_centred(edges, means.sketch_mean, means))
+    parts = np.split(differences, np.cumsum(widths)[:-1], axis=1)
+    whitened = replace(means, whitenings=tuple(Whitening(*whiten(part)) for part in parts))
     return replace(whitened, edges=whitened.apply(_spread(edges, EDGES), "sketch").astype(np.float16))
 
 
-def _whiten(differences: Vectors, widths: tuple[int, ...]) -> tuple[Vectors, Vectors]:
-    """`whiten` of each part by itself: directions that are 0 outside their part, and their gains."""
-    ends = np.cumsum(widths)
-    found = [(end - width, whiten(differences[:, end - width : end])) for end, width in zip(ends, widths, strict=True)]
-    directions = np.zeros((sum(len(gains) for _, (_, gains) in found), differences.shape[1]), np.float32)
-    row = 0
-    for start, (own, gains) in found:
-        directions[row : row + len(gains), start : start + own.shape[1]] = own
-        row += len(gains)
-    return directions, np.concatenate([gains for _, (_, gains) in found])
+def _centred(table: EmbeddingTable, mean: Vectors, means: Alignment) -> list[Vectors]:
+    """At most PAIRS vectors of a table, of length 1 and less their mean, in one array or two."""
+    rows = _spread(table, PAIRS // (2 if means.facing else 1))
+    return [normalise(view, means.widths) - mean for view in views(rows, means.facing)]
 
 
 def _spread(table: EmbeddingTable, most: int) -> Vectors:
@@ -124,7 +132,7 @@ def of_kind(kind: Kind, photos: EmbeddingTable, sketches: EmbeddingTable) -> Ali
             "delete it and run `dvc repro` again"
         )
     if kind == "transductive_mean":
-        return fit_tables(photos, sketches, fitted.widths if fitted else ())
+        return fit_tables(photos, sketches, *((fitted.widths, fitted.facing) if fitted else ()))
     if fitted is not None:
         return fitted.as_kind(kind)
     return fit_tables(*open_pretext(folder)) if kind == "pretext_mean" else fit_pretext(folder).as_kind(kind)

@@ -1,7 +1,8 @@
 """Several trained networks as one: their vectors joined, to be aligned each by itself.
 
-Networks that were trained apart err apart. With every part of a vector at the same length, and the alignment fitted
-part by part (`alignment.Alignment.widths`), an inner product is the mean of the networks' own similarities.
+Networks that were trained apart err apart, and so do the layers of one (`embed.apart`). With every part of a vector at
+the same length, and the alignment fitted part by part (`alignment.Alignment.widths`), an inner product is the mean of
+the parts' own similarities.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline_lib import params
 from pipeline_lib.data.files import read_json
@@ -21,7 +21,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models import earlier
 from pipeline_lib.retrieval.copies import SETTINGS, copies
 from pipeline_lib.retrieval.encode import LoadedEncoder, load_encoder
-from pipeline_lib.retrieval.fc6 import fc6_of
+from pipeline_lib.retrieval.fc6 import joined, parts_of
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,25 @@ class Networks:
     def embed(self) -> Callable[[Tensor], Tensor]:
         """The function from prepared images, float32[N, 3, size, size], to vectors, float[N, D].
 
-        Of one network they are its own (see `fc6_of`); of several, each network's part has length 1.
+        Where they join several parts (see `parts_of`), of one network or of several, each has length 1. Under
+        `embed.facing` of the run's own network, the vectors of the mirrored images follow.
         """
-        functions = [fc6_of(member.loaded, member.settings) for member in self.members]
-        if len(functions) == 1:
-            return functions[0]
-        return lambda images: torch.cat([functional.normalize(each(images).cpu()) for each in functions], dim=1)
+        if not self.members[0].settings.facing:
+            return lambda images: joined(self._parts(images))
+        return lambda images: torch.cat([joined(self._parts(each)) for each in (images, images.flip(-1))], dim=1)
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        return [part.cpu() for parts in self._functions for part in parts(images)]
+
+    @cached_property
+    def _functions(self) -> list[Callable[[Tensor], list[Tensor]]]:
+        return [parts_of(member.loaded, member.settings) for member in self.members]
 
     def widths(self) -> tuple[int, ...]:
-        """Numbers per part of a vector; () of one network, as `Alignment` has it."""
-        if len(self.members) == 1:
-            return ()
-        blank = torch.zeros(1, 3, self.size, self.size)
+        """Numbers per part of an image's vector; () of one part, as `Alignment` has it."""
         with torch.inference_mode():
-            return tuple(fc6_of(member.loaded, member.settings)(blank).shape[1] for member in self.members)
+            found = tuple(part.shape[1] for part in self._parts(torch.zeros(1, 3, self.size, self.size)))
+        return found if len(found) > 1 else ()
 
     def labelled(self) -> bool:
         """Whether any of them learned from ImageNet's labels: through its start weights or its teacher."""
@@ -102,7 +107,7 @@ def open_networks(model: Path, settings: params.Embed, embeddings: Path) -> Netw
     members = [Network(load_encoder(model), settings)]
     for folder in copies(embeddings):
         try:
-            own = params.Embed.model_validate(earlier.EMBED | read_json(folder / SETTINGS))
+            own = params.Embed.model_validate(earlier.embed(read_json(folder / SETTINGS)))
         except ValueError as failure:
             raise PipelineError(f"{folder / SETTINGS}: can't be used ({failure}); make that run again") from failure
         members.append(Network(load_encoder(folder), own))

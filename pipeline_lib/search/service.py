@@ -153,7 +153,7 @@ def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
 
 
 def _embedding(settings: params.Embed) -> str:
-    return f"fc6{' and last map' if settings.pool5 else ''}, {settings.fc6_input}, {settings.activation}"
+    return f"{settings.layers}, {settings.fc6_input}, {settings.activation}"
 
 
 def version_of(*parts: str) -> str:

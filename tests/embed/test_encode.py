@@ -17,7 +17,8 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import has_bf16
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.retrieval.encode import Item, batched, export, load_encoder, prepare
-from pipeline_lib.retrieval.fc6 import fc6_of, pool5_of
+from pipeline_lib.retrieval.fc6 import fc6_of, parts_of, pool5_of
+from pipeline_lib.retrieval.networks import Network, Networks
 from tests.conftest import scene
 
 Make = Callable[..., params.Params]
@@ -85,26 +86,10 @@ def test_the_last_map_joins_fc6(model_folder: Path, make_params: Make) -> None:
     loaded = load_encoder(model_folder)
     image = prepare(scene(0), 160, loaded.train)
     with torch.inference_mode():
-        joined = fc6_of(loaded, make_params({"embed.image_size": 160, "embed.pool5": True}).embed)(image)
+        joined = fc6_of(loaded, make_params({"embed.image_size": 160, "embed.layers": "fc6+pool5"}).embed)(image)
         fc6 = fc6_of(loaded, make_params({"embed.image_size": 160}).embed)(image)
         torch.testing.assert_close(joined[:, :12], functional.normalize(fc6))
         torch.testing.assert_close(joined[:, 12:], functional.normalize(pool5_of(loaded)(image)))
-
-
-@pytest.mark.parametrize("pool5", [False, True])
-def test_a_part_of_the_mirrored_image_is_taken_off(model_folder: Path, make_params: Make, pool5: bool) -> None:
-    loaded = load_encoder(model_folder)
-    image = prepare(scene(0), 160, loaded.train)
-    sizes = {"embed.image_size": 160, "embed.pool5": pool5}
-    with torch.inference_mode():
-        plain = fc6_of(loaded, make_params(sizes).embed)
-        own, other = (functional.normalize(plain(each)) for each in (image, image.flip(-1)))
-        facing = fc6_of(loaded, make_params({**sizes, "embed.mirror": 0.25}).embed)
-        found, turned = facing(image), facing(image.flip(-1))
-        torch.testing.assert_close(found, own - 0.25 * other)
-        # What both views share is scaled by 3/4, what they differ in by 5/4.
-        torch.testing.assert_close(found + turned, 0.75 * (own + other))
-        torch.testing.assert_close(found - turned, 1.25 * (own - other))
 
 
 def test_half_the_bits_of_the_products_hardly_move_a_vector(model_folder: Path, make_params: Make) -> None:
@@ -213,3 +198,35 @@ def test_an_export_that_fails_leaves_no_file(make_params: Make, tmp_path: Path) 
 
 def test_batches_are_of_the_size_asked_and_keep_all() -> None:
     assert [len(chunk) for chunk in batched(items(7), 3)] == [3, 3, 1]
+
+
+def test_layers_are_parts_of_their_own_where_they_are_aligned_apart(model_folder: Path, make_params: Make) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    sizes = {"embed.image_size": [96, 160], "embed.layers": "fc6+pool5+conv4"}
+    with torch.inference_mode():
+        (whole,) = parts_of(loaded, make_params(sizes).embed)(image)
+        fc6, pool5, conv4 = parts_of(loaded, make_params({**sizes, "embed.apart": True}).embed)(image)
+        # In AlexNet conv4 has as many channels as pool5, and is averaged to as many places: 2 x 2 and 4 x 4.
+        assert (fc6.shape[1], pool5.shape[1], conv4.shape[1]) == (2 * 12, 256 * (4 + 16), 256 * (4 + 16))
+        # The same numbers, in another order: there the layers of a size stand together.
+        torch.testing.assert_close(whole.sort().values, torch.cat([fc6, pool5, conv4], dim=1).sort().values)
+        assert float(whole.norm() ** 2) == pytest.approx(6)
+        before, last = loaded.encoder.maps(image)
+        torch.testing.assert_close(last, loaded.encoder.pool5(image))
+        assert before.shape == last.shape
+
+
+def test_mirror_images_follow_where_facing_counts(model_folder: Path, make_params: Make) -> None:
+    loaded = load_encoder(model_folder)
+    image = prepare(scene(0), 160, loaded.train)
+    layers = {"embed.image_size": 160, "embed.layers": "fc6+pool5", "embed.apart": True}
+    plain, facing = (
+        Networks((Network(loaded, make_params({**layers, "embed.facing": weight}).embed),)) for weight in (0.0, 2.0)
+    )
+    with torch.inference_mode():
+        own, other = np.hsplit(facing.embed(image).numpy(), 2)
+        np.testing.assert_allclose(own, plain.embed(image), rtol=1e-5)
+        np.testing.assert_allclose(other, plain.embed(image.flip(-1)), rtol=1e-5)
+    assert facing.widths() == plain.widths() == (12, own.shape[1] - 12)
+    assert not np.allclose(own, other)

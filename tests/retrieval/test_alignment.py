@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, Alignment, Kind, normalise
+from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS, Alignment, Domain, Kind, Whitening, normalise
 from pipeline_lib.retrieval.fitting import fit, fit_pretext, fit_tables, of_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.retrieval.whitening import whiten
 from tests.retrieval.support import write_embeddings
 
 Matrix = NDArray[np.float32]
@@ -98,6 +100,81 @@ def test_removing_means_undoes_a_shift_between_domains() -> None:
 
     assert found(fit([photos], [sketches])) > 0.9
     assert found(Alignment.none(32)) < 0.5
+
+
+def test_facing_by_hand() -> None:
+    alignment = Alignment(np.zeros(2, np.float32), np.zeros(2, np.float32), facing=4.0)
+    # A vector and that of the mirror image, (1, 0) and (0, 1), share (1, 1) and differ in (1, -1), now twice as long.
+    (found,) = alignment.apply(np.array([[3, 0, 0, 5]], np.float32), "photo")
+    np.testing.assert_allclose(found, np.array([1, 1, 2, -2]) / np.sqrt(10), rtol=1e-6)
+    assert alignment.dimension == alignment.aligned_dimension == 4
+    with pytest.raises(ValueError, match="whitenings for 1 parts"):
+        replace(alignment, whitenings=fit_pairs(2) * 2)
+
+
+def fit_pairs(dimension: int) -> tuple[Whitening, ...]:
+    rng = np.random.default_rng(0)
+    return (Whitening(*whiten(rng.standard_normal((40, dimension)).astype(np.float32))),)
+
+
+@pytest.mark.parametrize("widths", [(), (5, 7)])
+def test_facing_weighs_what_mirror_images_differ_in(widths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    mean, photos, sketches = (rng.standard_normal(shape).astype(np.float32) for shape in (12, (6, 24), (4, 24)))
+    whitenings = tuple(fit_pairs(width)[0] for width in widths or (12,))
+    plain = Alignment(mean, -mean, whitenings, widths=widths)
+    ends = np.cumsum(widths)[:-1]
+
+    def similarity(first: Matrix, second: Matrix, facing: float) -> Matrix:
+        alignment = replace(plain, facing=facing)
+        return np.asarray(alignment.apply(first, "photo") @ alignment.apply(second, "sketch").T)
+
+    def sides(vectors: Matrix, domain: Domain) -> tuple[list[Matrix], list[Matrix]]:
+        own, other = (plain.apply(view, domain) for view in np.hsplit(vectors, 2))
+        return np.split(own + other, ends, axis=1), np.split(own - other, ends, axis=1)
+
+    for facing in (1.0, 2.5):
+        expected = []
+        for even, odd, even_, odd_ in zip(*sides(photos, "photo"), *sides(sketches, "sketch"), strict=True):
+            lengths = [
+                np.sqrt((e**2).sum(axis=1) + facing * (o**2).sum(axis=1)) for e, o in ((even, odd), (even_, odd_))
+            ]
+            expected.append((even @ even_.T + facing * odd @ odd_.T) / np.outer(*lengths))
+        np.testing.assert_allclose(similarity(photos, sketches, facing), np.mean(expected, axis=0), atol=1e-5)
+    # Two images that are both mirrored are as alike as they were; one alone is not.
+    photos_, sketches_ = (np.hstack(np.hsplit(vectors, 2)[::-1]) for vectors in (photos, sketches))
+    np.testing.assert_allclose(similarity(photos_, sketches_, 2.5), similarity(photos, sketches, 2.5), atol=1e-5)
+    assert not np.allclose(similarity(photos_, sketches, 2.5), similarity(photos, sketches, 2.5), atol=1e-2)
+
+
+def test_a_mirrored_photo_and_its_mirrored_edges_are_a_pair_to_fit_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    both = {name: rng.standard_normal((12, 10)).astype(np.float32) for name in ("pretext_photos", "pretext_edges")}
+    ids = [str(number) for number in range(24)]
+    for name, vectors in both.items():
+        write_embeddings(tmp_path / "facing" / f"{name}.parquet", ids[:12], vectors)
+        write_embeddings(tmp_path / "apart" / f"{name}.parquet", ids, np.concatenate(np.hsplit(vectors, 2)))
+    facing, apart = fit_pretext(tmp_path / "facing", facing=2.0), fit_pretext(tmp_path / "apart")
+    np.testing.assert_allclose(facing.photo_mean, apart.photo_mean, atol=1e-6)
+    np.testing.assert_allclose(facing.sketch_mean, apart.sketch_mean, atol=1e-6)
+    vectors = rng.standard_normal((3, 5)).astype(np.float32)
+    np.testing.assert_allclose(facing.whitenings[0].of(vectors), apart.whitenings[0].of(vectors), atol=1e-5)
+    assert facing.edges is not None
+    assert facing.edges.shape == (12, 10)
+
+
+def test_a_fitted_alignment_comes_back_whole(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    for name in ("pretext_photos", "pretext_edges"):
+        rows = np.random.default_rng(len(name)).standard_normal((9, 6)).astype(np.float32)
+        write_embeddings(tmp_path / f"{name}.parquet", [str(number) for number in range(9)], rows)
+    fitted = fit_pretext(tmp_path, (1, 2), 3.0)
+    fitted.save(tmp_path / FILE_NAME)
+    loaded = Alignment.load(tmp_path / FILE_NAME)
+    assert (loaded.widths, loaded.facing, loaded.dimension, loaded.aligned_dimension) == ((1, 2), 3.0, 6, 7)
+    for kind in ("none", "pretext_mean", "pretext_whitened", "pretext_csls"):
+        expected = fitted.as_kind(kind).apply(vectors, "photo")
+        np.testing.assert_array_equal(loaded.as_kind(kind).apply(vectors, "photo"), expected)
 
 
 def test_saved_means_come_back_bit_for_bit(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def embed(run: Run) -> None:
     source = open_source(run.params.catalog, run.root)
     train = networks.own.train
     export_all({out: networks.embed}, catalog, source, run.data / "pairs", train, size=networks.size, batch=4)
-    fit_pretext(out, networks.widths()).save(out / FILE_NAME)
+    fit_pretext(out, networks.widths(), run.params.embed.facing).save(out / FILE_NAME)
     write_json(out / "system.json", {"seconds": 1.0, "embed": run.params.embed.model_dump()})
     kind = run.params.retrieval.alignment
     job = BuildJob((out / "photos.parquet",), out / FILE_NAME, kind, "exact", 0, run.data / "index")

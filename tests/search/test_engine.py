@@ -47,7 +47,11 @@ def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, fini
 
 def test_maps_of_several_sizes_and_hubs_that_count_less_are_searched_like_all_else(run: Run) -> None:
     other = with_params(
-        run, embed__image_size=[64, 96], embed__pool5=True, retrieval__alignment="pretext_csls", search__kind="exact"
+        run,
+        embed__image_size=[64, 96],
+        embed__layers="fc6+pool5",
+        retrieval__alignment="pretext_csls",
+        search__kind="exact",
     )
     embed(other)
     folder = other.data / "embeddings"

@@ -51,9 +51,9 @@ def similarities(run: Run) -> np.ndarray:
 
 def test_networks_that_see_images_at_different_sizes_find_by_the_mean_of_their_similarities(run: Run) -> None:
     alone = similarities(run)
-    other = another(run, "other", 1, embed__pool5=True)
+    other = another(run, "other", 1, embed__layers="fc6+pool5")
     apart = similarities(other)
-    together = similarities(joined(run, ["other"], embed__pool5=False))
+    together = similarities(joined(run, ["other"], embed__layers="fc6"))
     np.testing.assert_allclose(together, (alone + apart) / 2, atol=1e-4)
     assert not np.allclose(together, alone, atol=1e-2)
 
