@@ -45,14 +45,17 @@ def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, fini
         assert hits[0].distance == pytest.approx(1 - hits[0].score)
 
 
-def test_maps_of_several_sizes_and_hubs_that_count_less_are_searched_like_all_else(run: Run) -> None:
-    other = with_params(
-        run,
-        embed__image_size=[64, 96],
-        embed__layers="fc6+pool5",
-        retrieval__alignment="pretext_csls",
-        search__kind="exact",
-    )
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embed__image_size": [64, 96], "embed__layers": "fc6+pool5"},
+        {"embed__layers": "fc6+pool5+conv4", "embed__apart": True, "embed__facing": 2.0},
+    ],
+)
+def test_maps_mirror_images_and_hubs_that_count_less_are_searched_like_all_else(
+    run: Run, changes: dict[str, object]
+) -> None:
+    other = with_params(run, retrieval__alignment="pretext_csls", search__kind="exact", **changes)
     embed(other)
     folder = other.data / "embeddings"
     photos, sketches = (stored_vectors(folder / f"{name}.parquet") for name in ("photos", "sketches"))
@@ -64,6 +67,21 @@ def test_maps_of_several_sizes_and_hubs_that_count_less_are_searched_like_all_el
         gallery = alignment.apply(np.stack([photos[each] for each in engine.gallery.image_ids]), "photo")
     scores = alignment.apply(sketches[name][None], "sketch")[0] @ gallery.T
     np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=1e-4)
+
+
+def test_a_photo_that_faces_the_other_way_is_less_alike_the_more_facing_counts(run: Run) -> None:
+    turned = []
+    for weight in (0.5, 2.0, 8.0):
+        other = with_params(run, embed__facing=weight)
+        embed(other)
+        with closing(open_engine(other)) as engine:
+            prepared = [engine.prepare(engine.gallery.load(row)) for row in range(len(engine.gallery))]
+            own, mirrored = (
+                engine.encoder.alignment.apply(engine.encoder.raw(images), "photo")
+                for images in (prepared, [image.flip(-1) for image in prepared])
+            )
+        turned.append(float((own * mirrored).sum(axis=1).mean()))
+    assert turned[0] > turned[1] > turned[2]
 
 
 def test_lists_repeat_themselves_less_where_the_params_say_so(run: Run) -> None:
