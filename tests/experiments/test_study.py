@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from experiments import cell, judge
-from experiments.grid import GRID, read_grid
+from experiments.grid import GRID, ROOT, changed, read_grid
 from experiments.study import STUDY
 from pipeline_lib.data.files import write_text
+from pipeline_lib.params import parse
 from pipeline_lib.retrieval.alignment import normalise
 from pipeline_lib.retrieval.fitting import fit_pretext, fit_tables
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Labels
@@ -27,6 +31,22 @@ def test_every_row_has_a_hypothesis_and_changes_keys_of_the_params() -> None:
     for name in study.order:
         assert study.params_of(name).catalog.dataset == "voc_sketchy"
         assert study.rows[name].note, name
+
+
+@pytest.mark.parametrize(("target", "row"), [("fast", "all-photos"), ("best", "best")])
+def test_a_target_of_make_trains_and_embeds_as_its_row_does(target: str, row: str) -> None:
+    command = ["make", "-n", target, "ROOT=/x"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = dict(re.findall(r"-S ((?:catalog\.dataset|patches|train|contrast|embed)[\w.]*)=(\S+)", shown))
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    made = parse(changed(values, {key: yaml.safe_load(value) for key, value in told.items()}, target), source=target)
+    sections = {"patches", "train", "contrast", "embed"}
+    ours, theirs = (params.model_dump(include=sections) for params in (made, read_grid(STUDY).params_of(row)))
+    # Rows run on one thread, so that two of them share a machine.
+    for params in (ours, theirs):
+        del params["train"]["threads"], params["embed"]["threads"]
+    assert told["catalog.dataset"] == "voc_sketchy"
+    assert ours == theirs
 
 
 def labels(prefix: str, per_class: int) -> Labels:
