@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.framing import INK, MARGIN, around_ink, middle, padded
+from experiments.framing import INK, MARGIN, around_ink, li_figures, middle, padded, split
+from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
+from pipeline_lib.retrieval.li_score import KS
 from tests.conftest import scene
 
 
@@ -55,3 +57,10 @@ def test_the_middle_of_a_photo_has_its_shape_and_centre() -> None:
     found = middle(photo)
     assert found.shape == (140, 70, 3)
     assert np.array_equal(found, photo[30:170, 15:85])
+
+
+def test_the_classes_that_the_source_does_not_report_are_apart_from_those_that_it_does() -> None:
+    scores = {name: np.full((6, len(KS)), 20.0) for name in SOURCE_CLASSES} | {"boat": np.full((6, len(KS)), 8.0)}
+    found = {ending: li_figures(some) for ending, some in split(scores).items()}
+    assert found[""] | {"queries": 60, "li_score_at_5": 20.0} == found[""]
+    assert found["_rest"] | {"queries": 6, "li_score_at_5": 8.0} == found["_rest"]
