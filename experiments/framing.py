@@ -2,8 +2,9 @@
 
 A drawing is shown whole, or cut to a square around its ink; a photo whole, padded to a square, or also by its middle,
 whichever of the two is more alike. Everything is embedded afresh by the row's networks under its own alignments.
-Sketchy is measured on the classes that settings are chosen by, Li 2014 on the source's ten classes, with photos cut to
-the object (`li2014`) and whole (`li2014_img`), and on its four others (`_rest`), by which settings may be chosen. Writes metrics/retrieval_study_framing.csv; rows of other names stay.
+Sketchy is measured on the classes that settings are chosen by, Li 2014 on the source's ten classes and, by which
+settings may be chosen, on the four others (`_rest`), with photos cut to the object (`li2014`) and whole (`li2014_img`).
+Writes metrics/retrieval_study_framing.csv; rows of other names stay.
 """
 
 from __future__ import annotations
