@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline_lib.errors import PipelineError  # noqa: E402
+from pipeline_lib.errors import PipelineError, in_words  # noqa: E402
 from pipeline_lib.params import Params, parse  # noqa: E402
 
 SCRATCH = ROOT / ".scratch"
@@ -43,5 +43,4 @@ def run(stage: Callable[[Params, Path, Path], None]) -> None:
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
     except OSError as failure:
-        # A full disk, a missing right: the system's own words, with the file it names.
-        sys.exit(f"error: {failure.filename or 'input/output'}: {failure.strerror or failure}; finished parts are kept")
+        sys.exit(f"error: {in_words(failure)}; finished parts are kept")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline_lib.data.files import LIBRARY
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.errors import PipelineError, in_words
 
 DEFAULT = (LIBRARY.parent / "params").with_suffix(".yaml")
 """The params file of the tree that holds the program."""
@@ -36,6 +36,5 @@ def ended(work: Callable[[], int]) -> int:
         print("interrupted; what is finished is kept", file=sys.stderr)
         return INTERRUPTED
     except OSError as failure:
-        words = f"error: {failure.filename or 'input/output'}: {failure.strerror or failure}"
-        print(printable(words), file=sys.stderr)
+        print(printable(f"error: {in_words(failure)}"), file=sys.stderr)
     return 1

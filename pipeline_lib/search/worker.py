@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.errors import PipelineError, in_words
 from pipeline_lib.retrieval.alignment import Alignment
 from pipeline_lib.retrieval.index_kinds import build_index, choose_kind
 from pipeline_lib.retrieval.vectors import EmbeddingTable, Vectors
@@ -75,7 +75,7 @@ class Worker:
         except MemoryError:
             return "failed", "not enough memory for the index; set search.kind to pq in params.yaml and build it again"
         except OSError as failure:
-            return "failed", f"{failure.filename or 'input/output'}: {failure.strerror or failure}"
+            return "failed", in_words(failure)
         except Exception as failure:  # noqa: BLE001  who has asked is told, and the worker lives on
             return "failed", f"the process that holds FAISS has failed ({type(failure).__name__}: {failure})"
 
