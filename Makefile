@@ -137,7 +137,7 @@ best: setup
 	@$(EXPERIMENT) $(ON_SKETCHY) -S train.encoder=efficientnet_lite0 -S train.weights=efficientnet_lite0 \
 	  -S train.context_weight=0.0 -S train.keep_weight=5.0 -S train.epochs=4 \
 	  -S contrast.batch_images=64 -S contrast.mirror_negatives=true \
-	  -S embed.image_size=224 -S embed.layers=fc6+pool5+conv4 -S embed.apart=true -S embed.facing=2.0 -S embed.precision=auto \
+	  -S embed.image_size=224 -S embed.layers=fc6+pool5+conv4 -S embed.apart=true -S embed.facing=3.0 -S embed.precision=auto \
 	  -S retrieval.alignment=pretext_csls -S retrieval.diversity=0.1
 	@$(KEEP)
 
