@@ -8,7 +8,7 @@
 # make source       the source's own setting on the embedded data set: context prediction alone
 # make voc-sketchy ROOT=/path     the same on PASCAL VOC 2012 and Sketchy
 # make fast ROOT=/path            the default's method on the same
-# make best ROOT=/path            on the same, what retrieves best so far (some 45 minutes)
+# make best ROOT=/path            on the same, what retrieves best so far (about an hour)
 # make ablation     the rows of experiments/grid.yaml that are not made yet, then its tables, claims and pictures
 # make study        the rows of experiments/study.yaml that are not made yet
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji; after source, voc-sketchy and fast (make defaults before each)
