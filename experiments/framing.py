@@ -162,9 +162,10 @@ def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embe
     def images(some: list[Entry]) -> Iterator[Picture]:
         return (source.load(entry.path, entry.domain, entry.image_id) for entry in some)
 
+    ratings = li2014_benchmark.read_ratings(root)
     for how, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
         values = {}
-        for rated in li2014_benchmark.read_ratings(root):
+        for rated in ratings:
             rows, columns = ([place[image_id] for image_id in ids] for ids in (rated.sketches, rated.photos))
             found = li_score.li_scores(scores[np.ix_(rows, columns)], rated.values, np.array(rated.photos))
             values[rated.class_name] = found
