@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.models import alexnet
 
 from benchmarks.timing import changed, compare, tell
+from pipeline_lib.embedding.encode import LoadedEncoder
+from pipeline_lib.embedding.fc6 import fc6_of
 from pipeline_lib.models.device import choose_device, keep_freed_memory, use_threads
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.retrieval.encode import LoadedEncoder
-from pipeline_lib.retrieval.fc6 import fc6_of
 
 TURNS = 9
 IMAGES = 512

@@ -6,9 +6,9 @@ Vectors: fc6 of real photos (photos and pretext_photos of a run), aligned, reduc
 each vector is one of them, chosen at random, with Gaussian noise on every component, half as large as the component's
 own deviation, and L2-normalised again. Queries are the run's drawings in the same space. Each row is measured in
 processes of their own: one builds and writes the index, another reads it, so that memory is that of the index alone.
-Queries come one at a time, as in the web page. Everything runs on one thread and is measured in seconds of processor
-time, which other work on the machine disturbs little. Rows are appended as they are finished; rows that the file
-already holds are skipped, so that a run that was cut off goes on.
+Queries come one at a time, as in the web page. Everything runs on one thread and is measured in processor seconds,
+which other work on the machine disturbs little. Finished rows are appended and rows that are there already are skipped,
+so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.run import ROOT, processor
-from pipeline_lib.retrieval.alignment import FILE_NAME, Alignment, normalise
-from pipeline_lib.retrieval.index_kinds import INDEX_KINDS, build_index, principal_components, settings_of
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.embedding.alignment import FILE_NAME, Alignment, normalise
+from pipeline_lib.embedding.vectors import EmbeddingTable
+from pipeline_lib.index.kinds import KINDS, build_index, principal_components, settings_of
 
 DIMENSION = 512
 NOISE = 0.5
@@ -47,7 +47,7 @@ COLUMNS = [
 
 def prepare(embeddings: Path, place: Path) -> None:
     """Writes base.npy (real photos) and queries.npy (drawings), float32[N, DIMENSION], to `place`."""
-    alignment = Alignment.load(embeddings / FILE_NAME)
+    alignment = Alignment.load(embeddings / FILE_NAME).as_kind("pretext_csls")
     tables = [EmbeddingTable.open(embeddings / f"{name}.parquet") for name in ("photos", "pretext_photos")]
     photos = np.concatenate([alignment.apply(table.read(), "photo") for table in tables])
     sketches = alignment.apply(EmbeddingTable.open(embeddings / "sketches.parquet").read(), "sketch")
@@ -79,15 +79,24 @@ def build(place: Path, count: int, kind: str) -> None:
     """Builds one index and writes it, with the time it took."""
     faiss.omp_set_num_threads(1)
     base = np.load(place / "base.npy")
+    making = 0.0
+
+    def batches() -> Iterator[Matrix]:
+        # Making the vectors is no part of the building.
+        nonlocal making
+        source = vectors(base, count)
+        while True:
+            before = time.process_time()
+            batch = next(source, None)
+            making += time.process_time() - before
+            if batch is None:
+                return
+            yield batch
+
     started = time.process_time()
-    index = build_index(lambda: vectors(base, count), count, DIMENSION, kind, 0)  # type: ignore[arg-type]
-    seconds = time.process_time() - started
+    index = build_index(batches, count, DIMENSION, kind, 0)
+    seconds = time.process_time() - started - making
     faiss.write_index(index, str(place / "index.faiss"))
-    # Making the vectors is no part of the building; it happens once for exact and twice for the others.
-    started = time.process_time()
-    for _ in vectors(base, count):
-        pass
-    seconds -= (time.process_time() - started) * (1 if kind == "exact" else 2)
     print(json.dumps({"build_seconds": round(seconds, 1), "settings": settings_of(index)}))
 
 
@@ -132,7 +141,7 @@ def step(*arguments: str) -> dict[str, object]:
 
 
 def finished(out: Path) -> set[tuple[str, str]]:
-    """(vectors, kind) of the rows that the file holds."""
+    """(vectors, kind) of the rows in the file."""
     if not out.exists():
         return set()
     with out.open(encoding="utf-8", newline="") as stream:
@@ -150,12 +159,12 @@ def append(out: Path, row: dict[str, object]) -> None:
 
 
 def run(embeddings: Path, counts: list[int], out: Path, place: Path) -> None:
-    """All rows that are not there yet."""
+    """Measures all rows that the file lacks."""
     prepare(embeddings, place)
     base, queries = np.load(place / "base.npy"), np.load(place / "queries.npy")
     facts = {"processor": processor(), "faiss": faiss.__version__, "python": platform.python_version()}
     for count in counts:
-        left = [kind for kind in INDEX_KINDS if (str(count), kind) not in finished(out)]
+        left = [kind for kind in KINDS if (str(count), kind) not in finished(out)]
         if left:
             np.save(place / f"truth-{count}.npy", exact(base, queries, count))
         for kind in left:
@@ -167,7 +176,7 @@ def run(embeddings: Path, counts: list[int], out: Path, place: Path) -> None:
 
 
 def main() -> None:
-    """Parses what is asked for."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description="kinds of index: recall, speed, memory, build time")
     parser.add_argument("--embeddings", type=Path, default=ROOT / "data" / "embeddings", help="of a finished run")
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])

@@ -39,7 +39,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path("stages").resolve()))
 from common import load_params
 from safetensors.torch import save_file
-from pipeline_lib.data.files import write_json
+from pipeline_lib.files import write_json
 from pipeline_lib.models.encoder import Encoder
 settings = load_params()
 folder = Path("data/model")

@@ -37,11 +37,11 @@ from PIL import Image
 from benchmarks.run import ROOT, processor
 from pipeline_lib.data.schemas import embeddings_schema, read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.retrieval.vectors import EmbeddingTable
-from pipeline_lib.search.messages import BuildJob
+from pipeline_lib.embedding.vectors import EmbeddingTable
+from pipeline_lib.index.messages import BuildJob
+from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.search.opening import Run
 from pipeline_lib.search.own_record import Record, alignment_key, write_record
-from pipeline_lib.search.remote import RemoteFaiss
 
 RATE, SECONDS = 50, 60
 ONE_BY_ONE = 200

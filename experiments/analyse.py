@@ -1,67 +1,57 @@
-"""What a finished run of the ablation found: figures, per-class hits and how far apart the domains lie.
-
-Run by cell.py in a process of its own, since it loads FAISS: `python -m experiments.analyse DATA METRICS OUT`.
-"""
+"""What a row of the ablation found: figures, hits per class, and how far apart the domains lie."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pipeline_lib.baselines.system import FORMS
-from pipeline_lib.data.files import read_json, write_json
-from pipeline_lib.intervals import bootstrap_difference, bootstrap_mean
-from pipeline_lib.retrieval import separation
-from pipeline_lib.retrieval.alignment import Kind
-from pipeline_lib.retrieval.comparison import Row, System, measure
-from pipeline_lib.retrieval.evaluation import rounded
-from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.metrics import COLUMNS
-from pipeline_lib.retrieval.vectors import open_retrieval
+from pipeline_lib.embedding.alignment import of_kind
+from pipeline_lib.embedding.vectors import open_retrieval
+from pipeline_lib.evaluation import separation
+from pipeline_lib.evaluation.comparison import Row, System
+from pipeline_lib.evaluation.comparison import measure as measured
+from pipeline_lib.evaluation.evaluation import rounded
+from pipeline_lib.evaluation.metrics import COLUMNS
+from pipeline_lib.files import read_json
+from pipeline_lib.intervals import Interval, bootstrap_difference, bootstrap_mean
+from pipeline_lib.run import Run
 
-CLASSES = (
-    "airplane",
-    "bicycle",
-    "car_(sedan)",
-    "cat",
-    "chair",
-    "cow",
-    "dog",
-    "horse",
-    "motorcycle",
-    "sheep",
-)
+CLASSES = ("airplane", "bicycle", "car_(sedan)", "cat", "chair", "cow", "dog", "horse", "motorcycle", "sheep")
 """The source's ten classes, by Sketchy's names."""
 PER_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")
 RESAMPLES, SEED = 2000, 0
 
-
-def figures(row: Row) -> dict[str, Any]:
-    """All figures of a row with their intervals, as fractions."""
-    intervals = row.evaluation.intervals(RESAMPLES, SEED)
-    return {name: [rounded(value) for value in intervals[name]] for name in COLUMNS}
+Figures = dict[str, list[float | None]]
+"""Per column of the metrics its value and the ends of its interval, as fractions."""
 
 
-def per_class(row: Row) -> dict[str, dict[str, list[float | None]]]:
-    """hit@5 of the ten classes under three protocols, each with its interval, and over all ten."""
+def per_column(names: tuple[str, ...], found: list[Interval]) -> Figures:
+    """Rounded intervals by the columns' names."""
+    return {name: [rounded(value) for value in interval] for name, interval in zip(names, found, strict=True)}
+
+
+def figures(row: Row) -> Figures:
+    """All figures of a row."""
+    return per_column(tuple(COLUMNS), list(row.evaluation.intervals(RESAMPLES, SEED).values()))
+
+
+def per_class(row: Row) -> dict[str, Figures]:
+    """hit@5 of the ten classes under three protocols, each and over all ten."""
     columns = [COLUMNS.index(name) for name in PER_CLASS]
     classes = row.evaluation.queries.class_names
     parts = {name: classes == name for name in CLASSES} | {"all ten": np.isin(classes, CLASSES)}
-    result = {}
-    for name, part in parts.items():
-        if part.any():
-            values = row.evaluation.values[part][:, columns]
-            found = bootstrap_mean(values, row.evaluation.clusters[part], RESAMPLES, SEED)
-            result[name] = {
-                column: [rounded(v) for v in interval] for column, interval in zip(PER_CLASS, found, strict=True)
-            }
-    return result
+    clusters, values = row.evaluation.clusters, row.evaluation.values
+    return {
+        name: per_column(PER_CLASS, bootstrap_mean(values[part][:, columns], clusters[part], RESAMPLES, SEED))
+        for name, part in parts.items()
+        if part.any()
+    }
 
 
-def difference(ours: Row, other: Row) -> dict[str, dict[str, list[float | None]]]:
+def difference(ours: Row, other: Row) -> dict[str, Figures]:
     """Ours minus the other's hit@5, paired, over the ten classes and over all."""
     queries, first = ours.evaluation.in_order_of_queries()
     _, second = other.evaluation.in_order_of_queries()
@@ -69,17 +59,14 @@ def difference(ours: Row, other: Row) -> dict[str, dict[str, list[float | None]]
     columns = [COLUMNS.index(name) for name in PER_CLASS]
     result = {}
     for name, part in (("all ten", np.isin(queries.class_names, CLASSES)), ("all", np.ones(len(queries), bool))):
-        if not part.any():
-            continue
-        found = bootstrap_difference(first[part][:, columns], second[part][:, columns], clusters[part], RESAMPLES, SEED)
-        result[name] = {
-            column: [rounded(v) for v in interval] for column, interval in zip(PER_CLASS, found, strict=True)
-        }
+        if part.any():
+            sides = first[part][:, columns], second[part][:, columns]
+            result[name] = per_column(PER_CLASS, bootstrap_difference(*sides, clusters[part], RESAMPLES, SEED))
     return result
 
 
-def apart(system: System, kind: Kind) -> dict[str, float]:
-    """The numbers of `retrieval.separation` for one system."""
+def apart(system: System, kind: str) -> dict[str, float]:
+    """The numbers of `evaluation.separation` for one system."""
     photos, sketches = open_retrieval(system.folder)
     alignment = of_kind(kind, photos, sketches)
     a, b = alignment.apply(photos.read(), "photo"), alignment.apply(sketches.read(), "sketch")
@@ -96,27 +83,32 @@ def apart(system: System, kind: Kind) -> dict[str, float]:
     }
 
 
-def main(data: Path, metrics: Path, out: Path) -> None:
-    """Measures ours under every alignment, and the baselines of the folder where there are any."""
-    ours = System.read(data / "embeddings")
-    before = [System.read(path.parent) for path in sorted((data / "baselines").glob("*/system.json"))]
-    mine = {kind: measure(ours, kind, plain=kind) for kind in FORMS}
+def systems_of(run: Run) -> list[System]:
+    """A run's embeddings and, where there are any, its baselines, named after it: runs that embed alike share them."""
+    found = [replace(System.read(run.embeddings), name=run.name)]
+    for path in sorted((run.folder / "baselines").glob("*/system.json")):
+        system = System.read(path.parent)
+        kind = system.name.rpartition("-")[2]
+        found.append(system if kind == "hog" else replace(system, name=f"{run.name}-{kind}"))
+    return found
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Measures a run under every alignment, and its baselines where there are any; keys are the systems' names."""
+    ours, *before = systems_of(run)
+    mine = {kind: measured(ours, kind, plain=kind) for kind in FORMS}
     result: dict[str, Any] = {
+        "pretext": read_json(run.model / "pretext.json"),
         "retrieval": {kind: figures(row) for kind, row in mine.items()},
         "per_class": {},
         "minus": {},
         "domains": {},
     }
-    plain: tuple[Kind, ...] = ("none", "pretext_mean")
-    for kind in plain:
-        others = {system.name: measure(system, kind, plain=kind) for system in before}
+    for kind in ("none", "pretext_mean"):
+        others = {system.name: measured(system, kind, plain=kind) for system in before}
         rows = {ours.name: mine[kind], **others}
         result["per_class"][kind] = {name: per_class(row) for name, row in rows.items()}
         result["minus"][kind] = {name: difference(mine[kind], row) for name, row in others.items()}
         result["domains"][kind] = {system.name: apart(system, kind) for system in (ours, *before)}
         result["retrieval"].update({f"{name}+{kind}": figures(row) for name, row in others.items()})
-    write_json(out, {"pretext": read_json(metrics / "pretext.json"), **result})
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    return result

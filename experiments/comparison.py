@@ -1,8 +1,9 @@
 """Every system on every benchmark, by one command that resumes: `python -m experiments.comparison`.
 
-Reads finished runs of the pipeline (`make source`, `make voc-sketchy`; of the default's method `make repro`, `make
-fast`), keeps vectors, scores and what systems learned in `data/comparison/`, and writes comparison.csv,
-comparison.md, paired.csv and per_class.csv to `metrics/comparison/`.
+Reads finished runs of the pipeline (`make run RECIPE=source`, `voc-sketchy`, `default-sketchy`; `make repro` for the
+default), keeps vectors, scores and what systems learned in `data/comparison/`, and updates comparison.csv,
+comparison.md, paired.csv and per_class.csv in `metrics/comparison/`: rows of systems and data sets that have no results
+in the store stay.
 """
 
 from __future__ import annotations
@@ -13,31 +14,28 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
+import pandas as pd
 from tqdm import tqdm
 
 from pipeline_lib.baselines import benchmarks as bench
+from pipeline_lib.baselines import tables
 from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
-from pipeline_lib.baselines.run import RECORD, SKIPPED, run_module
-from pipeline_lib.baselines.system import Benchmark, Run, system_modules
-from pipeline_lib.baselines.tables import Bootstrap, comparison, markdown, paired, per_class, with_li_parts
-from pipeline_lib.data.files import read_json, resolve_path, write_text
+from pipeline_lib.baselines.run import run_module
+from pipeline_lib.baselines.system import RECORD, SKIPPED, Benchmark, system_modules
+from pipeline_lib.data.source import root_of
 from pipeline_lib.data.tasks import _end_with_parent
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.models import earlier
-from pipeline_lib.params import Params, parse
+from pipeline_lib.files import read_json, write_text
+from pipeline_lib.run import RECORD as RUN
+from pipeline_lib.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "data" / "runs"  # where tools.keep puts them
-# Of the tables, from the first: Sketchy and its parts, Li 2014 and its subsets, the embedded set.
-ORDER = (
-    *("sketchy", "sketchy_test", "sketchy_test_unseen", "sketchy_community_test"),
-    *(f"{name}{subset}" for name in ("li2014", "li2014_img") for subset in ("", "_last3", "_14", "_14_last3")),
-    "openmoji",
-)
+RUNS = (*(ROOT / "data" / "runs" / name for name in ("source", "voc-sketchy", "default-sketchy")), ROOT / "data")
+PRIMARY = {"openmoji": "source", "voc_sketchy": "voc-sketchy"}
+"""By data set the run that systems learn from; another one where it was not given."""
 NAMES = ("openmoji", "sketchy", "li2014", "li2014_img")
 
 
@@ -55,15 +53,11 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; relative paths are taken from the repository root."""
+    """The command line; relative paths are taken from the working directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--openmoji", type=Path, default=RUNS / "source", help="artefacts of `make source`")
-    parser.add_argument("--sketchy", type=Path, default=RUNS / "voc_sketchy", help="of `make voc-sketchy`")
-    parser.add_argument("--joint-openmoji", type=Path, default=ROOT / "data", help="artefacts of the default's run")
-    parser.add_argument("--joint-sketchy", type=Path, default=RUNS / "fast", help="of `make fast`")
-    parser.add_argument("--image-size", type=int, default=224, help="at which --sketchy embedded, px (default: 224)")
-    parser.add_argument("--root", type=Path, help="the images of --sketchy, with li2014/ (default: ../shared/data)")
-    parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between runs")
+    parser.add_argument("--run", action="append", type=Path, help="a run folder; may be repeated (default: all known)")
+    parser.add_argument("--root", type=Path, help="the images of VOC and Sketchy, with li2014/ (default: the run's)")
+    parser.add_argument("--store", type=Path, default=ROOT / "data" / "comparison", help="what is kept between calls")
     parser.add_argument("--metrics", type=Path, default=ROOT / "metrics" / "comparison", help="where tables go")
     parser.add_argument("--benchmark", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument("--threads", type=int, help="of torch, fewer where other work runs beside (default: the run's)")
@@ -72,44 +66,47 @@ def arguments() -> argparse.Namespace:
 
 
 def open_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
-    """The benchmarks that were asked for; without asking, all whose data are there."""
-    wanted = options.benchmark or NAMES
-    root = options.root or resolve_path("../shared/data", ROOT, "--root")
-    threads = {"threads": options.threads} if options.threads else {}
-    common = {"train": threads, "embed": threads}
-    found = []
-    if "openmoji" in wanted:
-        run = Run(settings_of(options.openmoji, common), options.openmoji, ROOT)
-        found.append(bench.openmoji(run, joint_of(options.joint_openmoji, common)))
+    """The benchmarks that were asked for; without asking, all that the given runs allow.
+
+    Raises:
+        PipelineError: a run or its images can't be used, or a benchmark that was asked for has no run.
+    """
+    runs: dict[str, list[Run]] = {}
+    for folder in options.run or [folder for folder in RUNS if (folder / RUN).exists()]:
+        run = _with(Run.open(folder, ROOT), options)
+        runs.setdefault(run.params.catalog.dataset, []).append(run)
+    for dataset, some in runs.items():
+        some.sort(key=lambda run: run.name != PRIMARY.get(dataset))
+    needed = {name: "openmoji" if name == "openmoji" else "voc_sketchy" for name in NAMES}
+    for name in options.benchmark or ():
+        if needed[name] not in runs:
+            raise PipelineError(
+                f"--benchmark {name}: no run on {needed[name]} was given; make one with "
+                f"`make run RECIPE={PRIMARY[needed[name]]}`"
+            )
+    wanted = [name for name in options.benchmark or NAMES if needed[name] in runs]
+    found = [bench.openmoji(runs["openmoji"])] if "openmoji" in wanted else []
     if set(wanted) - {"openmoji"}:
-        # What that run changed and embedding depends on.
-        catalog = {"dataset": "voc_sketchy", "root": str(root)}
-        changes = {**common, "catalog": catalog, "embed": {**threads, "image_size": options.image_size}}
-        run = Run(settings_of(options.sketchy, changes), options.sketchy, ROOT)
-        sketchy = bench.sketchy(run, root, joint_of(options.joint_sketchy, common))
+        primary = runs["voc_sketchy"][0]
+        root = root_of(primary.params.catalog, primary.root)
+        sketchy = bench.sketchy(runs["voc_sketchy"], root)
         found += [sketchy] if "sketchy" in wanted else []
-        if "li2014" in wanted:
-            found.append(bench.li2014(root, "cropped", sketchy.training))
-        if "li2014_img" in wanted:
-            found.append(bench.li2014(root, "img", sketchy.training))
+        found += [bench.li2014(root, "cropped", sketchy.training)] if "li2014" in wanted else []
+        found += [bench.li2014(root, "img", sketchy.training)] if "li2014_img" in wanted else []
     return found
 
 
-def joint_of(data: Path, changes: dict[str, dict[str, Any]]) -> Run | None:
-    """The run of the default's method, where there is one; it embeds at the size that params.yaml names."""
-    return Run(settings_of(data, changes), data, ROOT) if (data / "model" / "meta.json").exists() else None
-
-
-def settings_of(data: Path, changes: dict[str, dict[str, Any]]) -> Params:
-    """The params of a finished run: params.yaml, what `changes` says, and what the model was really trained with."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    trained = read_json(data / "model" / "meta.json")["params"]
-    for name, before in earlier.SECTIONS.items():
-        trained[name] = {**before, **trained.get(name, {})}
-    for section in (trained, changes):
-        for name, part in section.items():
-            values[name] = {**values[name], **part}
-    return parse(values, source=f"params.yaml with {data / 'model' / 'meta.json'}")
+def _with(run: Run, options: argparse.Namespace) -> Run:
+    """The run as this machine reads its images and shares its cores."""
+    params = run.params
+    if options.root and params.catalog.dataset == "voc_sketchy":
+        root = str(options.root.resolve())
+        params = params.model_copy(update={"catalog": params.catalog.model_copy(update={"root": root})})
+    if options.threads:
+        threads = {"threads": options.threads}
+        sections = {"train": params.train, "embed": params.embed}
+        params = params.model_copy(update={name: part.model_copy(update=threads) for name, part in sections.items()})
+    return replace(run, params=params)
 
 
 def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> list[str]:
@@ -130,10 +127,10 @@ def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> lis
 
 
 def write_tables(benchmarks: Sequence[Benchmark], store: Path, metrics: Path) -> None:
-    """Measures all results in the store and writes the tables."""
+    """Measures all results in the store, and writes the tables with these rows in them."""
     rows: list[Measured] = []
-    skipped: list[tuple[str, str, str]] = []
-    draws = Bootstrap(2000, 0)
+    page = metrics / "comparison.md"
+    skipped = tables.kept_reasons(page.read_text(encoding="utf-8")) if page.exists() else {}
     for benchmark in benchmarks:
         for part in benchmark.parts:
             rows.append(chance(benchmark, part))
@@ -142,15 +139,22 @@ def write_tables(benchmarks: Sequence[Benchmark], store: Path, metrics: Path) ->
         homes = sorted(path.parent for name in (RECORD, SKIPPED) for path in store.glob(f"*/{benchmark.name}/{name}"))
         for folder in tqdm(homes, desc=f"measure {benchmark.name}", unit="system"):
             rows += measure(folder, benchmark)
+            skipped.pop((folder.parent.name, benchmark.name), None)
             if (folder / SKIPPED).exists():
-                skipped.append((folder.parent.name, benchmark.name, read_json(folder / SKIPPED)["reason"]))
-    rows = sorted(with_li_parts(rows), key=lambda row: ORDER.index(row.dataset))
-    table = comparison(rows, draws)
-    tables = {"comparison": table, "paired": paired(rows, draws), "per_class": per_class(rows, draws)}
-    for name, content in tables.items():
-        write_text(metrics / f"{name}.csv", content.to_csv(index=False, lineterminator="\n"))
-    write_text(metrics / "comparison.md", markdown(table, skipped))
-    print(f"{len(table)} rows: {metrics / 'comparison.md'}")
+                skipped[folder.parent.name, benchmark.name] = read_json(folder / SKIPPED)["reason"]
+    rows = list(tables.with_li_parts(rows))
+    draws = tables.Bootstrap(2000, 0)
+    measured = {(tables.system_of(row.row), row.dataset) for row in rows}
+    compared = {key for key in measured if (tables.AGAINST, key[1]) in measured}
+    for name, over in (("comparison", measured), ("paired", compared), ("per_class", measured)):
+        path = metrics / f"{name}.csv"
+        write_text(path, tables.updated(path, getattr(tables, name)(rows, draws), over))
+    table = pd.read_csv(metrics / "comparison.csv").astype({"dim": "Int64"})
+    there = set(zip(table["system"], table["dataset"], strict=True))
+    write_text(page, tables.markdown(table, {key: why for key, why in skipped.items() if key not in there}))
+    if old := sorted({dataset for _, dataset in measured - compared}):
+        print(f"paired.csv: on {', '.join(old)} as before: without {tables.AGAINST} in the store (--file alexnet)")
+    print(f"{len(rows)} of {len(table)} rows measured: {page}")
 
 
 if __name__ == "__main__":

@@ -1,52 +1,43 @@
-"""How much of a drawing and of a photo the network is shown: `python -m experiments.framing NAME...`, study rows.
+"""How much of a drawing and of a photo the network is shown: `python -m experiments.framing NAME...`, recipes of runs.
 
 A drawing is shown whole, or cut to a square around its ink; a photo whole, padded to a square, or also by its middle,
-whichever of the two is more alike. Everything is embedded afresh by the row's networks under its own alignments.
-Sketchy is measured on the classes that settings are chosen by, Li 2014 on the source's ten classes and, by which
-settings may be chosen, on the four others (`_rest`), with photos cut to the object (`li2014`) and whole (`li2014_img`).
-Writes metrics/retrieval_study_framing.csv; rows of other names stay.
+whichever of the two is more alike. Everything is embedded afresh by the run's networks under its own alignments.
+Sketchy is measured on the classes that settings are chosen by, Li 2014 on the source's ten classes and, to choose
+settings by, on the four others (`_rest`), with photos cut to the object (`li2014`) and whole (`li2014_img`). Writes
+metrics/retrieval_study_framing.csv.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.cell import PLACE
-from experiments.grid import ROOT, read_grid
-from experiments.judge import RESAMPLES, SEED, figures, parts
-from experiments.study import STUDY
+from experiments.measuring import RESAMPLES, SEED, Finished, Line, command, figures
+from experiments.run import RUNS
 from experiments.together import ALIGNMENTS
-from pipeline_lib.baselines.embedding import batched
-from pipeline_lib.data import li2014_benchmark
-from pipeline_lib.data.files import resolve_path
+from pipeline_lib.data import li2014
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import Entry, FileSource, open_source
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.embedding.alignment import Domain, of_kind
+from pipeline_lib.embedding.export import catalog_images
+from pipeline_lib.embedding.networks import open_networks
+from pipeline_lib.embedding.vectors import Vectors
+from pipeline_lib.evaluation import li_score
+from pipeline_lib.evaluation.evaluation import with_ends
+from pipeline_lib.files import resolve_path
 from pipeline_lib.models.device import use_threads
-from pipeline_lib.params import Params
-from pipeline_lib.retrieval import li_score
-from pipeline_lib.retrieval.alignment import Alignment, Domain, Kind
-from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.encode import catalog_images, prepare
-from pipeline_lib.retrieval.evaluation import rounded
-from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.networks import open_networks
-from pipeline_lib.retrieval.vectors import Vectors, open_retrieval
+from pipeline_lib.params import Catalog
+from pipeline_lib.run import Run
 
 Picture = NDArray[np.uint8]
 View = Callable[[Picture], Picture]
-TABLE = Path("metrics/retrieval_study_framing.csv")
 INK = 200  # a drawing's pixels below this are ink, 0..255
 MARGIN = 0.08  # of the ink's longer side, on each side
 MIDDLE = 0.7  # of height and width
@@ -97,25 +88,22 @@ PHOTOS: Mapping[str, tuple[View, ...]] = {"whole": (whole,), "padded": (padded,)
 
 
 class Embedder:
-    """A row's networks and alignments."""
+    """A run's networks and alignments."""
 
-    def __init__(self, data: Path, settings: Params) -> None:
-        use_threads(settings.embed.threads)
-        self.networks = open_networks(data / "model", settings.embed, data / "embeddings")
-        # The one that counts hubs less holds what the other needs.
-        fitted = of_kind("pretext_csls", *open_retrieval(data / "embeddings"))
-        self.alignments: dict[Kind, Alignment] = {kind: fitted.as_kind(kind) for kind in ALIGNMENTS}
+    def __init__(self, run: Run, row: Finished) -> None:
+        use_threads(run.params.embed.threads)
+        self.networks = open_networks(run)
+        self.alignments = {kind: of_kind(kind, row.photos, row.sketches) for kind in ALIGNMENTS}
 
     @torch.inference_mode()
-    def __call__(self, images: Iterable[Picture], domain: Domain) -> dict[Kind, Vectors]:
+    def __call__(self, images: Iterable[Picture], domain: Domain) -> dict[str, Vectors]:
         """Aligned unit vectors, float32[N, D], of each kind."""
-        parts = []
-        for chunk in batched(images, BATCH):
-            prepared = torch.cat([prepare(image, self.networks.size, self.networks.own.train) for image in chunk])
-            parts.append(
-                self.networks.embed(prepared.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-            )
-        raw = np.concatenate(parts)
+        found, iterator = [], iter(images)
+        while chunk := list(islice(iterator, BATCH)):
+            prepared = torch.cat([self.networks.prepare(image) for image in chunk])
+            vectors = self.networks.embed(prepared.contiguous(memory_format=torch.channels_last))
+            found.append(vectors.float().cpu().numpy())
+        raw = np.concatenate(found)
         return {kind: alignment.apply(raw, domain) for kind, alignment in self.alignments.items()}
 
 
@@ -135,13 +123,12 @@ def scores_by_view(
                 yield how, np.max([vectors @ shown[each][kind].T for each in some], axis=0)
 
 
-def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
-    """Rows of the classes that settings are chosen by."""
-    catalog = read_catalog(data / "catalog.parquet").set_index("image_id")
-    source = open_source(settings.catalog, ROOT)
-    photos, sketches = (table.labels for table in open_retrieval(data / "embeddings"))
-    ((dataset, (gallery, queries)),) = parts(photos, sketches, final=False).items()
-    sides = photos.take(gallery), sketches.take(queries)
+def of_sketchy(run: Run, row: Finished, embed: Embedder) -> Iterator[Line]:
+    """Lines of the classes that settings are chosen by."""
+    catalog = read_catalog(run.catalog).set_index("image_id")
+    source = open_source(run.params.catalog, run.root)
+    ((dataset, part),) = row.parts(final=False).items()
+    sides = row.labels(part)
 
     def images(side: int) -> Iterator[Picture]:
         rows = catalog.loc[sides[side].image_ids.tolist()].reset_index()
@@ -151,10 +138,10 @@ def of_sketchy(data: Path, settings: Params, embed: Embedder) -> Iterator[dict[s
         yield {"dataset": dataset, **how, **figures(scores, *sides)}
 
 
-def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embedder) -> Iterator[dict[str, Any]]:
-    """Rows of Li 2014, K = 5: of the source's ten classes and of the four others."""
-    source = FileSource(root, settings.catalog.max_pixels)
-    entries = list(li2014_benchmark.entries(root, side))
+def of_li(root: Path, side: li2014.Side, settings: Catalog, embed: Embedder) -> Iterator[Line]:
+    """Lines of Li 2014, K = 5: of the source's ten classes and of the four others."""
+    source = FileSource(root, settings.max_pixels)
+    entries = list(li2014.entries(root, side))
     photos, sketches = ([e for e in entries if (e.domain == "photo") is kind] for kind in (True, False))
     place = {entry.image_id: number for some in (photos, sketches) for number, entry in enumerate(some)}
     name = "li2014" if side == "cropped" else "li2014_img"
@@ -162,7 +149,7 @@ def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embe
     def images(some: list[Entry]) -> Iterator[Picture]:
         return (source.load(entry.path, entry.domain, entry.image_id) for entry in some)
 
-    ratings = li2014_benchmark.read_ratings(root)
+    ratings = li2014.read_ratings(root)
     for how, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
         values = {}
         for rated in ratings:
@@ -175,46 +162,34 @@ def of_li(root: Path, side: li2014_benchmark.Side, settings: Params, embed: Embe
 
 def split(by_class: Mapping[str, li_score.Values]) -> dict[str, dict[str, li_score.Values]]:
     """What each class of Li 2014 has found, of the source's ten classes ("") and of the four others ("_rest")."""
-    source = {name: found for name, found in by_class.items() if name in li2014_benchmark.SOURCE_CLASSES}
+    source = {name: found for name, found in by_class.items() if name in li2014.SOURCE_CLASSES}
     return {"": source, "_rest": {name: found for name, found in by_class.items() if name not in source}}
 
 
-def li_figures(by_class: Mapping[str, li_score.Values]) -> dict[str, Any]:
+def li_figures(by_class: Mapping[str, li_score.Values]) -> Line:
     """The Li score at K = 5 with its interval, and of how many drawings."""
     found = li_score.mean_over_classes(by_class, RESAMPLES, SEED)[li_score.KS.index(5)]
-    ends = {"li_score_at_5": found.estimate, "li_score_at_5_low": found.low, "li_score_at_5_high": found.high}
-    return {key: rounded(value) for key, value in ends.items()} | {"queries": sum(map(len, by_class.values()))}
+    return with_ends("li_score_at_5", found) | {"queries": sum(map(len, by_class.values()))}
 
 
-def measure(name: str) -> pd.DataFrame:
-    """All rows of one row of the study.
+def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
+    """All lines of runs.
+
+    Args:
+        names: of recipes.
+        runs: the folder that holds NAME/, the run of each.
 
     Raises:
-        PipelineError: it does not exist, or has not been made.
+        PipelineError: a run is not finished, or images are missing.
     """
-    data, settings = ROOT / PLACE / f"study-{name}", read_grid(STUDY).params_of(name)
-    if not (data / "embeddings" / "system.json").exists():
-        raise PipelineError(f"{data}: holds no embeddings; make the row first: python -m experiments.study {name}")
-    embed = Embedder(data, settings)
-    rows = list(of_sketchy(data, settings, embed))
-    root = resolve_path(settings.catalog.root, ROOT, "catalog.root")
-    for side in li2014_benchmark.SIDES:
-        rows += of_li(root, side, settings, embed)
-    return pd.DataFrame([{"name": name, **row} for row in rows])
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="hits by what is shown of drawings and photos")
-    parser.add_argument("names", nargs="+", help="finished rows of experiments/study.yaml")
-    try:
-        for name in parser.parse_args().names:
-            found = measure(name)
-            kept = pd.read_csv(ROOT / TABLE) if (ROOT / TABLE).exists() else found[:0]
-            write_csv(ROOT / TABLE, pd.concat([kept[kept["name"] != name], found], ignore_index=True))
-    except (PipelineError, OSError) as failure:
-        sys.exit(f"error: {failure}")
+    for name in names:
+        row, run = Finished.open(name, runs), Run.open(runs / name)
+        embed = Embedder(run, row)
+        catalog = run.params.catalog
+        root = resolve_path(catalog.root, run.root, "catalog.root")
+        of_all = (of_sketchy(run, row, embed), *(of_li(root, side, catalog, embed) for side in li2014.SIDES))
+        yield from ({"name": name, **line} for lines in of_all for line in lines)
 
 
 if __name__ == "__main__":
-    main()
+    command(measure, "retrieval_study_framing", "hits by what is shown of drawings and photos")

@@ -1,8 +1,7 @@
-"""Pictures of the ablation: `python -m experiments.pictures`, after any number of rows.
+"""Pictures of the ablation, from any number of rows.
 
 Charts without photos go to metrics/ablation/pictures/, which git keeps; retrieval grids of photos go to private/.
-Maps, filters and grids need the embeddings of the row that keeps them (data/ablation/), so they are drawn where that
-row was made.
+Maps, filters and grids need the run of the row that is kept, so they are drawn where that row was made.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from experiments.analyse import CLASSES, PER_CLASS
-from experiments.cell import PLACE
-from experiments.grid import ROOT, read_grid
+from experiments.analyse import CLASSES, PER_CLASS, systems_of
+from experiments.claims import DEFAULT, START, UNTRAINED
+from experiments.recipes import ROOT, Recipes
+from experiments.run import RUNS
 from experiments.table import KIND, ROWS, finished, flat, history
-from experiments.verdicts import DEFAULT
-from pipeline_lib.data.files import replacing
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
+from pipeline_lib.embedding.alignment import of_kind
+from pipeline_lib.embedding.vectors import open_pretext, open_retrieval
+from pipeline_lib.evaluation.comparison import System, measure
+from pipeline_lib.evaluation.evaluation import rankings_table
+from pipeline_lib.files import replacing
 from pipeline_lib.report.canvas import save_png
 from pipeline_lib.report.charts import carry_over, class_bars, filters, validation_curves
 from pipeline_lib.report.embedding_map import MapPoints, embedding_maps
 from pipeline_lib.report.retrieval_grid import choose_queries, grid_rows, retrieval_grid
-from pipeline_lib.retrieval.comparison import System, measure
-from pipeline_lib.retrieval.evaluation import rankings_table
-from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.vectors import open_pretext, open_retrieval
+from pipeline_lib.run import Run
 
 OUT = ROWS / "pictures"
 SEED = 0
-BEFORE_AFTER = {"before training": "untrained_fc6", "after training": "context_fc6"}
 PRETEXT_POINTS = 300
 QUERIES, NEIGHBOURS = 12, 8
 
@@ -80,9 +79,9 @@ def topic(record: Record) -> str:
 def bars(record: Record) -> dict[str, Figure]:
     """hit@5 of the source's ten classes under each protocol, before, after and beside frozen AlexNet and HOG."""
     shown = {
-        "fc6, trained": "context_fc6",
-        "fc6, untrained": "untrained_fc6",
-        "pool5, frozen": "start_pool5",
+        "fc6, trained": DEFAULT,
+        "fc6, untrained": UNTRAINED,
+        "pool5, frozen": START,
         "HOG": "hog",
     }
     found = record["per_class"][KIND]
@@ -127,10 +126,10 @@ def pretext_points(system: System) -> MapPoints:
     return MapPoints(np.concatenate([a, b]), np.arange(2 * count) < count, np.full(2 * count, ""), pairs)
 
 
-def draw_kept(data: Path) -> None:
+def draw_kept(run: Run) -> None:
     """What needs the embeddings and weights of the row that keeps them."""
-    folders = {"context_fc6": data / "embeddings", "untrained_fc6": data / "baselines" / "untrained_fc6"}
-    systems = {title: System.read(folders[name]) for title, name in BEFORE_AFTER.items()}
+    found = {system.name: system for system in systems_of(run)}
+    systems = {"before training": found[UNTRAINED], "after training": found[DEFAULT]}
     maps = {
         "sketchy": {title: sketchy_points(system) for title, system in systems.items()},
         "pretext": {title: pretext_points(system) for title, system in systems.items()},
@@ -138,23 +137,23 @@ def draw_kept(data: Path) -> None:
     for name, points in maps.items():
         save(embedding_maps(points, SEED), OUT / f"map_{name}.png")
     kernels = {
-        title: load_file(data / "model" / f"{name}.safetensors")["stages.0.0.weight"]
+        title: load_file(run.model / f"{name}.safetensors")["stages.0.0.weight"]
         for title, name in (("conv1 before training", "start"), ("conv1 after training", "encoder"))
     }
     save(filters(kernels), OUT / "conv1.png")
-    params = read_grid().params_of(DEFAULT)
-    catalog = read_catalog(data / "catalog.parquet")
+    catalog = read_catalog(run.catalog)
     row = measure(systems["after training"], KIND, plain=KIND, top=50)
     rankings: pd.DataFrame = rankings_table(row.evaluation).to_pandas()
-    rows = grid_rows(choose_queries(rankings, QUERIES, SEED), catalog, open_source(params.catalog, ROOT), NEIGHBOURS)
+    source = open_source(run.params.catalog, ROOT)
+    rows = grid_rows(choose_queries(rankings, QUERIES, SEED), catalog, source, NEIGHBOURS)
     path = ROOT / "private" / "ablation" / "retrieval_grid.png"
     save_png(path, retrieval_grid(rows, gallery=int((catalog["role"] == "gallery").sum())))
     print(f"pictures: {path.relative_to(ROOT)}")
 
 
-def main() -> None:
+def draw(recipes: Recipes) -> None:
     """Draws what can be drawn from the rows that are made."""
-    records = [record for record in finished(read_grid()) if "skipped" not in record]
+    records = [record for record in finished(recipes) if "skipped" not in record]
     if not records:
         print("pictures: no row is made yet")
         return
@@ -164,10 +163,5 @@ def main() -> None:
         if record["name"] == DEFAULT:
             for name, figure in bars(record).items():
                 save(figure, OUT / f"classes_{name.removesuffix('_hit_at_5')}.png")
-    data = ROOT / PLACE / DEFAULT
-    if (data / "embeddings").is_dir():
-        draw_kept(data)
-
-
-if __name__ == "__main__":
-    main()
+    if (RUNS / DEFAULT).is_dir():
+        draw_kept(Run.open(RUNS / DEFAULT))

@@ -1,47 +1,39 @@
-"""Figures of lists ordered again by how alike the photos are: `python -m experiments.rerank NAME...`, study rows.
+"""Figures of lists re-ranked by how alike the photos are: `python -m experiments.rerank NAME...`, recipes of runs.
 
 Query expansion: the photos found first search along with the drawing, weighted by a power of their similarity
-(Radenovic, Tolias and Chum 2018, alpha query expansion). Jaccard: photos whose mutual neighbours are those that the
-drawing found come first (Zhong, Zheng, Cao and Li 2017, k-reciprocal encoding); a drawing lies in another domain than
-the photos and is hardly ever among a photo's own neighbours, so reciprocity is asked of photos alone.
+(Radenovic, Tolias and Chum 2018, alpha query expansion). Jaccard: photos come first whose mutual neighbours are those
+that the drawing found (Zhong, Zheng, Cao and Li 2017, k-reciprocal encoding); a drawing lies in another domain than the
+photos and is hardly ever among a photo's own neighbours, so only photos have to be mutual neighbours.
 
-Lists start from `pretext_csls`; photos are compared by their whitened vectors. No drawing looks at another one. Writes
-metrics/retrieval_study_rerank.csv; settings are chosen by `sketchy_even`.
+Lists start from `pretext_csls`; photos are compared by their whitened vectors. Queries stay independent of one another.
+Writes metrics/retrieval_study_rerank.csv.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from experiments.cell import PLACE
-from experiments.grid import ROOT
-from experiments.judge import figures, parts, scored
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.comparison import write_csv
-from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.vectors import Vectors, open_retrieval
+from experiments.measuring import BEST, Finished, Line, command, figures
+from experiments.run import RUNS
+from pipeline_lib.embedding.vectors import Vectors
 
-FOUND = (3, 10, 30)  # photos that search along
+FOUND = (3, 10, 30)  # photos found first that become queries, too
 POWER = 3.0  # alpha, as in the paper
-WEIGHTS = (0.25, 0.5, 1.0)  # of the photos' vote beside the drawing's own similarity, or of Jaccard's beside it
+WEIGHTS = (0.25, 0.5, 1.0)  # of the photos' similarity, or of the overlap, beside the drawing's own similarity
 NEIGHBOURS = (10, 20)  # k1; k2 is 0.3 of it, as in the paper's settings
-TABLE = Path("metrics/retrieval_study_rerank.csv")
 
 
 def expanded(scores: Vectors, alike: Vectors, found: int, weight: float) -> Vectors:
-    """Scores in which the photos found first have a say.
+    """Scores that the photos found first contribute to.
 
     Args:
         scores: float32[M, N], drawings against photos.
         alike: float32[N, N], photos against photos.
-        found: how many of each drawing's photos search along, at most N.
+        found: how many of each drawing's photos contribute, at most N.
         weight: of their mean similarity, beside the score.
 
     Returns:
@@ -106,38 +98,25 @@ def settings(scores: Vectors, alike: Vectors) -> Iterator[tuple[dict[str, Any], 
             yield {"method": "jaccard", "photos": neighbours, "weight": weight}, scores + weight * overlap
 
 
-def measure(names: list[str], place: Path) -> Iterator[dict[str, Any]]:
-    """A row per study row, part of Sketchy and setting.
+def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
+    """A line per run, part of Sketchy and setting.
 
     Args:
-        names: of study rows.
-        place: the folder that holds `study-NAME/embeddings/` of each.
+        names: of recipes.
+        runs: the folder that holds NAME/embeddings/ of each.
 
     Raises:
-        PipelineError: a row's embeddings are missing.
+        PipelineError: a run's embeddings are missing.
     """
     for name in names:
-        photos, sketches = open_retrieval(place / f"study-{name}" / "embeddings")
-        compared = of_kind("pretext_whitened", photos, sketches).apply(photos.read(), "photo")
-        for dataset, part in parts(photos.labels, sketches.labels, final=True).items():
+        row = Finished.open(name, runs)
+        compared = row.whitened()
+        for dataset, part in row.parts().items():
             shown = compared[part[0]]
-            labels = photos.labels.take(part[0]), sketches.labels.take(part[1])
-            for how, scores in settings(scored(photos, sketches, "pretext_csls", part), shown @ shown.T):
-                yield {"name": name, "dataset": dataset, "alignment": "pretext_csls", **how, **figures(scores, *labels)}
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="figures of lists ordered again by how alike the photos are")
-    parser.add_argument("names", nargs="+", help="study rows")
-    try:
-        names = parser.parse_args().names
-        found = pd.DataFrame(list(measure(names, ROOT / PLACE)))
-        kept = pd.read_csv(ROOT / TABLE) if (ROOT / TABLE).exists() else found[:0]
-        write_csv(ROOT / TABLE, pd.concat([kept[~kept["name"].isin(names)], found], ignore_index=True))
-    except PipelineError as failure:
-        sys.exit(f"error: {failure}")
+            for how, scores in settings(row.scores(BEST, part), shown @ shown.T):
+                found = figures(scores, *row.labels(part))
+                yield {"name": name, "dataset": dataset, "alignment": BEST, **how, **found}
 
 
 if __name__ == "__main__":
-    main()
+    command(measure, "retrieval_study_rerank", "figures of lists re-ranked by how alike the photos are")

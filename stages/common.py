@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline_lib.errors import PipelineError, in_words  # noqa: E402
+from pipeline_lib.files import repository  # noqa: E402
 from pipeline_lib.params import Params, parse  # noqa: E402
 
-SCRATCH = ROOT / ".scratch"
+# In the real repository, so that an experiment that was cut off goes on where it stopped.
+SCRATCH = repository(ROOT) / ".scratch"
 
 
 def load_params(path: Path = ROOT / "params.yaml") -> Params:
-    """Reads and checks a params file: that of this tree, or one with the same keys."""
+    """Reads and checks a params file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as failure:
@@ -32,11 +33,9 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
 
 def run(stage: Callable[[Params, Path, Path], None]) -> None:
     """Calls `stage(params, data folder, metrics folder)`; a PipelineError becomes one message and exit status 1."""
-    parser = argparse.ArgumentParser(description="one stage of the pipeline, as `dvc repro` runs it")
-    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="another file of the same keys")
+    data, metrics = ROOT / "data", ROOT / "metrics"
     try:
-        params = load_params(parser.parse_args().params)
-        data, metrics = ROOT / params.paths.data, ROOT / params.paths.metrics
+        params = load_params()
         data.mkdir(parents=True, exist_ok=True)
         metrics.mkdir(parents=True, exist_ok=True)
         stage(params, data, metrics)

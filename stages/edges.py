@@ -12,7 +12,7 @@ from pipeline_lib.pretext.edges import make_pairs
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
-    """Runs the stage."""
+    """Writes the pairs and names the images that were left out."""
     stats = make_pairs(read_catalog(data / "catalog.parquet"), params, ROOT, data / "pairs", SCRATCH)
     print(f"{stats['rows']} pairs, {len(stats['bad'])} bad images")
     for words in stats["bad"]:

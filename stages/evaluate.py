@@ -1,25 +1,27 @@
-"""Stage evaluate: how often the photo that was meant is found, by ours and by every system beside it.
+"""Stage evaluate: how often the photo that was meant is found, by this run and by every system beside it.
 
-Reads data/embeddings, data/index and data/baselines/*. Writes metrics/retrieval.json (ours, as configured),
-metrics/comparison.csv (every system, and chance), metrics/paired.csv (ours minus each) and data/rankings.parquet (the
-nearest photos of each query, for the report).
+Reads data/embeddings, data/index, data/baselines/* and metrics/pretext.json. Writes metrics/headline.json (what the run
+is judged by), metrics/retrieval.json (all figures of the run, as configured), metrics/comparison.csv (every system, and
+chance), metrics/paired.csv (the run minus each) and data/rankings.parquet (the nearest photos of each query, for the
+report).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from common import run
 from tqdm import tqdm
 
-from pipeline_lib.data.files import write_json
 from pipeline_lib.data.schemas import write_table
+from pipeline_lib.evaluation.comparison import System, chance, comparison_table, measure, paired_table, write_csv
+from pipeline_lib.evaluation.evaluation import headline, metrics_dict, rankings_table
+from pipeline_lib.files import read_json, write_json
+from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import KINDS
-from pipeline_lib.retrieval.comparison import System, chance, comparison_table, measure, paired_table, write_csv
-from pipeline_lib.retrieval.evaluation import metrics_dict, rankings_table
-from pipeline_lib.retrieval.index import PhotoIndex
+from pipeline_lib.registry import ALIGNMENTS
 
 NEAREST = 50
 
@@ -30,7 +32,8 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     drawn = {"resamples": params.evaluate.bootstrap, "seed": params.evaluate.seed}
     kind, diversity = params.retrieval.alignment, params.retrieval.diversity
     measured = partial(measure, diversity=diversity)
-    system = System.read(data / "embeddings")
+    # Recipes that embed alike share this folder through DVC's cache, so it can't tell whose it is.
+    system = replace(System.read(data / "embeddings"), name=params.name)
     index = PhotoIndex.load(data / "index")
 
     ours = measured(system, kind, plain=kind, index=index, top=NEAREST)
@@ -38,9 +41,12 @@ def main(params: Params, data: Path, metrics: Path) -> None:
         ours.evaluation, system=ours.name, dataset=dataset, alignment=kind, diversity=diversity, **drawn
     )
     write_json(metrics / "retrieval.json", figures)
+    pretext = metrics / "pretext.json"
+    shown = headline(figures, read_json(pretext).get("accuracy") if pretext.exists() else None)
+    write_json(metrics / "headline.json", shown)
     write_table(data / "rankings.parquet", rankings_table(ours.evaluation))
 
-    work = [(system, other, kind) for other in KINDS if other != kind]
+    work = [(system, other, kind) for other in ALIGNMENTS if other != kind]
     for folder in sorted(path.parent for path in (data / "baselines").glob("*/system.json")):
         baseline = System.read(folder)
         work += [(baseline, other, "none") for other in baseline.alignments]
@@ -49,8 +55,8 @@ def main(params: Params, data: Path, metrics: Path) -> None:
 
     write_csv(metrics / "comparison.csv", comparison_table([ours, *others], dataset=dataset, **drawn))
     write_csv(metrics / "paired.csv", paired_table(ours, others, dataset=dataset, **drawn))
-    instance, of_class = figures["instance"]["hit_at_5"], figures["class"]["hit_at_5"]
-    print(f"evaluate: {figures['queries']} queries, hit@5 of the instance {instance}, of its class {of_class}")
+    hits = ", ".join(f"{name} {value} %" for name, value in shown.items() if "_at_" in name)
+    print(f"evaluate: {shown['queries']} queries, {hits}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
-"""Stage index: the gallery's embeddings, aligned and L2-normalised, in an exact FAISS index.
+"""Stage index: the gallery's embeddings, aligned and L2-normalised, in a FAISS index of `index.kind`.
 
 Reads data/embeddings/photos.parquet and alignment.safetensors; transductive_mean reads sketches.parquet as well.
-Writes data/index/photos.faiss and data/index/photos.parquet (row -> image_id).
+Writes data/index/photos.faiss, data/index/photos.parquet (row -> image_id) and, since the run can now be searched, its
+record data/run.json.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import run
+from common import ROOT, run
 
+from pipeline_lib.embedding.alignment import of_kind
+from pipeline_lib.embedding.vectors import open_retrieval
+from pipeline_lib.files import read_json
+from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.fitting import of_kind
-from pipeline_lib.retrieval.index import PhotoIndex
-from pipeline_lib.retrieval.vectors import open_retrieval
+from pipeline_lib.run import Run
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
-    """Builds the index."""
+    """Builds the index and records the run."""
+    made = Run(data, params, ROOT)
     kind = params.retrieval.alignment
-    photos, sketches = open_retrieval(data / "embeddings")
-    index = PhotoIndex.build(photos, of_kind(kind, photos, sketches), kind)
-    index.save(data / "index")
-    print(f"index: {len(index)} photos of {index.dimension} numbers, alignment {kind}")
+    photos, sketches = open_retrieval(made.embeddings)
+    aligned = of_kind(kind, photos, sketches)
+    index = PhotoIndex.build(photos, aligned, kind, params.index.kind, params.index.dimension)
+    index.save(made.index)
+    made.write_record(data=read_json(made.model / "meta.json")["data_sha256"])
+    print(f"index: {len(index)} photos of {index.facts.dimension} numbers ({index.facts.settings}), alignment {kind}")
 
 
 if __name__ == "__main__":

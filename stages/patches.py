@@ -11,8 +11,8 @@ from pipeline_lib.pretext.patches import make_patches
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
-    """Runs the stage."""
-    stats = make_patches(data / "pairs", params.patches, data / "patches", SCRATCH)
+    """Writes the patches."""
+    stats = make_patches(data / "pairs", params.patches, data / "patches", SCRATCH, params.machine.workers)
     print(f"{stats['rows']} layouts of {stats['images']} images")
 
 

@@ -1,7 +1,7 @@
 """Stage report: pictures of what was learned and found.
 
 Reads data/pairs, data/patches, data/rankings.parquet and metrics/training.csv. Pictures of the embedded data set go to
-metrics/pictures/, which git keeps; pictures that show other photos go to private/, which git ignores.
+metrics/pictures/, which git keeps; pictures of other photos go to private/NAME/ of the repository, which git ignores.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 from common import ROOT, SCRATCH, run
 
-from pipeline_lib.data.files import publish_folder
 from pipeline_lib.data.schemas import read_catalog, read_table
 from pipeline_lib.data.source import open_source
+from pipeline_lib.files import publish_folder, repository
 from pipeline_lib.params import Params
 from pipeline_lib.report.canvas import save_png
 from pipeline_lib.report.pretext_grid import pretext_grid, read_examples
@@ -35,7 +35,7 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     examples = read_examples(data / "pairs", data / "patches", EXAMPLES, report.seed)
 
     public = SCRATCH / "report" / "pictures"
-    private = public if dataset == "openmoji" else ROOT / "private" / dataset
+    private = public if dataset == "openmoji" else repository(ROOT) / "private" / params.name
     save_png(public / "training_curve.png", training_curve(read_history(metrics / "training.csv")))
     save_png(private / "retrieval_grid.png", retrieval_grid(rows, gallery=int((catalog["role"] == "gallery").sum())))
     save_png(private / "pretext_examples.png", pretext_grid(examples))

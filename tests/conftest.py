@@ -85,7 +85,7 @@ def pairs_folder(tmp_path: Path, make_params: Callable[..., params.Params]) -> P
 @pytest.fixture
 def tiny_patches(make_params: Callable[..., params.Params]) -> params.Patches:
     """A layout that fits the images of `pairs_folder`."""
-    settings = {"edges.short_side": 180, "patches.size": 64, "patches.draws": 3, "patches.gap": 6, "patches.workers": 1}
+    settings = {"edges.short_side": 180, "patches.size": 64, "patches.draws": 3, "patches.gap": 6}
     return make_params(settings).patches
 
 
@@ -94,7 +94,7 @@ def patches_folder(pairs_folder: Path, tiny_patches: params.Patches, tmp_path: P
     """Patch shards of `pairs_folder`."""
     from pipeline_lib.pretext.patches import make_patches
 
-    make_patches(pairs_folder, tiny_patches, tmp_path / "patches", tmp_path / "scratch")
+    make_patches(pairs_folder, tiny_patches, tmp_path / "patches", tmp_path / "scratch", 1)
     return tmp_path / "patches"
 
 

@@ -5,33 +5,49 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import (
-    BEGIN,
-    CHOSEN_ON,
-    END,
-    FINAL,
-    FOLDERS,
-    ablation,
-    results,
-    study,
-    with_results,
-)
-from tools.readme import BEST, FITTED, WHOLE
+from pipeline_lib.report.results import BEGIN, END, results, study, with_results
+from tools.readme import METRICS, PICTURES, Chart, charts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+LINES = {"README.md": 120, "docs/retrieval.md": 200, "docs/architecture.md": 150}
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_the_results_of_the_readme_are_those_of_the_committed_metrics() -> None:
-    block = results({title: ROOT / folder for title, folder in FOLDERS.items()})
+    block = results(METRICS)
     assert block in README
-    assert ablation(ROOT / "metrics/ablation.csv") in README
-    table = ROOT / "metrics/retrieval_study.csv"
-    assert study(table, WHOLE, BEST) in README
-    assert study(table, (CHOSEN_ON, *FINAL), FITTED) in (ROOT / "docs/retrieval.md").read_text(encoding="utf-8")
+    assert len([line for line in block.splitlines() if line.startswith("| ")]) == 1 + 4
+
+
+def test_the_table_of_the_study_is_that_of_its_metrics() -> None:
+    assert study(METRICS / "retrieval_study.csv") == (METRICS / "retrieval_study.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["study.png", "study_changes.png", "ablation_levels.png", "ablation_changes.png"])
+def test_the_charts_of_the_docs_show_the_committed_metrics(name: str) -> None:
+    with Image.open(PICTURES / name) as picture:
+        assert picture.info["Description"] == charts()[name].table.to_csv(index=False)
+    assert name in "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_a_chart_carries_its_numbers(tmp_path: Path) -> None:
+    chart = charts()["study_changes.png"]
+    table = pd.DataFrame({"name": ["a"], "hits": [0.5]})
+    Chart(chart.figure, table).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Description"] == "name,hits\na,0.5\n"
 
 
 def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
@@ -42,41 +58,42 @@ def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
 
 
 def test_results_whose_tables_lack_a_row_name_file_and_row(tmp_path: Path) -> None:
-    for name in ("pretext.json", "comparison.csv", "paired.csv"):
-        shutil.copy(ROOT / "metrics" / name, tmp_path)
-    assert "OpenMoji" in results({"OpenMoji": tmp_path})
-    for name in ("paired.csv", "comparison.csv"):
-        rows = (tmp_path / name).read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if "untrained_fc6" not in row]
-        (tmp_path / name).write_text("\n".join(kept), encoding="utf-8")
-        with pytest.raises(PipelineError, match=rf"{name}: lacks the rows? .*untrained_fc6"):
-            results({"OpenMoji": tmp_path})
+    for name in ("comparison.csv", "source/comparison.csv", "comparison/comparison.csv", "retrieval_study.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(METRICS / name, tmp_path / name)
+    assert results(tmp_path) == results(METRICS)
+    rows = (tmp_path / "source/comparison.csv").read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if not row.startswith("source,")]
+    (tmp_path / "source/comparison.csv").write_text("\n".join(kept), encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"source/comparison\.csv: lacks the row source"):
+        results(tmp_path)
+    (tmp_path / "source/comparison.csv").unlink()
+    with pytest.raises(PipelineError, match=r"source/comparison\.csv: is not there"):
+        results(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/architecture.md",
-        "docs/method.md",
-        "docs/comparison.md",
-        "docs/supervised.md",
-        "docs/dpm.md",
-        "docs/retrieval.md",
-    ],
-)
-def test_every_link_to_a_file_leads_to_one(page: str) -> None:
+@pytest.mark.parametrize(("page", "most"), LINES.items())
+def test_pages_stay_short(page: str, most: int) -> None:
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= most
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
         if not target.startswith("http"):
-            assert (path.parent / target).exists(), target
+            file, _, anchor = target.partition("#")
+            assert not file or (path.parent / file).exists(), target
+            assert not anchor or anchor in headings(path.parent / file if file else path), target
 
 
-def test_every_make_target_that_the_readme_names_exists() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", README, re.MULTILINE))
-    assert len(named) >= 4
-    for target in {first or second for first, second in named}:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = {first or second for first, second in re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.MULTILINE)}
+    assert page != "README.md" or len(named) >= 4
+    for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

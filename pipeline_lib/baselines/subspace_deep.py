@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
+from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET
 from pipeline_lib.baselines.alexnet import FrozenAlexNet
 from pipeline_lib.baselines.subspace.choose import METHODS
 from pipeline_lib.baselines.subspace.system import SubspaceSystem
@@ -14,17 +14,12 @@ from pipeline_lib.baselines.subspace.system import SubspaceSystem
 class SubspaceOfAlexNet(SubspaceSystem):
     """A method on pool5 of the AlexNet that was trained on ImageNet's labels and is not trained here."""
 
-    code: ClassVar[tuple[str, ...]] = (*SubspaceSystem.code, *FrozenAlexNet.code, "baselines/alexnet.py")
-
     @property
     def base(self) -> FrozenAlexNet:
-        """The frozen network."""
-        return FrozenAlexNet("alexnet_pool5", "imagenet", "pool5", processes=1)
+        """The frozen network's own row, at pool5."""
+        return ALEXNET[0]
 
-    @property
-    def stored(self) -> FrozenAlexNet:
-        """The row of the same network."""
-        return self.base
+    stored = base
 
 
 SYSTEMS = tuple(

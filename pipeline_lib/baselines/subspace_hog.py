@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from pipeline_lib.baselines.hog_edges import HogOnEdges
+from pipeline_lib.baselines.hog import SYSTEMS as HOG
+from pipeline_lib.baselines.hog import HogOnEdges
 from pipeline_lib.baselines.subspace.choose import METHODS
 from pipeline_lib.baselines.subspace.system import SubspaceSystem
 from pipeline_lib.baselines.system import Training
@@ -24,8 +24,6 @@ class PlainHog(HogOnEdges):
 class SubspaceOfHog(SubspaceSystem):
     """A method on HOG of edge maps and sketches."""
 
-    code: ClassVar[tuple[str, ...]] = (*SubspaceSystem.code, "baselines/hog.py", "baselines/hog_edges.py")
-
     @property
     def base(self) -> PlainHog:
         """HOG on edges."""
@@ -33,8 +31,8 @@ class SubspaceOfHog(SubspaceSystem):
 
     @property
     def stored(self) -> HogOnEdges:
-        """The row of the same vectors, on Sketchy the pipeline's own."""
-        return HogOnEdges("hog", "none")
+        """The row of the same vectors."""
+        return HOG[0]
 
 
 SYSTEMS = tuple(

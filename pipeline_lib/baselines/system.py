@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.source import FileSource, Source
+from pipeline_lib.files import digest_of_file
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import KINDS, Kind
+from pipeline_lib.registry import ALIGNMENTS
+from pipeline_lib.run import Run
 
-FORMS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "pretext_csls")
-"""Forms of most rows. How hubs are counted is a matter of the study of the default's method, not of all systems."""
+RECORD: Final = "system.json"
+SKIPPED: Final = "skipped.json"
+"""What lies in a folder of results: their record, or why there are none."""
+
+FORMS: tuple[str, ...] = tuple(kind for kind, steps in ALIGNMENTS.items() if "hubness" not in steps)
+"""Forms of most rows; hubness correction is studied with the default's method alone."""
 
 Supervision = Literal["none", "imagenet", "classes", "pairs"]
 Domain = Literal["photo", "sketch"]
@@ -47,53 +52,31 @@ Projector = Callable[[Vectors, Domain], Vectors]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run of the pipeline.
-
-    Attributes:
-        settings: its params.
-        data: its artefacts: catalog, pairs, model, embeddings.
-        base: the folder that relative paths of its params resolve from.
-    """
-
-    settings: Params
-    data: Path
-    base: Path
-
-
-@dataclass(frozen=True)
 class Training:
-    """What a system may learn from; it belongs to one finished run of the pipeline.
+    """What a system may learn from: one finished run of the pipeline, and the images that it was made from.
 
     Attributes:
-        name: of the run's data set; what a system learned is kept by it.
-        settings: the run's params.
+        name: of the run's data set; what a system learned is kept under it.
+        run: the run.
         source: reads the images of `catalog`.
-        catalog: rows as in `schemas.CATALOG`: role pretext are the unlabelled photos.
-        pairs: folder of shards with the pretext photos and their edge maps, columns as in `schemas.PAIRS`.
-        model: folder that the train stage wrote.
-        photos: catalog rows of the photos that a system under supervision may see. Empty where there are none.
+        catalog: rows as in `schemas.CATALOG`; those with role pretext are the unlabelled photos.
+        photos: catalog rows of the photos that a supervised system may see. Empty where there are none.
         sketches: catalog rows of their sketches; `instance_id` is the `image_id` of the photo, so these are the pairs.
-        joint: a run of the default's method, contrast beside context, on the same gallery and queries; None where there
-            is none.
-        base: the folder that a relative `train.weights_file` resolves from.
+        runs: all finished runs on the same data set by their names, `run` among them: what they embed is compared, too.
     """
 
     name: str
-    settings: Params
+    run: Run
     source: Source
     catalog: pd.DataFrame
-    pairs: Path
-    model: Path
     photos: pd.DataFrame
     sketches: pd.DataFrame
-    joint: Run | None = None
-    base: Path = Path()
+    runs: Mapping[str, Run] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a benchmark that figures are given for.
+    """A part of a benchmark that has figures of its own.
 
     Attributes:
         name: what its rows say under `dataset`.
@@ -119,7 +102,8 @@ class Benchmark:
         gallery: image_id, class_name, instance_id, path, domain, content; in the order of image_id.
         queries: likewise.
         parts: what is measured.
-        ratings: float64[M, N], how much photo n is what sketch m shows, 0..8; NaN between classes. None unless Li 2014.
+        ratings: float64[M, N], how similar people found sketch m and photo n, 0..8; NaN between classes. None unless
+            Li 2014.
     """
 
     name: str
@@ -133,36 +117,34 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class System(ABC):
-    """What all systems tell of themselves. A subclass is a frozen dataclass; its fields are its settings.
+    """What every system says about itself. A subclass is a frozen dataclass; its fields are its settings.
 
     Attributes:
         name: of the row.
         supervision: the strongest labels it has seen: none, imagenet, classes or pairs.
         paired: whether it learns from `Training.photos` and `sketches`, so that only unseen parts are fair.
-        uses_model: whether it reads `Training.model`, so that a new model makes its results void.
-        code: files of the library, relative to `pipeline_lib`, that its results depend on besides its own file.
+        uses_model: whether it starts from the run's model, so that a new model makes its results void.
     """
 
     name: str
     supervision: Supervision
     paired: bool = field(default=False, kw_only=True)
     uses_model: bool = field(default=False, kw_only=True)
-    code: ClassVar[tuple[str, ...]] = ()
 
     def inapplicable(self, benchmark: Benchmark) -> str:  # noqa: ARG002  what a subclass asks
-        """Why there can be no row for this benchmark, for the table; "" where there can."""
+        """Why this benchmark has no row of it, for the table; "" where it has."""
         return ""
 
     def learned_from(self, training: Training) -> tuple[object, ...]:
-        """What its results depend on besides images, params and code: the model it reads."""
-        return (digest_of_file(training.model / "encoder.safetensors"),) if self.uses_model else ("",)
+        """What its results depend on besides images, params and code: the model it starts from."""
+        return (digest_of_file(training.run.weights),) if self.uses_model else ()
 
     def fit(self, training: Training, folder: Path) -> None:  # noqa: B027  most systems learn nothing
-        """Learns, and writes what it learned to `folder`; it is called once, and again only if something changed.
+        """Learns, and writes what it learned to `folder`. Called once, and again only if something changed.
 
         Args:
             training: what it may learn from.
-            folder: empty, or left by a run that was cut off, so that long training can go on where it stopped.
+            folder: empty, or left by a call that was interrupted, so that long training can resume.
         """
 
 
@@ -171,14 +153,18 @@ class VectorSystem(System):
     """A system that makes a vector of every image.
 
     Attributes:
-        forms: what is done to the vectors (kinds of alignment, `retrieval/alignment.py`), or how two are compared
-            (`baselines/similarity.py`); one row each, the first under the bare name.
-        processes: that embed at a time; 0 is one a core, for NumPy and OpenCV. 1 is this process, for torch, which has
-            threads of its own.
+        forms: how vectors are aligned (`registry.ALIGNMENTS`) or histograms compared (`evaluation/similarity.py`); a
+            row each, the first under the bare name.
+        processes: that embed at a time: 0 for one per core, as NumPy and OpenCV need; 1 for this process alone, as
+            torch has threads of its own.
     """
 
     forms: tuple[str, ...] = field(default=FORMS, kw_only=True)
     processes: int = field(default=0, kw_only=True)
+
+    def forms_on(self, training: Training) -> tuple[str, ...]:  # noqa: ARG002  what a subclass asks
+        """Its `forms` in the order of its rows."""
+        return self.forms
 
     def ready(self, benchmark: Benchmark) -> Path | None:  # noqa: ARG002  what a subclass asks
         """A folder of embeddings of this benchmark that the pipeline has made already; None where there is none.
@@ -190,22 +176,22 @@ class VectorSystem(System):
 
     @abstractmethod
     def embedder(self, folder: Path, settings: Params) -> Embedder:
-        """The function from images to vectors; made once a process and called with up to 64 images of one domain.
+        """The function from images to vectors; made once per process and called with up to 64 images of one domain.
 
         Args:
             folder: what `fit` wrote; everything learned comes from there.
-            settings: the params of the run that `fit` was given.
+            settings: params of the run that `fit` was given.
         """
 
 
 @dataclass(frozen=True)
 class ProjectedSystem(VectorSystem):
-    """A system whose vectors are another row's, projected. That row embeds the images once for all that project it."""
+    """A system that projects another row's vectors, which are made once for all systems that project them."""
 
     def __post_init__(self) -> None:
-        # The pretext pairs' vectors are not kept, so there is nothing to take their means over.
+        # Vectors of the pretext pairs are not kept, so there are no means of them.
         if "pretext_mean" in self.forms:
-            raise ValueError(f"{self.name}: vectors that are projected have no form pretext_mean")
+            raise ValueError(f"{self.name}: projected vectors have no form pretext_mean")
 
     @property
     @abstractmethod
@@ -232,7 +218,7 @@ class ScoreSystem(System):
         Args:
             benchmark: what is scored.
             folder: what `fit` wrote.
-            scratch: for what should outlive a run that is cut off; keyed by the inputs.
+            scratch: for what should survive an interruption; its name is a key of the inputs.
 
         Returns:
             float32[M, N], rows as `benchmark.queries`, columns as `benchmark.gallery`; higher is better, -inf for what
@@ -242,8 +228,5 @@ class ScoreSystem(System):
 
 def system_modules(folder: Path | None = None) -> list[str]:
     """Names of the files that hold systems, in order: those with a line that begins `SYSTEMS`."""
-    place = folder or Path(__file__).parent
-    marked = (
-        path for path in sorted(place.glob("*.py")) if re.search(r"^SYSTEMS\b", path.read_text("utf-8"), re.MULTILINE)
-    )
-    return [path.stem for path in marked]
+    files = sorted((folder or Path(__file__).parent).glob("*.py"))
+    return [path.stem for path in files if re.search(r"^SYSTEMS\b", path.read_text("utf-8"), re.MULTILINE)]

@@ -1,9 +1,15 @@
-"""The tables of the comparison: figures with intervals, differences from frozen AlexNet, classes, and Markdown."""
+"""The tables of the comparison: figures with intervals, differences from frozen AlexNet, classes, and Markdown.
+
+A call that measures a few systems replaces their rows and keeps the others (`updated`, `kept_reasons`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +18,11 @@ from numpy.typing import NDArray
 
 from pipeline_lib.baselines.measure import LI_COLUMNS, NAMES, Measured
 from pipeline_lib.baselines.reported import REPORTED
-from pipeline_lib.data.li2014_benchmark import SKETCHY_CLASSES, SOURCE_CLASSES
+from pipeline_lib.data.li2014 import SKETCHY_CLASSES, SOURCE_CLASSES
+from pipeline_lib.evaluation.evaluation import rounded, with_ends
+from pipeline_lib.evaluation.li_score import mean_over_classes
 from pipeline_lib.intervals import Interval, bootstrap_mean
-from pipeline_lib.retrieval.evaluation import rounded
-from pipeline_lib.retrieval.li_score import mean_over_classes
+from pipeline_lib.registry import TRANSDUCTIVE
 
 FIGURES = (
     "instance_hit_at_1",
@@ -33,6 +40,13 @@ FIGURES = (
 OF_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5", *LI_COLUMNS)
 AGAINST = "alexnet_pool5"
 LAST = 3
+FIRST = ("chance", "oracle")
+DATASETS = (
+    *("sketchy", "sketchy_test", "sketchy_test_unseen", "sketchy_community_test"),
+    *(f"{name}{subset}" for name in ("li2014", "li2014_img") for subset in ("", "_last3", "_14", "_14_last3")),
+    "openmoji",
+)
+"""The order of all tables: Sketchy and its parts, Li 2014 and its subsets, the embedded set."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Bootstrap:
 
 
 def with_li_parts(rows: Sequence[Measured]) -> Iterator[Measured]:
-    """All rows; those of Li 2014 as four: the source's ten classes or all fourteen, six sketches or the last three."""
+    """All rows; those of Li 2014 as four: the source's ten classes or all 14, six sketches each or the last three."""
     for row in rows:
         if not row.dataset.startswith("li2014"):
             yield row
@@ -60,7 +74,7 @@ def with_li_parts(rows: Sequence[Measured]) -> Iterator[Measured]:
 
 
 def _last(class_names: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """The last three sketches of each class, by name: those that the authors show results for."""
+    """The last three sketches of each class by name, for which the authors show results."""
     mask = np.zeros(len(class_names), bool)
     for name in np.unique(class_names):
         mask[np.flatnonzero(class_names == name)[-LAST:]] = True
@@ -87,13 +101,11 @@ def comparison(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
             "supervision": row.record["supervision"],
             "dataset": row.dataset,
         }
-        values |= {name: rounded(found[name].estimate) for name in FIGURES}
-        for name in FIGURES:
-            values |= {f"{name}_low": rounded(found[name].low), f"{name}_high": rounded(found[name].high)}
+        values |= {name: rounded(found[name].estimate) for name in FIGURES} | _figures(found, FIGURES)
         values |= {
             "queries": len(row.queries),
             "gallery": row.gallery,
-            "transductive": row.form == "transductive_mean",
+            "transductive": row.form in TRANSDUCTIVE,
             "dim": row.record["dimension"],
             "seconds": row.record["seconds"],
             "form": row.form,
@@ -116,10 +128,7 @@ def paired(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
             raise ValueError(f"{row.row} and {bar.row} were measured on other queries of {row.dataset}")
         found = intervals_of(row, row.values - bar.values, draws)
         values: dict[str, Any] = {"system": row.row, "against": bar.row, "dataset": row.dataset}
-        for name in FIGURES:
-            ends = zip((name, f"{name}_low", f"{name}_high"), found[name], strict=True)
-            values |= {key: rounded(value) for key, value in ends}
-        table.append(values | {"queries": len(row.queries)})
+        table.append(values | _figures(found, FIGURES) | {"queries": len(row.queries)})
     return pd.DataFrame(table)
 
 
@@ -137,15 +146,65 @@ def per_class(rows: Sequence[Measured], draws: Bootstrap) -> pd.DataFrame:
             part = replace(row, queries=row.queries.take(chosen), values=row.values[chosen])
             found = intervals_of(part, part.values, draws)
             values: dict[str, Any] = {"system": row.row, "dataset": row.dataset, "class_name": name}
-            for figure in OF_CLASS:
-                ends = zip((figure, f"{figure}_low", f"{figure}_high"), found[figure], strict=True)
-                values |= {key: rounded(value) for key, value in ends}
-            table.append(values | {"queries": len(chosen)})
+            table.append(values | _figures(found, OF_CLASS) | {"queries": len(chosen)})
     return pd.DataFrame(table)
 
 
-def markdown(table: pd.DataFrame, skipped: Sequence[tuple[str, str, str]]) -> str:
-    """The table to read: a section per data set, hits in %, Li's scores as they are; what was skipped, and why."""
+def _figures(found: dict[str, Interval], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for name in names for key, value in with_ends(name, found[name]).items()}
+
+
+def updated(path: Path, table: pd.DataFrame, measured: Iterable[tuple[str, str]]) -> str:
+    """A table on disk after a call that measured some of its systems: their rows are replaced.
+
+    Args:
+        path: CSV with columns `system` and `dataset`; may be missing.
+        table: the rows measured now.
+        measured: (system, data set) measured now; systems without their form.
+
+    Returns:
+        CSV in the order of data sets, then chance and the oracle, then systems by name. Rows of other systems are kept
+        to the letter.
+    """
+    over, parts = set(measured), []
+    if path.exists() and path.stat().st_size > 1:
+        before = pd.read_csv(path, dtype=str, keep_default_na=False)
+        parts.append(before[[owner not in over for owner in _owners(before)]])
+    if len(table):
+        parts.append(pd.read_csv(StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False))
+    if not parts:
+        return "\n"
+    whole = pd.concat(parts, ignore_index=True).fillna("")
+    places = [(DATASETS.index(dataset), name not in FIRST, name) for name, dataset in _owners(whole)]
+    return str(whole.iloc[sorted(range(len(whole)), key=places.__getitem__)].to_csv(index=False, lineterminator="\n"))
+
+
+def _owners(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The system and the data set of each row."""
+    return [(system_of(name), dataset) for name, dataset in zip(table["system"], table["dataset"], strict=True)]
+
+
+def system_of(row: str) -> str:
+    """The system of a row's name."""
+    return row.partition("+")[0]
+
+
+def kept_reasons(text: str) -> dict[tuple[str, str], str]:
+    """Why (system, benchmark) has no row, from a page that `markdown` wrote."""
+    found: dict[tuple[str, str], str] = {}
+    for names, reason in re.findall(r"^- (\S+ on [^:]+): (.*)$", text.partition(NOT_RUN)[2], re.MULTILINE):
+        name, _, benchmarks = names.partition(" on ")
+        found |= {(name, benchmark): reason for benchmark in benchmarks.split(", ")}
+    return found
+
+
+def markdown(table: pd.DataFrame, skipped: dict[tuple[str, str], str]) -> str:
+    """The table to read: a section per data set, hits in %, Li's scores as they are; what was not run, and why.
+
+    Args:
+        table: content of comparison.csv.
+        skipped: reason by system and benchmark.
+    """
     parts = [HEAD]
     for dataset in table["dataset"].drop_duplicates():
         rows = table[table["dataset"] == dataset]
@@ -159,11 +218,16 @@ def markdown(table: pd.DataFrame, skipped: Sequence[tuple[str, str, str]]) -> st
         ]
         lines += ["| " + " | ".join(cell(row) for _, cell in shown) + " |" for _, row in rows.iterrows()]
         parts.append("\n".join(lines) + "\n")
-    if skipped:
-        parts.append("## Not run\n\n" + "\n".join(f"- {name} on {where}: {why}" for name, where, why in skipped) + "\n")
+    places: dict[tuple[str, str], list[str]] = {}
+    for (name, benchmark), reason in sorted(skipped.items(), key=lambda item: (item[0][0], DATASETS.index(item[0][1]))):
+        places.setdefault((name, reason), []).append(benchmark)
+    if places:
+        lines = [f"- {name} on {', '.join(benchmarks)}: {why}" for (name, why), benchmarks in places.items()]
+        parts.append(f"{NOT_RUN}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
+NOT_RUN = "## Not run"
 HEAD = """# Systems compared
 
 Written by `python -m experiments.comparison` from comparison.csv. Figures are measured, with 95 % bootstrap intervals;
@@ -187,33 +251,25 @@ def _text(name: str, form: str = "{}") -> Cell:
     return lambda row: "" if pd.isna(row[name]) else form.format(row[name])
 
 
-_BEFORE: list[tuple[str, str, Cell]] = [
-    ("system", "", _text("system")),
-    ("supervision", "", _text("supervision")),
-]
-_AFTER: list[tuple[str, str, Cell]] = [
-    ("seconds", "seconds", _text("seconds", "{:.1f}")),
-    ("reported", "reported", _text("reported_as")),
-]
-MARKDOWN: list[tuple[str, str, Cell]] = [
-    *_BEFORE,
-    *(
-        (title, name, _figure(name, 100))
-        for title, name in (
-            ("instance hit@1", "instance_hit_at_1"),
-            ("instance hit@5", "instance_hit_at_5"),
-            ("instance hit@10", "instance_hit_at_10"),
-            ("in class hit@5", "in_class_hit_at_5"),
-            ("class hit@5", "class_hit_at_5"),
-            ("class hit@10", "class_hit_at_10"),
-            ("mAP", "map"),
-        )
-    ),
-    *_AFTER,
-]
-LI_MARKDOWN: list[tuple[str, str, Cell]] = [
-    *_BEFORE,
-    ("sum of ratings, top 5", LI_COLUMNS[0], _figure(LI_COLUMNS[0], 1)),
-    ("sum of ratings, top 10", LI_COLUMNS[1], _figure(LI_COLUMNS[1], 1)),
-    *_AFTER,
-]
+def _columns(figures: dict[str, str], scale: float) -> list[tuple[str, str, Cell]]:
+    """Titles, the columns that they show ("" for what every table has) and what makes a cell."""
+    return [
+        ("system", "", _text("system")),
+        ("supervision", "", _text("supervision")),
+        *((title, name, _figure(name, scale)) for title, name in figures.items()),
+        ("seconds", "seconds", _text("seconds", "{:.1f}")),
+        ("reported", "reported", _text("reported_as")),
+    ]
+
+
+_HITS = {
+    "instance hit@1": "instance_hit_at_1",
+    "instance hit@5": "instance_hit_at_5",
+    "instance hit@10": "instance_hit_at_10",
+    "in class hit@5": "in_class_hit_at_5",
+    "class hit@5": "class_hit_at_5",
+    "class hit@10": "class_hit_at_10",
+    "mAP": "map",
+}
+MARKDOWN = _columns(_HITS, 100)
+LI_MARKDOWN = _columns(dict(zip(("sum of ratings, top 5", "sum of ratings, top 10"), LI_COLUMNS, strict=True)), 1)

@@ -1,8 +1,7 @@
-"""The catalog: every image opened once, judged, recognised where it repeats, and given its part."""
+"""The catalog: opens every image once, leaves out bad images and leaks, and gives each image its role and split."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from pipeline_lib import params
 from pipeline_lib.data.leakage import Photos, find_leaks, repeat_groups
 from pipeline_lib.data.measure import read_images
+from pipeline_lib.data.randomness import split_groups, stable_fraction
 from pipeline_lib.data.schemas import CATALOG, EXCLUDED
 from pipeline_lib.data.source import Excluded, Source
 from pipeline_lib.errors import PipelineError
 
-LISTED = 50  # bad images that the summary names
+LISTED = 50  # bad images that the summary names at most
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Built:
     summary: dict[str, Any]
 
 
-def build_catalog(source: Source, catalog: params.Catalog, scratch: Path) -> Built:
-    """Lists, opens, judges and splits all images of a source.
+def build_catalog(source: Source, catalog: params.Catalog, scratch: Path, workers: int) -> Built:
+    """Lists, opens, checks and splits all images of a source.
 
     Args:
         source: where the images come from.
         catalog: the params section.
-        scratch: a folder for finished shards; images whose files have not changed are not opened again, but for those
-            in a shard with a bad one.
+        scratch: a folder for finished shards, see `measure.read_images`.
+        workers: processes; 0 takes one per core.
 
     Raises:
         PipelineError: too many images are bad, two share an id, or too few are left to search or to train on.
     """
-    images = read_images(source, scratch, catalog.workers)
+    images = read_images(source, scratch, workers)
     _refuse_repeated_ids(images)
     excluded = [*source.excluded(), *_unreadable(images)]
     _refuse_many_bad(excluded, images, catalog.max_bad_fraction)
@@ -63,7 +63,7 @@ def build_catalog(source: Source, catalog: params.Catalog, scratch: Path) -> Bui
     excluded += [*training.excluded, *alone]
     chosen, chosen_groups = _limited(images, training, catalog)
     held_out = split_groups(chosen_groups, catalog.val_fraction, catalog.seed)
-    # One copy of the rows, at the end: the peak of memory is the table, not its parts.
+    # Rows are copied only once, here, to keep the peak of memory low.
     images = images.select([name for name in CATALOG.names if name != "split"])
     table = images.take(pa.array(np.concatenate([chosen, gallery, queries])))
     searched = len(gallery) + len(queries)
@@ -90,7 +90,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _distinct(column: pa.ChunkedArray) -> int:
-    """How many different strings; counted by 64-bit hashes, since Arrow's own table of strings takes 50 times more."""
+    """How many different strings; counted by 64-bit hashes, as Arrow's own count takes 50 times the memory."""
     hashes = [np.array([hash(text) for text in chunk.to_pylist()], np.int64) for chunk in column.chunks]
     return len(np.unique(np.concatenate(hashes))) if hashes else 0
 
@@ -114,7 +114,7 @@ def _unreadable(images: pa.Table) -> list[Excluded]:
 
 def _refuse_many_bad(excluded: list[Excluded], images: pa.Table, allowed: float) -> None:
     bad = [row for row in excluded if row.reason == "unreadable"]
-    # Files that a reader could not even list stand among the bad, but not among the images.
+    # Files that a reader could not even list are among the bad, but not among the images.
     unlisted = len(bad) - len(_unreadable(images))
     total = _distinct(images["path"]) + unlisted
     if len(bad) > allowed * total:
@@ -127,7 +127,7 @@ def _refuse_many_bad(excluded: list[Excluded], images: pa.Table, allowed: float)
 
 @dataclass(frozen=True)
 class _Training:
-    """Photos to train on: their rows (int64[N]) and groups, how many repeat another, and those that leak."""
+    """Photos to train on: their rows (int64[N]), groups, number of duplicates by data set, and leaks left out."""
 
     rows: NDArray[np.int64]
     groups: list[str]
@@ -165,7 +165,7 @@ def _photos(source: Source, images: pa.Table, rows: NDArray[np.int64]) -> Photos
 def _with_photo(
     images: pa.Table, queries: NDArray[np.int64], gallery: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[Excluded]]:
-    """Sketches whose photo is in the gallery, and those that depict none."""
+    """Sketches whose photo is in the gallery, and those without."""
     ids = images["image_id"].take(pa.array(gallery)).combine_chunks()
     found = np.asarray(pc.is_in(images["instance_id"].take(pa.array(queries)), ids).to_numpy(), bool)
     alone = queries[~found]
@@ -176,47 +176,17 @@ def _with_photo(
 
 
 def _limited(images: pa.Table, training: _Training, catalog: params.Catalog) -> tuple[NDArray[np.int64], list[str]]:
-    """Rows and groups of at most `limit` training photos: the first ones in the order of a stable hash."""
+    """Rows and groups of at most `limit` training photos: the first ones by hash."""
     if not 0 < catalog.limit < len(training.rows):
         return training.rows, training.groups
-    # Another hash than the one that holds groups out: by the same one the first photos would all be held out.
+    # Not the hash of `split_groups`: by the same hash, the first photos would all be held out.
     place = [stable_fraction(catalog.seed, f"limit\0{name}") for name in _texts(images, "image_id", training.rows)]
     first = np.sort(np.argsort(place, kind="stable")[: catalog.limit])
     return training.rows[first], [training.groups[n] for n in first.tolist()]
 
 
-def stable_fraction(seed: int, key: str) -> float:
-    """A number in 0..1 that depends on the seed and the key alone, evenly spread."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:6], "big") / (1 << 48)
-
-
-def split_groups(group_ids: list[str], val_fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which images are held out: whole groups, each by its own stable hash, so that new images move no old one.
-
-    Args:
-        group_ids: of every image.
-        val_fraction: expected part of the groups that is held out, 0 to 1.
-        seed: of the hash.
-
-    Returns:
-        bool[N], True for images held out; at least one group on either side.
-
-    Raises:
-        PipelineError: there are fewer than two groups.
-    """
-    place = {group: stable_fraction(seed, group) for group in group_ids}
-    if len(place) < 2:
-        raise PipelineError(
-            f"catalog: {len(place)} different photos are left to train on, and training and validation need one each; "
-            "add photos, raise catalog.limit or lower catalog.fingerprint_bits"
-        )
-    ordered = sorted(place.values())
-    bound = min(max(val_fraction, ordered[1]), ordered[-1])
-    return np.array([place[group] < bound for group in group_ids], bool)
-
-
 def _own_by_default(table: pa.Table) -> pa.Table:
-    """An image without an instance or a group is its own."""
+    """Fills in the ids of instance and group: an image without one is its own."""
     for name in ("instance_id", "group_id"):
         table = _with_column(table, name, pc.if_else(pc.equal(table[name], ""), table["image_id"], table[name]))
     return table

@@ -1,6 +1,6 @@
 """A plain folder of one's own photos, searched and trained on; optionally with sketches of some of them.
 
-Sketches lie in a folder below the root and carry the name of their photo (`cat 1.jpg`: `cat 1.png`), or are listed in a
+Sketches lie in a folder below the root and have the name of their photo (`cat 1.jpg`: `cat 1.png`), or are listed in a
 CSV with the columns `sketch,photo`, both relative to the root.
 """
 
@@ -13,23 +13,26 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar, Final, Self
 
-from pipeline_lib.data.source import Entry, Excluded, FileSource
+from pipeline_lib import params
+from pipeline_lib.data.source import Entry, Excluded, FileSource, root_of
 from pipeline_lib.errors import PipelineError
 
+DATASET: Final = "folder"
 EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
     ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi", ".sgi",
 })  # fmt: skip
-# First bytes of JPEG, PNG, GIF, TIFF (both orders), BMP, JPEG 2000: images under other names.
+# First bytes of JPEG, PNG, GIF, TIFF (both byte orders) and JPEG 2000, for files without an image's extension.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 
 def image_files(top: Path) -> Iterator[str]:
     """Paths of the images below `top`, POSIX and relative to it, in a fixed order, at any depth.
 
-    Hidden files and folders are skipped. Links are followed, each folder once, so that loops end. A file is an image by
-    its extension or by its first bytes.
+    Hidden files and folders are skipped. Links are followed, but each folder only once, so that loops end. A file is an
+    image by its extension or by its first bytes.
 
     Raises:
         PipelineError: a folder can't be listed.
@@ -38,7 +41,7 @@ def image_files(top: Path) -> Iterator[str]:
 
 
 def left_out(top: Path) -> Iterator[tuple[str, str]]:
-    """(printable path, why) of the images below `top` that no table can hold, since their names are not UTF-8."""
+    """(printable path, why) of the images below `top` that can't be listed in tables: their names are not UTF-8."""
     for inside, storable in _walk(top):
         if not storable:
             yield os.fsencode(inside).decode("utf-8", "backslashreplace"), "the name is not UTF-8; rename the file"
@@ -68,7 +71,7 @@ def _walk(top: Path) -> Iterator[tuple[str, bool]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
@@ -94,29 +97,25 @@ def _storable(name: str) -> bool:
 
 
 def _composed(name: str) -> str:
-    """A name in the form in which composed and decomposed accents are the same."""
+    """A name with its accents composed (NFC), so that both Unicode forms of it are equal."""
     return unicodedata.normalize("NFC", name)
-
-
-def _key(stem: str) -> str:
-    """A file's stem as it is compared: composed and decomposed accents, upper and lower case are the same."""
-    return _composed(stem).casefold()
 
 
 @dataclass(frozen=True)
 class FolderSource(FileSource):
-    """One's own photos: each is in the gallery, and trained on under an id of its own.
+    """One's own photos: each is in the gallery, and also trained on under a second id.
 
     Attributes:
         sketches: "" or where the sketches are, relative to the root: a folder or a CSV file.
     """
 
     sketches: str
+    trains_on_gallery: ClassVar[bool] = True
 
-    @property
-    def trains_on_gallery(self) -> bool:
-        """One's own photos have no labels that training could betray."""
-        return True
+    @classmethod
+    def of(cls, catalog: params.Catalog, base: Path) -> Self:
+        """See `FileSource.of`."""
+        return cls(root_of(catalog, base), catalog.max_pixels, catalog.sketches)
 
     def entries(self) -> Iterator[Entry]:
         """Every photo twice, as gallery and as pretext; then the sketches."""
@@ -126,19 +125,19 @@ class FolderSource(FileSource):
         for path in image_files(self.root):
             if not _is_sketch(path, place, depicts):
                 photos += 1
-                yield Entry(f"photo/{path}", "folder", "gallery", "photo", path)
-                yield Entry(f"pretext/{path}", "folder", "pretext", "photo", path)
+                yield Entry(f"photo/{path}", DATASET, "gallery", "photo", path)
+                yield Entry(f"pretext/{path}", DATASET, "pretext", "photo", path)
         if not photos:
             raise PipelineError(f"catalog.root: {self.root} holds no photos; set it to a folder that does")
         if depicts is None:
             depicts = self._matched(place) if place else {}
         for sketch in sorted(depicts):
-            yield Entry(f"sketch/{sketch}", "folder", "query", "sketch", sketch, instance_id=f"photo/{depicts[sketch]}")
+            yield Entry(f"sketch/{sketch}", DATASET, "query", "sketch", sketch, instance_id=f"photo/{depicts[sketch]}")
 
     def excluded(self) -> Iterator[Excluded]:
         """Files whose names can't be stored."""
         for path, why in left_out(self.root):
-            yield Excluded(path, "folder", "unreadable", why)
+            yield Excluded(path, DATASET, "unreadable", why)
 
     def _place(self) -> str:
         """Where the sketches are, POSIX and relative to the root; "" for none."""
@@ -153,7 +152,7 @@ class FolderSource(FileSource):
         return place.relative_to(root).as_posix()
 
     def _listed(self, place: str) -> dict[str, str]:
-        """Sketch to photo, as the CSV at `place` says."""
+        """Sketch to photo, as listed in the CSV at `place`."""
         file = self.root / place
         spelled = self._spellings()
         depicts: dict[str, str] = {}
@@ -174,9 +173,9 @@ class FolderSource(FileSource):
         return depicts
 
     def _spellings(self) -> dict[str, str]:
-        """Every image by its own path, and by the composed form of it where no other image shares that.
+        """The path of every image by itself, and by its composed form where no other image has the same.
 
-        Some systems store accents decomposed, whatever form was typed; a CSV mostly has them composed.
+        Some systems store accents decomposed, whichever form was typed; most CSV files have them composed.
         """
         own = {path: path for path in image_files(self.root)}
         forms = Counter(map(_composed, own))
@@ -187,14 +186,14 @@ class FolderSource(FileSource):
         photos: dict[str, list[str]] = {}
         for path in image_files(self.root):
             if not _is_sketch(path, place, None):
-                photos.setdefault(_key(PurePosixPath(path).stem), []).append(path)
+                photos.setdefault(_composed(PurePosixPath(path).stem).casefold(), []).append(path)
         depicts = {}
         for inside in image_files(self.root / place):
             sketch = PurePosixPath(inside)
-            alike = photos.get(_key(sketch.stem), [])
+            alike = photos.get(_composed(sketch.stem).casefold(), [])
             beside = [path for path in alike if PurePosixPath(path).parent == sketch.parent]
             best = beside if len(beside) == 1 else alike
-            # Otherwise a name that no photo has: the catalog then leaves the sketch out and says so.
+            # Otherwise a name that no photo has, so that the catalog leaves the sketch out and says so.
             depicts[f"{place}/{inside}"] = best[0] if len(best) == 1 else f"{sketch.stem}.* ({len(best)} such photos)"
         return depicts
 

@@ -16,23 +16,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_lib.errors import PipelineError
 
-# What Pillow may try. Left out are formats that run other programs (EPS), scientific containers, and those without a
-# mark of their own (TGA), as which any bytes may pass.
+# What Pillow may try. Left out are formats that run other programs (EPS), scientific containers, and formats without a
+# signature (TGA), since any bytes could pass for one.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "SGI")
 ORIENTATION: Final = 0x0112  # EXIF tag
 MAX_8: Final = 255
 MAX_16: Final = 65535
 
 
-class BadImage(Exception):  # noqa: N818  it says what the image is
+class BadImage(Exception):  # noqa: N818  names the image, not the error
     """An image that can't be used; the message says why. Readers skip it, count it and list it."""
 
 
 def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decodes an image file of any common format.
 
-    Grey, CMYK, palette and 16-bit images become 8-bit RGB; transparency is laid on white; of an animation the first
-    frame is taken; EXIF orientation is applied.
+    Grey, CMYK, palette and 16-bit images become 8-bit RGB; transparency is laid on white; an animation gives its first
+    frame; EXIF orientation is applied.
 
     Args:
         data: the file's bytes.
@@ -42,12 +42,12 @@ def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         uint8[H, W, 3], RGB.
 
     Raises:
-        BadImage: the bytes are empty, cut, of no known format or hold too many pixels.
+        BadImage: the bytes are empty, truncated, of an unknown format or hold too many pixels.
     """
     if not data:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
-        # Odd metadata and large sizes make Pillow warn; sizes are judged below, odd metadata does no harm.
+        # Pillow warns about large images, which are checked below, and about odd metadata, which does no harm.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -72,8 +72,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _plain_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """OpenCV's decoder, with the same pixels as Pillow's in less time; None where it may not be right."""
-    # A cut JPEG lacks the end mark; a decoder may fill what is missing with grey.
+    """The same pixels as Pillow's from OpenCV's faster decoder; None where the two may differ."""
+    # A truncated JPEG lacks the end marker, and OpenCV would fill the missing part with grey.
     whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
     if (
         image.format != "JPEG"
@@ -105,7 +105,7 @@ def _to_8_bit(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
     if mode.startswith("I;16"):
         scale = float(MAX_16)
     else:
-        # These modes don't say what white is: the smallest usual range that holds the values does.
+        # These modes don't define white: take the smallest common range that holds all values.
         largest = grey.max(initial=0.0)
         ranges = ([1.0] if mode == "F" else []) + [float(MAX_8), float(MAX_16)]
         scale = next((white for white in ranges if largest <= white), largest)
@@ -113,14 +113,14 @@ def _to_8_bit(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
 
 
 def resize_short_side(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scales an image so that its shorter side is `side` px, keeping its shape.
+    """Scales an image so that its shorter side is `side` px, keeping its aspect ratio.
 
     Args:
         image: uint8[H, W] or uint8[H, W, 3].
         side: px.
 
     Returns:
-        The scaled image, of as many channels; averaged over areas when it shrinks, cubic when it grows.
+        The scaled image, same channels; averaged over areas when it shrinks, cubic when it grows.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -141,7 +141,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes, without loss, of uint8[H, W, 3] RGB or uint8[H, W] grey.
+    """PNG bytes (lossless) of uint8[H, W, 3] RGB or uint8[H, W] grey.
 
     Raises:
         PipelineError: the image can't be encoded.
@@ -161,13 +161,13 @@ def _encode(extension: str, image: NDArray[np.uint8], options: list[int]) -> byt
 
 
 def decode_encoded(data: bytes, *, grey: bool = False) -> NDArray[np.uint8]:
-    """Reads back what `encode_jpeg` or `encode_png` wrote; for bytes of other origin use `decode`.
+    """Reads what `encode_jpeg` or `encode_png` wrote; for any other bytes use `decode`.
 
     Returns:
         uint8[H, W, 3] RGB, or uint8[H, W] if `grey`.
 
     Raises:
-        BadImage: the bytes are cut or no image.
+        BadImage: the bytes are truncated or not an image.
     """
     mode = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     try:
@@ -177,3 +177,18 @@ def decode_encoded(data: bytes, *, grey: bool = False) -> NDArray[np.uint8]:
     if image is None:
         raise BadImage("a stored image can't be decoded")
     return np.asarray(image, np.uint8)
+
+
+def square(image: NDArray[np.uint8], side: int) -> Image.Image:
+    """An image fitted into a square of `side` px, centred on light grey.
+
+    Args:
+        image: uint8[H, W, 3] RGB or uint8[H, W].
+        side: px.
+    """
+    picture = Image.fromarray(image).convert("RGB")
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    tile = Image.new("RGB", (side, side), "#f0f0f0")
+    tile.paste(picture.resize(size, Image.Resampling.LANCZOS), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return tile

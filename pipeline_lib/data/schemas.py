@@ -1,7 +1,7 @@
-"""The tables that flow between stages: their columns, and images as bytes inside them.
+"""The Parquet tables that flow between stages: their columns, reading and writing.
 
-Parquet has no 8-bit type, so raw uint8 tensors are `binary` columns (row-major bytes, shape in the schema's metadata)
-and are viewed with `numpy.frombuffer` without copying.
+Parquet has no 8-bit type, so uint8 tensors are `binary` columns (row-major bytes, shape in the schema's metadata), and
+`numpy.frombuffer` views them without copying.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
 
 CATALOG = pa.schema(
     [
@@ -31,8 +31,8 @@ CATALOG = pa.schema(
         ("width", pa.int32()),  # px, upright
         ("height", pa.int32()),
         ("fingerprint", pa.string()),  # 64-bit perceptual hash, 16 hex digits
-        ("group_id", pa.string()),  # images that must not straddle splits share it
-        ("content", pa.string()),  # SHA-256 of the file, so that later stages see a changed image
+        ("group_id", pa.string()),  # shared by images that must be in the same split
+        ("content", pa.string()),  # SHA-256 of the file, so that later stages notice a changed image
     ]
 )
 
@@ -41,7 +41,7 @@ EXCLUDED = pa.schema(
         ("path", pa.string()),
         ("dataset", pa.string()),
         ("reason", pa.string()),  # unreadable, name, fingerprint, duplicate, missing_photo, almost_empty ...
-        ("detail", pa.string()),  # the error's words, or the image that it repeats
+        ("detail", pa.string()),  # the error, or the image that it duplicates
     ]
 )
 
@@ -49,7 +49,7 @@ PAIRS = pa.schema([("image_id", pa.string()), ("photo", pa.binary()), ("edges", 
 
 
 def patches_schema(size: int) -> pa.Schema:
-    """Columns of a patch shard for patches of `size` px; the tensors' shapes stand in the metadata."""
+    """Columns of a patch shard for patches of `size` px; the metadata holds the tensors' shapes."""
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -89,7 +89,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """Reads a Parquet file.
 
     Raises:
-        PipelineError: the file is missing, cut or lacks a column of `schema`; names it and says what to run.
+        PipelineError: the file is missing, truncated or lacks a column of `schema`; says what to run.
     """
     try:
         table = pq.read_table(path, memory_map=True)
@@ -121,10 +121,10 @@ def shard_paths(folder: Path) -> list[Path]:
 
 @contextmanager
 def opened_shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """A shard that is open for reading; what is read within and can't be is an error that names it.
+    """A shard that is open for reading; errors of reading in the block name it.
 
     Raises:
-        PipelineError: it is cut or damaged.
+        PipelineError: it is truncated or damaged.
     """
     try:
         with pq.ParquetFile(path, memory_map=True) as file:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from pipeline_lib.data.folder import image_files
 from pipeline_lib.data.source import Entry
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Rendering
 
-HOMES = ("sketchy/256x256", "256x256")
+DATASET: Final = "sketchy"
+HOMES: Final = ("sketchy/256x256", "256x256")
 DRAWING_OF = re.compile(r"(?P<photo>.+)-\d+")
 
 
@@ -42,23 +44,16 @@ def entries(root: Path, rendering: Rendering) -> Iterator[Entry]:
 def _photos(root: Path, home: str, rendering: str) -> Iterator[Entry]:
     for class_name, path in _images(root, f"{home}/photo", rendering, "photo"):
         stem = Path(path).stem
-        yield Entry(f"sketchy/photo/{class_name}/{stem}", "sketchy", "gallery", "photo", path, class_name, name=stem)
+        yield Entry(f"{DATASET}/photo/{class_name}/{stem}", DATASET, "gallery", "photo", path, class_name, name=stem)
 
 
 def _sketches(root: Path, home: str, rendering: str) -> Iterator[Entry]:
     for class_name, path in _images(root, f"{home}/sketch", rendering, "sketch"):
         stem = Path(path).stem
         depicts = DRAWING_OF.fullmatch(stem)
-        photo = depicts["photo"] if depicts else stem
-        yield Entry(
-            f"sketchy/sketch/{class_name}/{stem}",
-            "sketchy",
-            "query",
-            "sketch",
-            path,
-            class_name,
-            instance_id=f"sketchy/photo/{class_name}/{photo}",
-        )
+        photo = f"{DATASET}/photo/{class_name}/{depicts['photo'] if depicts else stem}"
+        image_id = f"{DATASET}/sketch/{class_name}/{stem}"
+        yield Entry(image_id, DATASET, "query", "sketch", path, class_name, instance_id=photo)
 
 
 def _images(root: Path, side: str, rendering: str, key: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,7 @@
-"""Where images come from: what every reader tells of its images, and how a params section becomes a reader."""
+"""What a reader of a data set is: it lists images and opens them.
+
+A new data set is a module with one class, mostly a `FileSource`, and its line in `registry.DATASETS`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_lib import params
-from pipeline_lib.data.files import digest_of_file, resolve_path
+from pipeline_lib import params, registry
 from pipeline_lib.data.images import BadImage, decode
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of_file, resolve_path
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Entry:
         path: POSIX, relative to the source's root.
         class_name: "" where unknown.
         instance_id: of a sketch, the image_id of the photo it depicts; "" is the image's own id.
-        group_id: images that must not straddle splits share it; "" is a group of its own.
+        group_id: shared by images that must be in the same split; "" is a group of its own.
         name: the original image's name, by which it is recognised across data sets (VOC: "2008_000123"); "" for none.
     """
 
@@ -55,15 +58,18 @@ class Excluded:
 
 
 class Source(Protocol):
-    """A reader of one data set. It is small and picklable: worker processes get a copy."""
+    """A reader of one data set. It is small and picklable: worker processes get a copy.
+
+    A reader in the registry also has the class method `of(catalog, base)`, see `FileSource.of`.
+    """
 
     @property
     def recognises(self) -> bool:
-        """Whether equal fingerprints mean one photo. False where the reader itself has removed what repeats."""
+        """Whether equal fingerprints mean the same photo; False where the reader has removed duplicates itself."""
 
     @property
     def trains_on_gallery(self) -> bool:
-        """Whether training photos may be gallery photos too (one's own photos: there are no labels to leak)."""
+        """Whether gallery photos may be trained on (one's own photos may: there are no labels to leak)."""
 
     def entries(self) -> Iterable[Entry]:
         """The images of the catalog, always in the same order.
@@ -76,7 +82,7 @@ class Source(Protocol):
         """Images that must stay out of training but are neither gallery nor query."""
 
     def excluded(self) -> Iterable[Excluded]:
-        """Images that the reader left out for reasons of its own."""
+        """Images that the reader itself left out."""
 
     def signature(self, path: str) -> str:
         """Changes whenever the image at `path` may have changed; opens nothing."""
@@ -94,7 +100,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """What all sources of image files share.
+    """What all readers of image files share; a subclass adds `entries`.
 
     Attributes:
         root: the folder that paths are relative to.
@@ -103,16 +109,21 @@ class FileSource:
 
     root: Path
     max_pixels: int
+    recognises: ClassVar[bool] = True
+    trains_on_gallery: ClassVar[bool] = False
 
-    @property
-    def recognises(self) -> bool:
-        """Photos repeat between data sets, and fingerprints tell which."""
-        return True
+    @classmethod
+    def of(cls, catalog: params.Catalog, base: Path) -> Self:
+        """The reader that section `catalog` asks for.
 
-    @property
-    def trains_on_gallery(self) -> bool:
-        """Training and gallery are different photos, and must be."""
-        return False
+        Args:
+            catalog: the params section.
+            base: repository root, from which a relative `catalog.root` leads.
+
+        Raises:
+            PipelineError: `catalog.root` is no folder, or begins with "~".
+        """
+        return cls(root_of(catalog, base), catalog.max_pixels)
 
     def reserved(self) -> Iterable[Entry]:
         """None, unless a data set says otherwise."""
@@ -123,12 +134,8 @@ class FileSource:
         return ()
 
     def signature(self, path: str) -> str:
-        """Size and time of the file; "missing" where there is none."""
-        try:
-            found = (self.root / path).stat()
-        except OSError:
-            return "missing"
-        return f"{found.st_size}-{found.st_mtime_ns}"
+        """See `signature_of`."""
+        return signature_of(self.root / path)
 
     def content(self, path: str) -> str:
         """SHA-256 (hex) of the file's bytes.
@@ -149,7 +156,7 @@ class FileSource:
             found = file.stat()
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("not a regular file")
-            # No image of the allowed size takes more: 4 channels of 16 bits, uncompressed, and some metadata.
+            # The most that an image of the allowed size takes: 4 uncompressed channels of 16 bits, and some metadata.
             if found.st_size > 8 * self.max_pixels + (64 << 20):
                 raise BadImage(f"{found.st_size} bytes are more than catalog.max_pixels {self.max_pixels} can need")
             data = file.read_bytes()
@@ -158,28 +165,24 @@ class FileSource:
         return decode(data, max_pixels=self.max_pixels)
 
 
-def open_source(catalog: params.Catalog, base: Path) -> Source:
-    """The reader that section `catalog` asks for.
+def signature_of(file: Path) -> str:
+    """Size and time of a file; "missing" where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
-    Args:
-        catalog: the params section.
-        base: repository root; a relative `catalog.root` is resolved from it.
 
-    Raises:
-        PipelineError: the root is missing, or begins with "~".
-    """
-    # Readers import this module, and a run needs one of them: the others, and what they need, stay unloaded.
-    if catalog.dataset == "openmoji":
-        from pipeline_lib.data.openmoji import OpenMojiSource  # noqa: PLC0415
-
-        return OpenMojiSource(catalog.openmoji, catalog.gallery_fraction, catalog.seed)
+def root_of(catalog: params.Catalog, base: Path) -> Path:
+    """The folder that `catalog.root` names; arguments and errors as in `FileSource.of`."""
     root = resolve_path(catalog.root, base, "catalog.root")
     if not root.is_dir():
         raise PipelineError(f"catalog.root: {root} is not a folder; set it to the one that holds the images")
-    if catalog.dataset == "voc_sketchy":
-        from pipeline_lib.data.voc_sketchy import VocSketchySource  # noqa: PLC0415
+    return root
 
-        return VocSketchySource(root, catalog.max_pixels, catalog.rendering)
-    from pipeline_lib.data.folder import FolderSource  # noqa: PLC0415
 
-    return FolderSource(root, catalog.max_pixels, catalog.sketches)
+def open_source(catalog: params.Catalog, base: Path) -> Source:
+    """The reader of `catalog.dataset`; arguments and errors as in `FileSource.of`."""
+    source: Source = registry.load(registry.DATASETS[catalog.dataset]).of(catalog, base)
+    return source

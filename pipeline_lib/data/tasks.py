@@ -1,7 +1,7 @@
-"""Work over shards: one function, many tasks, on all cores; finished shards stay finished.
+"""Work over shards: one function, many tasks, on all cores; finished shards are kept.
 
-A task is a picklable description of one output file; `process_shard(task) -> stats` is a pure function of it. Nothing
-outside this file knows how the work is spread, so that another engine can take the place of the process pool.
+A task is a picklable description of one output file; `work(task) -> stats` is a pure function of it. Only this file
+knows how the work is spread, so that another engine can replace the process pool.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline_lib.data.files import read_json, write_json
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import publish_folder, read_json, write_json
 
 Stats = dict[str, Any]
 
 
 class ShardTask(Protocol):
-    """What every task tells of itself."""
+    """What every task has."""
 
     @property
     def path(self) -> Path:
@@ -35,7 +35,7 @@ class ShardTask(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many items it works on (for the progress bar)."""
+        """Number of items, for the progress bar."""
 
 
 Task = TypeVar("Task", bound=ShardTask)
@@ -43,7 +43,7 @@ Task = TypeVar("Task", bound=ShardTask)
 
 @dataclass(frozen=True)
 class Outcome(Generic[Task]):
-    """What became of one task: its stats, or the failure in words."""
+    """The result of one task: its stats, or the error."""
 
     task: Task
     stats: Stats | None
@@ -51,17 +51,17 @@ class Outcome(Generic[Task]):
 
 
 def stats_path(path: Path) -> Path:
-    """The file beside a shard that says it is finished."""
+    """The file beside a shard that marks it as finished."""
     return path.with_suffix(".json")
 
 
 def finished_stats(path: Path) -> Stats | None:
-    """The stats of a finished shard; None where it is missing, unfinished or cut."""
+    """The stats of a finished shard; None where it is missing, unfinished or truncated."""
     if not (path.exists() and stats_path(path).exists()):
         return None
     try:
         stats = read_json(stats_path(path))
-        # The footer stands at the end of a Parquet file, so a file that was cut does not open.
+        # The footer is at the end of a Parquet file, so a truncated file does not open.
         if pq.read_metadata(path).num_rows != stats["rows"]:
             return None
     except (PipelineError, pa.ArrowException, OSError, KeyError):
@@ -84,18 +84,18 @@ def map_shards(
     unit: str,
     retries: int = 1,
 ) -> list[Outcome[Task]]:
-    """Runs `work` on every unfinished task, with a progress bar and a rate on standard error.
+    """Runs `work` on every unfinished task, with a progress bar on standard error.
 
     Args:
         work: a module-level function; it writes `task.path` and returns stats with at least `rows`, the rows written.
-        tasks: what to do; tasks whose shard is finished already are only counted.
+        tasks: what to do; tasks whose shard is finished are not done again.
         workers: processes; 0 takes one per core, 1 works in this process.
         description: of the progress bar.
-        unit: what a row is, for the rate.
+        unit: of its rate.
         retries: how often a failed task is tried again.
 
     Returns:
-        One outcome per task, in the order of `tasks`. A failure is a value, never an exception.
+        One outcome per task, in the order of `tasks`. Failures are returned, never raised.
     """
     outcomes: dict[int, Outcome[Task]] = {}
     for number, task in enumerate(tasks):
@@ -124,10 +124,10 @@ def _once(
         for number, task in tasks:
             try:
                 yield number, Outcome(task, _finish(work, task), None)
-            except Exception as failure:  # noqa: BLE001  whatever a task raises is its outcome
+            except Exception as failure:  # noqa: BLE001  the outcome of the task
                 yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
         return
-    # Spawned, not forked: OpenCV and Arrow keep threads that a fork would copy half of.
+    # Spawned, since the threads of OpenCV and Arrow do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_finish, work, task): (number, task) for number, task in tasks}
@@ -136,13 +136,13 @@ def _once(
             try:
                 yield number, Outcome(task, future.result(), None)
             except BrokenProcessPool:
-                yield number, Outcome(task, None, "a worker process died (out of memory?); lower the stage's workers")
+                yield number, Outcome(task, None, "a worker process died (out of memory?); lower machine.workers")
             except Exception as failure:  # noqa: BLE001
                 yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when its parent is killed; it would work on beside the next run, and then wait for ever."""
+    """Ends a worker when its parent is killed; it would go on beside the next run, then wait for tasks for ever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -154,14 +154,21 @@ def _end_with_parent() -> None:
 
 
 def reopen_bad(outcomes: Sequence[Outcome[Task]]) -> None:
-    """Lets the next run try shards whose stats count `bad` images again.
+    """Lets the next run read shards with `bad` images again.
 
-    What kept an image from being read (a right, a mount) can be mended and leave its size, time and bytes as they are,
-    so no key tells. Only a run that has come to its end forgets; one that was cut off goes on with all it has.
+    An unreadable image may become readable (a permission, a mount) with the same size, time and bytes, so that no key
+    changes. Call it when all shards are done: a run that was interrupted goes on with all of them.
     """
     for outcome in outcomes:
         if outcome.stats is not None and outcome.stats["bad"]:
             stats_path(outcome.task.path).unlink(missing_ok=True)
+
+
+def publish_shards(tasks: Sequence[ShardTask], out: Path) -> None:
+    """Moves the folder of finished shards to `out`, without the stats beside them; errors as in `publish_folder`."""
+    publish_folder(tasks[0].path.parent, out)
+    for task in tasks:
+        stats_path(out / task.path.name).unlink(missing_ok=True)
 
 
 def stats_or_raise(outcomes: Sequence[Outcome[Task]]) -> list[Stats]:

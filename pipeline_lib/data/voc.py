@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from pipeline_lib.data.source import Entry
 from pipeline_lib.errors import PipelineError
 
-HOME = "VOCdevkit/VOC2012"
+DATASET: Final = "voc"
+HOME: Final = "VOCdevkit/VOC2012"
 
 
 def entries(root: Path) -> Iterator[Entry]:
@@ -28,19 +30,19 @@ def entries(root: Path) -> Iterator[Entry]:
             f"{listing}: can't be read ({failure}); catalog.root must hold PASCAL VOC 2012 in its official layout. "
             f"With internet, pipeline_lib.data.voc.download({str(root)!r}) fetches it (2 GB)"
         ) from failure
-    # Some of VOC's lists carry a label after the name.
+    # Some of VOC's lists have a label after the name.
     names = sorted({line.split()[0] for line in lines if line.strip()})
     if not names:
         raise PipelineError(f"{listing}: lists no images; unpack PASCAL VOC 2012 again")
     for name in names:
-        yield Entry(f"voc/{name}", "voc", "pretext", "photo", f"{HOME}/JPEGImages/{name}.jpg", name=name)
+        yield Entry(f"{DATASET}/{name}", DATASET, "pretext", "photo", f"{HOME}/JPEGImages/{name}.jpg", name=name)
 
 
 def download(root: Path | str) -> None:
     """Fetches PASCAL VOC 2012 to `root` through torchvision.
 
     Raises:
-        PipelineError: there is no way to it, or what came is not the data set.
+        PipelineError: the download fails, or what came is not the data set.
     """
     from torchvision.datasets import VOCDetection  # noqa: PLC0415  loads torch, which no reader needs
 

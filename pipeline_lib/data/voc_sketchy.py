@@ -1,4 +1,4 @@
-"""VOC 2012 (and more photos of one's own) to train on, Sketchy to search, Li 2014 kept apart."""
+"""VOC 2012 and any other photos to train on, Sketchy to search, Li 2014 reserved for its own benchmark."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from pipeline_lib import params
 from pipeline_lib.data import li2014, sketchy, voc
 from pipeline_lib.data.folder import image_files, left_out
-from pipeline_lib.data.source import Entry, Excluded, FileSource
-from pipeline_lib.params import Rendering
+from pipeline_lib.data.source import Entry, Excluded, FileSource, root_of
 
 MORE = "photos"
-# Names that VOC and ImageNet give; any other (1.jpg, cat.jpg) says nothing about what the photo is.
+# Names that VOC and ImageNet give. Any other name (1.jpg, cat.jpg) identifies no photo.
 KNOWN_NAME = re.compile(r"\d{4}_\d{6}|n\d{8}_\d+")
 
 
@@ -25,10 +26,15 @@ class VocSketchySource(FileSource):
         rendering: which Sketchy renderings to read.
     """
 
-    rendering: Rendering
+    rendering: params.Rendering
+
+    @classmethod
+    def of(cls, catalog: params.Catalog, base: Path) -> Self:
+        """See `FileSource.of`."""
+        return cls(root_of(catalog, base), catalog.max_pixels, catalog.rendering)
 
     def entries(self) -> Iterator[Entry]:
-        """VOC, then `photos/` where there is such a folder, then Sketchy's photos and sketches."""
+        """VOC, then `photos/` if it is there, then Sketchy's photos and sketches."""
         yield from voc.entries(self.root)
         if (self.root / MORE).is_dir():
             for inside in image_files(self.root / MORE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
 
+import cv2
 import torch
 
 from pipeline_lib import params
@@ -24,8 +25,9 @@ def choose_device(settings: params.Train) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """Sets the number of compute threads, on which the bits of a sum depend."""
+    """Sets the compute threads of torch and OpenCV, on which bits depend: the order of sums, and of drawn strokes."""
     torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
 def keep_freed_memory() -> None:

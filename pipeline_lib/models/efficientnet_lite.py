@@ -36,7 +36,6 @@ LEVELS: tuple[tuple[Group, ...], ...] = (
 )
 """Per resolution, from half of the image's side down to a 32nd: what `pretrained: conv1` to `conv5` take. The stem
 belongs to the first. The last convolution, of one place to 1,280 channels for the classes, is left out."""
-CHANNELS = LEVELS[-1][-1].channels
 EPSILON = 1e-3
 
 
@@ -79,8 +78,8 @@ class Block(nn.Module):
         return output + images if self.shortcut else output
 
 
-def stages() -> nn.Sequential:
-    """One Sequential per resolution, the stem first in the first; ends in a map that is not rectified."""
+def efficientnet_lite0(*, batch_norm: bool) -> nn.Sequential:  # noqa: ARG001  it is built with BatchNorm only
+    """One stage per resolution, the stem first in the first; ends in a map that is not rectified."""
     levels, channels = [], STEM
     for number, groups in enumerate(LEVELS):
         parts: list[nn.Module] = [] if number else [_unit(SameConv(3, STEM, 3, stride=2))]
@@ -94,7 +93,7 @@ def stages() -> nn.Sequential:
 
 
 def levels_of(state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The published state dict, by resolution and under the names of `stages`.
+    """The published state dict, by resolution and under the names of `efficientnet_lite0`.
 
     Raises:
         KeyError: a tensor is missing.

@@ -1,52 +1,35 @@
-"""Encoders that end in fc6, over the trunks of `trunks.py`."""
+"""Encoders that end in fc6: a trunk of convolutions from the registry, and a linear layer that reads its last map."""
 
 from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_lib import params
-from pipeline_lib.models.trunks import (
-    BEFORE_LAST,
-    CHANNELS,
-    PRETRAINED_CONVS,
-    PRETRAINED_FC6_GRID,
-    built_stages,
-    layout,
-    side_of,
-    table_stages,
-)
+from pipeline_lib.registry import ENCODERS, load
 
 
 class Encoder(nn.Module):
     """Convolutions, then fc6.
 
-    fc6 reads a fixed grid of places of the last map, the grid that a patch gives (2 x 2 for 96 px in the `alexnet`
-    layout, 1 x 1 in `doersch`, 3 x 3 in the others), torchvision's (6 x 6, VGG16 7 x 7) where pretrained fc6 weights
-    are loaded, or that of `fc6_grid`. How it meets an input that gives other places is chosen in `forward`.
+    fc6 reads a fixed grid of places of the last map: that of `fc6_grid`, or else the grid that a patch gives (2 x 2 for
+    96 px in the `alexnet` layout, 1 x 1 in `doersch`, 3 x 3 in the others), or torchvision's (6 x 6, VGG16 7 x 7) where
+    pretrained fc6 weights are loaded. A map of another size is averaged to that grid.
     """
 
     def __init__(self, settings: params.Train, patch_size: int) -> None:
         super().__init__()
-        self.name = settings.encoder
-        self.batch_norm = settings.batch_norm
-        if settings.encoder in ("googlenet", "resnet18", "efficientnet_lite0"):
-            self.stages = built_stages(settings.encoder)
-            channels = CHANNELS[settings.encoder]
-        else:
-            convs = layout(settings.encoder, settings.conv2_channels)
-            # Doersch's network was built in Caffe, whose pooling rounds up: 96 px would vanish otherwise.
-            self.stages = table_stages(convs, batch_norm=settings.batch_norm, ceil_mode=settings.encoder == "doersch")
-            channels = convs[-1].channels
-        places = side_of(self.stages, patch_size)
-        given = PRETRAINED_FC6_GRID[settings.encoder] if settings.pretrained == "fc6" else places
-        self.grid = settings.fc6_grid or given
+        self.spec = ENCODERS[settings.encoder]
+        self.stages: nn.Sequential = load(self.spec.trunk)(batch_norm=settings.batch_norm)
+        channels, places = last_map(self.stages, patch_size)
+        self.grid = settings.fc6_grid or (self.spec.fc6_places if settings.pretrained == "fc6" else places)
         self.fc6 = nn.Linear(channels * self.grid**2, settings.fc6)
         self.fc6_norm = nn.BatchNorm1d(settings.fc6) if settings.batch_norm else nn.Identity()
         self._initialise()
-        # Without gradients the frozen layers are not gone through backwards, nor are their activations kept.
+        # Without gradients there is no backward pass through frozen layers, and their activations are not kept.
         self.frozen = [self.stages[number - 1] for number in self.pretrained_convs(settings.frozen)]
         for stage in self.frozen:
             stage.requires_grad_(requires_grad=False)
@@ -61,7 +44,7 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  as in nn.Module
-        """As `nn.Module.train`, but frozen layers normalise as in use: else their statistics would go on moving."""
+        """As `nn.Module.train`, but frozen layers stay in evaluation mode, so that their statistics do not move."""
         super().train(mode)
         for stage in self.frozen:
             stage.eval()
@@ -71,10 +54,10 @@ class Encoder(nn.Module):
         """Features of the last map: of the last pooling layer, where the trunk ends in one.
 
         Args:
-            images: float[N, 3, H, W], normalised (see `context.normalise`).
+            images: float[N, 3, H, W], normalised (see `inputs.normalise`).
 
         Returns:
-            float[N, C, h, w], not negative but for EfficientNet, whose last map is not rectified.
+            float[N, C, h, w], not negative except for EfficientNet, whose last map is not rectified.
         """
         features: Tensor = self.stages(images)
         return features
@@ -88,51 +71,22 @@ class Encoder(nn.Module):
         Returns:
             float[N, B, h, w] and float[N, C, h, w].
         """
-        before: Tensor = self.stages[: BEFORE_LAST[self.name]](images)
-        last: Tensor = self.stages[BEFORE_LAST[self.name] :](before)
+        before: Tensor = self.stages[: self.spec.before_last](images)
+        last: Tensor = self.stages[self.spec.before_last :](before)
         return functional.adaptive_avg_pool2d(before, (last.shape[-2], last.shape[-1])), last
 
-    def forward(self, images: Tensor, fc6_input: str = "pool") -> Tensor:
-        """fc6 before its ReLU.
+    def forward(self, images: Tensor) -> Tensor:
+        """fc6 before its ReLU: float[N, D] of normalised images, float[N, 3, H, W]."""
+        return self.read(self.pool5(images))
 
-        Args:
-            images: float[N, 3, H, W], normalised.
-            fc6_input: what becomes of an input that gives other places than fc6 reads. `pool`: pool5 is averaged to
-                fc6's grid (or repeated, where it has fewer places), so fc6 sees the whole image at the resolution of
-                that grid. `slide`: fc6 is applied at every place as a convolution and averaged, so it sees the image
-                part by part. For an input that gives just its grid both are the same.
-
-        Returns:
-            float[N, D].
-        """
-        return self.read(self.pool5(images), fc6_input)
-
-    def read(self, features: Tensor, fc6_input: str = "pool") -> Tensor:
-        """fc6 before its ReLU, of a last map; see `forward`.
-
-        Args:
-            features: float[N, C, h, w], as `pool5` gives it.
-            fc6_input: `pool` or `slide`.
-
-        Returns:
-            float[N, D].
-        """
-        if fc6_input == "slide" and min(features.shape[-2:]) >= self.grid:
-            kernel = self.fc6.weight.view(self.fc6.out_features, features.shape[1], self.grid, self.grid)
-            return self._norm6(functional.conv2d(features, kernel, self.fc6.bias)).mean(dim=(2, 3))
+    def read(self, features: Tensor) -> Tensor:
+        """fc6 before its ReLU, of a last map: float[N, C, h, w], as `pool5` gives it, to float[N, D]."""
         pooled = functional.adaptive_avg_pool2d(features, self.grid)
         output: Tensor = self.fc6_norm(self.fc6(pooled.flatten(1)))
         return output
 
-    def _norm6(self, maps: Tensor) -> Tensor:
-        # BatchNorm1d over the channels of a map: every place counts as a sample.
-        count, channels, height, width = maps.shape
-        flat = self.fc6_norm(maps.permute(0, 2, 3, 1).reshape(-1, channels))
-        back: Tensor = flat.view(count, height, width, channels)
-        return back.permute(0, 3, 1, 2)
-
     def conv(self, number: int) -> nn.Conv2d:
-        """Convolution `number`, from 1, of a layout that is written as a table."""
+        """Convolution `number`, from 1, of a trunk that is built from a table."""
         module = self.stages[number - 1][0]  # type: ignore[index]
         assert isinstance(module, nn.Conv2d)  # noqa: S101  built above
         return module
@@ -143,8 +97,17 @@ class Encoder(nn.Module):
         return module
 
     def pretrained_convs(self, pretrained: str) -> range:
-        """Numbers of the convolutions (EfficientNet: resolutions) that `train.pretrained` takes from start weights."""
+        """Numbers of the stages, from 1, that a value of `train.pretrained` takes from published weights."""
         if pretrained == "none":
             return range(1, 1)
         level = 5 if pretrained == "fc6" else int(pretrained[-1])
-        return range(1, PRETRAINED_CONVS[self.name][level - 1] + 1)
+        return range(1, self.spec.pretrained[level - 1] + 1)
+
+
+def last_map(stages: nn.Module, patch_size: int) -> tuple[int, int]:
+    """Channels and side (in places) of the last map for a patch of `patch_size` px."""
+    was_training = stages.training
+    with torch.no_grad():
+        shape = stages.eval()(torch.zeros(1, 3, patch_size, patch_size)).shape
+    stages.train(was_training)
+    return int(shape[1]), int(shape[-1])

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import params
-from pipeline_lib.data.files import resolve_path
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import resolve_path
 from pipeline_lib.models import efficientnet_lite
 from pipeline_lib.models.encoder import Encoder
 

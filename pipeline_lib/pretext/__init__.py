@@ -1,1 +1,1 @@
-"""The pretext task: edge maps, the layout of regions, the 8 directions, batches of patches."""
+"""The pretext task: edge maps, the layout of regions, the 8 directions, views and batches."""

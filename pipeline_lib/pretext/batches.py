@@ -1,8 +1,8 @@
-"""Batches of layouts out of patch shards, in an order that depends on seed and epoch alone.
+"""Batches of layouts from patch shards, in an order that depends on seed and epoch alone.
 
-An epoch is one draw of every image. Row groups are visited in random order; a window of them is decoded at a time and
-its rows are shuffled, so memory stays bounded however large the data set, and step n can be reached without steps 1
-to n - 1. A thread reads ahead.
+An epoch is one draw of every image. Row groups are visited in random order; a window of them is read at a time and its
+rows are shuffled. So memory does not grow with the data set, and training can resume at any step without repeating the
+steps before it. A thread reads ahead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
-from pipeline_lib.pretext.reading import read_ahead
-from pipeline_lib.pretext.rows import RowGroup, wanted_groups
+from pipeline_lib.pretext.shards import RowGroup, read_ahead, wanted_groups
 
 Domain = Literal["cross", "photo", "edges"]
 
 WINDOW = 16
-"""Row groups (of at most 64 layouts, 147 kB each at 96 px) that are decoded and shuffled together."""
+"""Row groups (of at most 64 layouts, 147 kB each at 96 px) that are read and shuffled together."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class PairTable:
     second: NDArray[np.int64]  # [K]
     directions: NDArray[np.int64]  # [K], 0..7
     weights: NDArray[np.float32]  # [K], mean 1
-    order: tuple[str, ...]  # [K], "photo_edges" where the first patch is a photo's and the second an edge map's
+    order: tuple[str, ...]  # [K], domains of the two, such as "photo_edges"
 
 
 def pair_table(domain: Domain) -> PairTable:
@@ -70,12 +69,10 @@ class PatchShards:
         """Reads the shards' footers and names, no patches.
 
         Raises:
-            PipelineError: a shard is cut or damaged, or none of the images is there.
+            PipelineError: a shard is truncated or damaged, or none of the images is there.
         """
-        self.columns = {"cross": ("photo_patches", "edge_patches"), "photo": ("photo_patches",)}.get(
-            domain, ("edge_patches",)
-        )
-        self.domain = domain
+        photo, edge = "photo_patches", "edge_patches"
+        self.columns = {"cross": [photo, edge], "photo": [photo], "edges": [edge]}[domain]
         wanted, shards = frozenset(image_ids), shard_paths(folder)
         self.size = patch_side(shards[0])
         self._groups = [group for path in shards for group in wanted_groups(path, wanted, draws=True)]
@@ -95,12 +92,12 @@ class PatchShards:
         Args:
             draw: 0..draws - 1.
             batch: images a batch.
-            shuffle: seed parts of the order (say seed and epoch); None keeps the order of the shards.
+            shuffle: parts of the order's seed (such as seed and epoch); None keeps the order of the shards.
             start: batches to skip, for a resumed epoch.
             drop_last: leave out the last batch where it is smaller.
 
         Returns:
-            Batches; arrays are the reader's own and not reused.
+            Batches; their arrays are not reused.
         """
         return read_ahead(lambda: self._read(draw, batch, shuffle, start, drop_last=drop_last), "patch-reader")
 
@@ -111,13 +108,13 @@ class PatchShards:
         rng = None if shuffle is None else generator_for(*shuffle)
         if rng is not None:
             groups = [groups[k] for k in rng.permutation(len(groups))]
-        skipped, rest = start * batch, _Rows(self.domain, self.size)
+        skipped, rest = start * batch, _Rows()
         for first in range(0, len(groups), WINDOW):
             window = groups[first : first + WINDOW]
             order = np.array([(g, k) for g, group in enumerate(window) for k in range(len(group.rows))])
             if rng is not None:
                 rng.shuffle(order)
-            # Rows before the start of a resumed epoch are counted, not decoded.
+            # Rows before the start of a resumed epoch are counted, not read.
             passed = min(skipped, len(order))
             skipped -= passed
             order = order[passed:]
@@ -145,7 +142,7 @@ class PatchShards:
 
     def _decode(self, group: RowGroup) -> dict[str, NDArray[np.uint8]]:
         with opened_shard(group.path) as file:
-            table = file.read_row_group(group.number, columns=list(self.columns))
+            table = file.read_row_group(group.number, columns=self.columns)
         shapes = {"photo_patches": (4, self.size, self.size, 3), "edge_patches": (4, self.size, self.size)}
         return {name: _view(table[name].combine_chunks(), shapes[name]) for name in self.columns}
 
@@ -154,7 +151,7 @@ def patch_side(path: Path) -> int:
     """The side of the patches in a shard, px.
 
     Raises:
-        PipelineError: the shard is cut or damaged.
+        PipelineError: the shard is truncated or damaged.
     """
     with opened_shard(path) as file:
         shape: str = file.schema_arrow.metadata[b"edge_patches"].decode()
@@ -171,10 +168,9 @@ def _view(column: pa.Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 class _Rows:
-    """Rows on their way into a batch; views into decoded row groups until they are stacked."""
+    """Rows of the next batch: views into row groups, copied when the batch is full."""
 
-    def __init__(self, domain: Domain, size: int) -> None:
-        self.domain, self.size = domain, size
+    def __init__(self) -> None:
         self.image_ids: list[str] = []
         self.values: dict[str, list[NDArray[np.uint8]]] = {"photo_patches": [], "edge_patches": []}
 

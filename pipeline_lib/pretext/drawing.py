@@ -1,7 +1,7 @@
-"""Edge maps made to look drawn: no two draw the same photo alike, and nobody draws every edge.
+"""Edge maps augmented to look like drawings: no two people draw a photo alike, and nobody draws every edge.
 
-Blur, number of lines and line width are drawn anew for each view; strokes are left out, parts are wiped out, or all but
-the middle, and the rest is bent. What a network can still match then is what a person's drawing keeps.
+Each view has its own blur, density and width of lines; some strokes are removed, some areas erased, or all but the
+middle, and the rest is bent. What a network can still match is what drawings by people keep, too.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pipeline_lib import params
 CANVAS = 256
 """Side in px at which edges are taken: that of Sketchy's drawings, and the short side of the pipeline's edge maps."""
 COARSE = 5
-"""Places a side of the noise that bends drawings and wipes parts of them out."""
+"""Side of the noise that bends drawings and erases parts of them, before it is enlarged."""
 FINE = 32
-"""Places a side to which that noise is smoothed; between them it is interpolated."""
+"""Side to which this noise is enlarged by cubic interpolation; from there it is linear or nearest."""
 FAINTEST = 12.0
-"""Gradients (sums of Sobel's 3 x 3 weights on 8-bit grey) below this are noise, however flat the picture is."""
+"""Gradients (sums of Sobel's 3 x 3 weights on 8-bit grey) below this are noise, even in a flat picture."""
 LOWER = 0.5
-"""Canny's lower threshold as a part of the upper one."""
+"""Canny's lower threshold as a fraction of the upper one."""
 DUST = 24
-"""Connected edges of fewer px are left out: nobody draws them."""
+"""Connected edges of fewer px are removed: nobody draws them."""
 SPOT_OFF = 0.1
-"""Standard deviation of the middle of what is kept from the canvas's, in each direction, as a part of its side."""
+"""Standard deviation of the spotlight's centre from the middle, in x and in y, as a fraction of the canvas's side."""
 SPOT_RADII = (0.22, 0.5)
-"""Between these lie the ellipse's two radii, as parts of the canvas's side."""
+"""Range of the spotlight's two radii, as fractions of the canvas's side."""
 
 Lines = NDArray[np.uint8]
 Places = NDArray[np.float32]
@@ -39,7 +39,7 @@ def draw_edges(grey: NDArray[np.uint8], settings: params.Contrast, rng: np.rando
     Args:
         grey: uint8[H, W].
         settings: section `contrast`.
-        rng: source of every draw.
+        rng: source of all random numbers.
 
     Returns:
         uint8[size, size], dark lines on white.
@@ -48,7 +48,7 @@ def draw_edges(grey: NDArray[np.uint8], settings: params.Contrast, rng: np.rando
     lines = edges_of_density(scaled, rng.uniform(*settings.blur), rng.uniform(*settings.density))
     lines = leave_out(lines, rng.uniform(0, settings.drop_strokes), rng)
     lines = wipe_out(lines, rng.uniform(0, settings.erase), rng)
-    # Without it no number is drawn, so that views are those that they were before there was one.
+    # Consume random numbers only when enabled, so older configurations reproduce.
     if settings.spotlight and rng.random() < settings.spotlight:
         lines = spotlight(lines, rng)
     width = int(rng.integers(settings.line_width[0], settings.line_width[1] + 1))
@@ -61,15 +61,15 @@ def draw_edges(grey: NDArray[np.uint8], settings: params.Contrast, rng: np.rando
 
 
 def edges_of_density(grey: Lines, blur: float, density: float) -> Lines:
-    """Canny edges whose upper threshold suits the picture: dark and pale photos give as many lines as crisp ones.
+    """Canny edges with a threshold for each picture, so that dark and pale photos give as many lines as crisp ones.
 
     Args:
         grey: uint8[H, W].
         blur: Gaussian sigma in px; 0 for none.
-        density: the part of the picture whose gradients lie above the upper threshold.
+        density: fraction of the pixels whose gradients lie above the upper threshold.
 
     Returns:
-        uint8[H, W], 255 on edges; all 0 for a picture of one tone.
+        uint8[H, W], 255 on edges; all 0 for a flat picture.
     """
     dx, dy = cv2.spatialGradient(cv2.GaussianBlur(grey, (0, 0), blur) if blur > 0 else grey)
     sampled = np.hypot(dx[::4, ::4].astype(np.float32), dy[::4, ::4]).ravel()
@@ -79,12 +79,12 @@ def edges_of_density(grey: Lines, blur: float, density: float) -> Lines:
 
 
 def leave_out(lines: Lines, part: float, rng: np.random.Generator) -> Lines:
-    """Leaves out a part of the connected strokes, and all dust.
+    """Removes some of the connected strokes, and all dust.
 
     Args:
         lines: uint8[H, W], 255 on strokes.
-        part: probability with which each stroke is left out.
-        rng: source of the draw.
+        part: probability of each stroke to be removed.
+        rng: source of all random numbers.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(lines, connectivity=8, ltype=cv2.CV_16U)
     kept = (rng.random(count) >= part) & (stats[:, cv2.CC_STAT_AREA] >= DUST)
@@ -93,14 +93,14 @@ def leave_out(lines: Lines, part: float, rng: np.random.Generator) -> Lines:
 
 
 def wipe_out(lines: Lines, part: float, rng: np.random.Generator) -> Lines:
-    """Wipes strokes out where smooth noise is largest, on about `part` of the canvas."""
+    """Erases strokes where smooth noise is largest, on about the fraction `part` of the canvas."""
     fine = cv2.resize(rng.standard_normal((COARSE, COARSE), np.float32), (FINE, FINE), interpolation=cv2.INTER_CUBIC)
     kept = np.where(fine > np.quantile(fine, 1 - part), 0, 255).astype(np.uint8)
     return np.asarray(cv2.bitwise_and(lines, cv2.resize(kept, lines.shape[::-1], interpolation=cv2.INTER_NEAREST)))
 
 
 def spotlight(lines: Lines, rng: np.random.Generator) -> Lines:
-    """Keeps the strokes in an ellipse about the middle: people draw what a photo shows and not what lies around it."""
+    """Keeps the strokes in an ellipse about the middle: people draw the subject of a photo, not its surroundings."""
     centre = rng.normal(0.5, SPOT_OFF, 2) * CANVAS
     radii = rng.uniform(*SPOT_RADII, 2) * CANVAS
     spot = np.zeros_like(lines)
@@ -110,7 +110,7 @@ def spotlight(lines: Lines, rng: np.random.Generator) -> Lines:
 
 
 def bend(settings: params.Contrast, rng: np.random.Generator) -> tuple[Places, Places]:
-    """Where each pixel of a bent drawing comes from: a rotation about the centre and a smooth displacement.
+    """Source coordinates of each pixel of a bent drawing: a rotation about the centre and a smooth displacement.
 
     Returns:
         x, y: float32[CANVAS, CANVAS] each, px.

@@ -1,11 +1,10 @@
-"""Edge maps that stand in for drawings, and the aligned pairs of photo and edge map in shards.
+"""Edge maps that stand in for drawings, and shards of aligned pairs of photo and edge map.
 
-Edge detection gives what labels would otherwise have to: a drawing-like image aligned with its photo to the pixel.
+Edge detection replaces labels: it gives every photo a drawing-like image, aligned with it to the pixel.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline_lib import params
-from pipeline_lib.data.files import digest_of, digest_of_code, publish_folder
 from pipeline_lib.data.images import BadImage, encode_jpeg, encode_png, resize_short_side
 from pipeline_lib.data.schemas import PAIRS, write_rows
 from pipeline_lib.data.source import open_source
-from pipeline_lib.data.tasks import Stats, map_shards, reopen_bad, stats_or_raise, stats_path
+from pipeline_lib.data.tasks import Stats, map_shards, publish_shards, reopen_bad, stats_or_raise
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of, digest_of_code, exclusive
 
 ROW_GROUP = 64
 LONGEST = np.iinfo(np.int16).max  # px: boxes of patches are int16; JPEG holds 65,500
@@ -50,7 +49,7 @@ def edge_map(image: NDArray[np.uint8], settings: params.Edges) -> NDArray[np.uin
 
 @dataclass(frozen=True)
 class EdgesTask:
-    """One shard of pairs: which images, from where, how."""
+    """One shard of pairs: which images, and how to read and draw them."""
 
     path: Path
     items: tuple[tuple[str, str, str], ...]  # image_id, path, domain
@@ -67,55 +66,43 @@ class EdgesTask:
 def process_shard(task: EdgesTask) -> Stats:
     """Reads, scales and draws the edges of a task's images; writes one shard of pairs.
 
-    Images that can't be read, or are too long for their width, are left out and listed in the stats under `bad`.
+    Images that can't be read or are too long and narrow are left out, and named in the stats under `bad`.
     """
     cv2.setNumThreads(1)  # the shards already keep every core busy
-    source = open_source(task.catalog, task.base)
-    rows, bad, seconds = [], [], {"read": 0.0, "compute": 0.0, "write": 0.0}
+    source, side = open_source(task.catalog, task.base), task.edges.short_side
+    rows, bad = [], []
     for image_id, path, domain in task.items:
-        started = time.perf_counter()
         try:
             image = source.load(path, domain, image_id)
         except (BadImage, OSError) as failure:
             bad.append(f"{path}: {failure}")
             continue
-        read = time.perf_counter()
         height, width = image.shape[:2]
-        # Judged before it is scaled: a line of 1 x 50,000 px would take 10 GB.
-        if max(width, height) * task.edges.short_side / min(width, height) > LONGEST:
+        # Checked before scaling: 1 x 50,000 px would become 10 GB.
+        if max(width, height) * side / min(width, height) > LONGEST:
             bad.append(f"{path}: {width} x {height} px is too long and narrow for edges.short_side")
             continue
-        image = resize_short_side(image, task.edges.short_side)
-        lines = edge_map(image, task.edges)
-        rows.append(
-            {
-                "image_id": image_id,
-                "photo": encode_jpeg(image, task.edges.jpeg_quality),
-                "edges": encode_png(lines),
-            }
-        )
-        seconds["read"] += read - started
-        seconds["compute"] += time.perf_counter() - read
-    started = time.perf_counter()
+        image = resize_short_side(image, side)
+        photo, edges = encode_jpeg(image, task.edges.jpeg_quality), encode_png(edge_map(image, task.edges))
+        rows.append({"image_id": image_id, "photo": photo, "edges": edges})
     write_rows(task.path, rows, PAIRS, row_group=ROW_GROUP)
-    seconds["write"] = time.perf_counter() - started
-    return {"rows": len(rows), "bad": bad, "seconds": seconds}
+    return {"rows": len(rows), "bad": bad}
 
 
 def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: Path, scratch: Path) -> Stats:
     """Draws the edges of every pretext image of the catalog into shards of pairs.
 
-    Finished shards wait in `scratch` under a key of everything they depend on, so that an interrupted run goes on.
+    Finished shards are kept in `scratch` under a key of all that they depend on, so that an interrupted run goes on.
 
     Args:
         catalog: rows as in `schemas.CATALOG`.
-        settings: all params; `catalog` and `edges` are used.
-        base: repository root, from which relative data roots resolve.
+        settings: all params; `catalog`, `edges` and `machine` are used.
+        base: repository root, from which a relative `catalog.root` leads.
         out: the folder that gets the shards, whole or not at all.
         scratch: folder for unfinished work.
 
     Returns:
-        Counts: images, bad (list of words), seconds by step.
+        Counts: rows (pairs), bad (a list of messages).
 
     Raises:
         PipelineError: no pretext images, too many bad ones, or failed shards.
@@ -124,39 +111,34 @@ def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: 
     if pretext.empty:
         raise PipelineError("the catalog has no pretext images; check catalog.root and catalog.dataset in params.yaml")
     key = digest_of(
-        settings.catalog.model_dump(exclude={"workers"}),
-        settings.edges.model_dump(exclude={"workers", "max_bad_fraction"}),
+        params.fingerprint(settings.catalog),
+        params.fingerprint(settings.edges, {"max_bad_fraction"}),
         list(pretext["image_id"]),
         list(pretext["content"]),
         digest_of_code("data", "pretext/edges.py"),
     )
     folder = scratch / f"edges-{key[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
     items = list(zip(pretext["image_id"], pretext["path"], pretext["domain"], strict=True))
     step = settings.edges.rows_per_shard
     tasks = [
         EdgesTask(
-            folder / f"part-{number:05d}.parquet",
+            folder / f"part-{start // step:05d}.parquet",
             tuple(items[start : start + step]),
             settings.catalog,
             settings.edges,
             base,
         )
-        for number, start in enumerate(range(0, len(items), step))
+        for start in range(0, len(items), step)
     ]
-    workers = settings.edges.workers
-    outcomes = map_shards(process_shard, tasks, workers=workers, description="edges", unit="image")
-    reopen_bad(outcomes)
-    stats = stats_or_raise(outcomes)
-    bad = [words for shard in stats for words in shard["bad"]]
-    if len(bad) > settings.edges.max_bad_fraction * len(items):
-        listed = "\n".join(f"  {words}" for words in bad[:10])
-        raise PipelineError(
-            f"{len(bad)} of {len(items)} images can't be used, above edges.max_bad_fraction "
-            f"{settings.edges.max_bad_fraction}; mend them or raise it:\n{listed}"
-        )
-    publish_folder(folder, out)
-    for task in tasks:
-        stats_path(out / task.path.name).unlink(missing_ok=True)
-    totals = {name: sum(shard["seconds"][name] for shard in stats) for name in ("read", "compute", "write")}
-    return {"rows": len(items) - len(bad), "bad": bad, "seconds": totals}
+    with exclusive(folder):
+        outcomes = map_shards(process_shard, tasks, workers=settings.machine.workers, description="edges", unit="image")
+        reopen_bad(outcomes)
+        bad = [words for shard in stats_or_raise(outcomes) for words in shard["bad"]]
+        if len(bad) > settings.edges.max_bad_fraction * len(items):
+            listed = "\n".join(f"  {words}" for words in bad[:10])
+            raise PipelineError(
+                f"{len(bad)} of {len(items)} images can't be used, above edges.max_bad_fraction "
+                f"{settings.edges.max_bad_fraction}; repair or remove them, or raise that key:\n{listed}"
+            )
+        publish_shards(tasks, out)
+    return {"rows": len(items) - len(bad), "bad": bad}

@@ -1,7 +1,7 @@
 """The 4-region layout and its 8 directions (after Doersch, Gupta and Efros 2015, with 2 x 2 regions).
 
-The image is cut into 2 x 2 regions at an uneven, jittered cross. From each region one patch is taken at a jittered
-place. Regions are numbered row by row: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+A jittered cross divides the image into 2 x 2 regions of unequal size. From each region one patch is cut at a jittered
+position. Regions are numbered row by row: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
 
 DIRECTIONS = ("right", "left", "down", "up", "down_right", "down_left", "up_right", "up_left")
-"""Where the second patch lies, seen from the first; the position in this tuple is the class."""
+"""Where the second patch lies relative to the first; the index in this tuple is the class."""
 
 ORDERED_PAIRS: tuple[tuple[int, int], ...] = tuple((i, j) for i in range(4) for j in range(4) if i != j)
 """The 12 ordered pairs of different regions."""
 
 
 def direction(first: int, second: int) -> int:
-    """The class (0..7, see DIRECTIONS) of the way from region `first` to region `second`."""
+    """The class (0..7, see DIRECTIONS) of region `second` relative to region `first`."""
     right, down = second % 2 - first % 2, second // 2 - first // 2
     return {(1, 0): 0, (-1, 0): 1, (0, 1): 2, (0, -1): 3, (1, 1): 4, (-1, 1): 5, (1, -1): 6, (-1, -1): 7}[right, down]
 
@@ -29,17 +29,17 @@ PAIR_DIRECTIONS = np.array([direction(i, j) for i, j in ORDERED_PAIRS], dtype=np
 """int64[12]: the class of each ordered pair."""
 
 PAIR_WEIGHTS = (12 / 8 / np.bincount(PAIR_DIRECTIONS)[PAIR_DIRECTIONS]).astype(np.float32)
-"""float32[12]: sides occur twice and diagonals once, so each direction gets the same total weight; the mean is 1."""
+"""float32[12], mean 1: gives each direction the same total, as straight ones occur twice and diagonal ones once."""
 
 
 def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Draws the places of the four patches of one layout.
+    """Draws the positions of the four patches of one layout.
 
     Args:
         width: of the image, px.
         height: of the image, px.
-        settings: patch size, gap, jitter of the cross and of the patches.
-        rng: source of the draw.
+        settings: section `patches`.
+        rng: source of all random numbers.
 
     Returns:
         int16[4, 4]: x0, y0, x1, y1 (px, end exclusive) of the patch of each region. Patches of two regions are at
@@ -50,7 +50,7 @@ def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random
     """
     near, far = settings.gap // 2, settings.gap - settings.gap // 2
     starts = []
-    # All numbers in one call, and the same ones whether there is jitter or not, so that both see the same cross.
+    # The same random numbers with and without jitter of the patches, so that the cross is the same.
     for side, (shift, *places) in zip((width, height), rng.random((2, 5)).tolist(), strict=True):
         cut = round(side * (0.5 + settings.cross_jitter * (2 * shift - 1)))
         regions = ((0, cut - near), (0, cut - near), (cut + far, side), (cut + far, side))

@@ -1,7 +1,7 @@
-"""Two views of an image for the contrastive objective: a part of the photo, and a drawing of about the same part.
+"""Two views of an image for the contrastive objective: a crop of the photo, and a drawing of about the same crop.
 
-Nothing but the photo is needed. The parts lie a little apart and the drawing is bent, so that pixels do not match by
-their place; both may be mirrored together.
+Nothing but the photo is needed. The crops are shifted a little and the drawing is bent, so that pixels do not match by
+position. Both may be flipped together.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.pretext.drawing import draw_edges
-from pipeline_lib.pretext.reading import read_ahead
-from pipeline_lib.pretext.rows import RowGroup, wanted_groups
+from pipeline_lib.pretext.shards import RowGroup, read_ahead, wanted_groups
 
 Pixels = NDArray[np.uint8]
 
 WINDOW = 16
 """Row groups (of at most 64 encoded photos) that are held and shuffled together."""
 WHOLE = 32
-"""Whole photos a batch: what the networks that see them take at a time."""
+"""Batch size of `ViewShards.whole`."""
 ASPECT = 1.15
-"""The drawing's part is wider or higher than the photo's by up to this factor."""
+"""The drawing's crop is wider or higher than the photo's by up to this factor."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Views:
     image_ids: list[str]
     photos: Pixels  # uint8[B, size, size, 3]
     edges: Pixels  # uint8[B, size, size], dark lines on white
-    mirrored: NDArray[np.bool_] | None = None  # bool[B], where each image stands twice, as it is and mirrored
+    mirrored: NDArray[np.bool_] | None = None  # bool[B], where the batch holds each image twice, as it is and flipped
 
 
 def make_views(
@@ -52,8 +51,8 @@ def make_views(
     Args:
         photo: uint8[H, W, 3], RGB.
         settings: section `contrast`.
-        rng: source of every draw.
-        mirrored: whether both are mirrored; None draws it.
+        rng: source of all random numbers.
+        mirrored: whether both are flipped horizontally; None decides by chance.
 
     Returns:
         uint8[size, size, 3] and uint8[size, size].
@@ -80,7 +79,7 @@ def stacked(pairs: list[tuple[Pixels, Pixels]]) -> tuple[Pixels, Pixels]:
 
 
 def scaled(photo: Pixels, size: int) -> Pixels:
-    """A photo as a square of `size` px, whatever its aspect ratio."""
+    """A photo scaled to a square of `size` px; its aspect ratio is not kept."""
     shrinks = min(photo.shape[:2]) > size
     return np.asarray(
         cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
@@ -88,7 +87,7 @@ def scaled(photo: Pixels, size: int) -> Pixels:
 
 
 def cut_out(photo: Pixels, corner: NDArray[np.float64], sides: NDArray[np.float64]) -> Pixels:
-    """The part of a photo from `corner` (x, y) on, `sides` (width, height) large, as far as it lies in the photo."""
+    """Crops a photo from `corner` (x, y) on to `sides` (width, height), as far as that is inside the photo."""
     limits = np.array([photo.shape[1], photo.shape[0]])
     x0, y0 = np.clip(np.rint(corner), 0, limits - 8).astype(int).tolist()
     x1, y1 = np.clip(np.rint(corner + sides), (x0 + 8, y0 + 8), limits).astype(int).tolist()
@@ -96,49 +95,49 @@ def cut_out(photo: Pixels, corner: NDArray[np.float64], sides: NDArray[np.float6
 
 
 def recolour(view: Pixels, settings: params.Contrast, rng: np.random.Generator) -> Pixels:
-    """Changes saturation, contrast and brightness of a photo view, or takes its colours away."""
+    """Changes saturation, contrast and brightness of a photo view, or makes it grey."""
     saturation, contrast, brightness = 1 + rng.uniform(-settings.colour, settings.colour, 3)
     if rng.random() < settings.grey:
         saturation = 0.0
     grey = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     middle = float(grey.mean())
     gain = contrast * brightness
-    # gain * (s * view + (1 - s) * grey) + the shift that keeps the middle where brightness puts it.
+    # gain * (s * view + (1 - s) * grey), and a shift that makes the mean brightness * middle.
     shift = brightness * middle * (1 - contrast)
     return np.asarray(cv2.addWeighted(view, gain * saturation, grey, gain * (1 - saturation), shift), np.uint8)
 
 
 class ViewShards:
-    """Views of some images, made out of a folder of pair shards."""
+    """Views of some images, made from a folder of pair shards."""
 
     def __init__(self, folder: Path, image_ids: Collection[str], settings: params.Contrast) -> None:
         """Reads the shards' footers and names, no photos.
 
         Raises:
-            PipelineError: a shard is cut or damaged.
+            PipelineError: a shard is truncated or damaged.
         """
         self.settings = settings
         wanted = frozenset(image_ids)
         self._groups = [group for path in shard_paths(folder) for group in wanted_groups(path, wanted)]
         self.count = sum(len(group.rows) for group in self._groups)
-        # Of the images that stand in a batch as they are and mirrored, half as many fill it.
+        # Flipped images take half of the batch.
         self.batch = min(settings.batch_images // (2 if settings.mirror_negatives else 1), self.count)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
-        """Batches without end, pass after pass over all images in random order, made ahead by a thread.
+        """Endless batches, pass after pass over all images in random order, made ahead by a thread.
 
         Args:
             seed: of the order and of every view.
-            start: batches to skip; batch n is the same whatever was skipped before it.
+            start: batches to skip; batch n is the same with and without skipping.
 
         Returns:
-            Batches of `contrast.batch_images` images, or of all where there are fewer; under
-            `contrast.mirror_negatives` of half as many, first all as they are, then all mirrored.
+            Batches of `contrast.batch_images` images, or of all where there are fewer. With
+            `contrast.mirror_negatives`, half as many: first all as they are, then all flipped horizontally.
         """
         return read_ahead(lambda: self._make(seed, start), "view-maker")
 
     def once(self) -> Iterator[Views]:
-        """Batches of every image once, in the order of the shards, with the same views at every call."""
+        """Batches of every image once, in the order of the shards, with the same views in every call."""
         return read_ahead(self._make_once, "view-maker")
 
     def names(self) -> list[str]:
@@ -146,10 +145,10 @@ class ViewShards:
         return [name for group in self._groups for name in group.image_ids]
 
     def whole(self, size: int) -> Iterator[Pixels]:
-        """Every photo once, unchanged but for its size, in batches in the order of the shards, made ahead by a thread.
+        """Batches of every whole photo once, in the order of the shards, made ahead by a thread.
 
         Args:
-            size: px; photos are scaled to this square, whatever their aspect ratio.
+            size: px; photos are scaled to this square, see `scaled`.
 
         Returns:
             uint8[B, size, size, 3] each.

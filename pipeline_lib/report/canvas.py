@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline_lib.data.files import replacing
-from pipeline_lib.data.tiles import square
+from pipeline_lib.data.images import square
+from pipeline_lib.files import replacing
 
 WIDTH = 1200
 MARGIN = 16

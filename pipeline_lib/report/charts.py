@@ -1,9 +1,10 @@
-"""Charts of the ablation: validation curves, hits per class, filters of the first convolution, pretext against hits."""
+"""Charts of the study and of the ablation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,84 @@ from numpy.typing import NDArray
 from pipeline_lib.report.training_curve import CHANCE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
-"""Okabe and Ito's palette, told apart by colour-blind readers too."""
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
 PANELS = 3
-"""Side by side at most."""
+"""At most this many side by side."""
+LEVELS = ("none", "conv1", "conv2", "conv3", "conv4", "conv5")
 
 
-def _plain(figure: Figure) -> None:
+def _plain(figure: Figure, grid: Literal["both", "y"] = "y") -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4")
+        axes.grid(axis=grid, color="#e4e4e4")
         axes.set_axisbelow(True)
+
+
+def dots(table: pd.DataFrame, panels: Mapping[str, str], series: Sequence[str], reference: str | None = None) -> Figure:
+    """A line per row of a table, a dot per series, the last of them with its 95 % interval.
+
+    Args:
+        table: columns name and series, and per figure its value (a fraction), low and high (`FIGURE_low`). Rows are
+            shown from the top in the order of their names' first occurrence.
+        panels: per figure the title of its panel; the panels stand side by side.
+        series: values of the column series, the last one drawn black.
+        reference: name of the row whose last dot a dashed line marks; None for no line.
+
+    Returns:
+        The figure; the caller saves it.
+    """
+    names = list(dict.fromkeys(table["name"]))
+    height = {name: -number for number, name in enumerate(names)}
+    figure = Figure(figsize=(1.5 + 4.0 * len(panels), 1.3 + 0.24 * len(names)), dpi=100, layout="constrained")
+    for axes, (column, title) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for number, one in enumerate(series):
+            rows = table[table["series"] == one]
+            heights = [height[name] for name in rows["name"]]
+            last = one == series[-1]
+            colour = "#000000" if last else COLOURS[number]
+            axes.scatter(100 * rows[column], heights, s=26, color=colour, label=one, zorder=3 if last else 2)
+            if last:
+                ends = 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"]
+                axes.hlines(heights, *ends, color="#555555", linewidth=1.0, zorder=1)
+                if reference is not None:
+                    mark = 100 * float(rows.loc[rows["name"] == reference, column].iloc[0])
+                    axes.axvline(mark, color="#8a8a8a", linestyle="--", linewidth=1.2, zorder=0)
+        axes.set_title(title, loc="left", fontsize=12)
+        axes.set_yticks(list(height.values()), names)
+        axes.set_ylim(0.7 - len(names), 0.7)
+    if len(series) > 1:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(series), frameon=False)
+    _plain(figure, "both")
+    return figure
+
+
+def levels(table: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
+    """Figures against the level of pretraining: a line per series, a dot per run, lines through the means of seeds.
+
+    Args:
+        table: columns series ("cross, BatchNorm"), pretrained (of LEVELS) and the figures, fractions.
+        panels: as in `dots`.
+
+    Returns:
+        The figure; the caller saves it.
+    """
+    figure = Figure(figsize=(1.0 + 4.2 * len(panels), 4.4), dpi=100, layout="constrained")
+    for axes, (column, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (name, rows) in enumerate(table.groupby("series", sort=False)):
+            places = [LEVELS.index(level) for level in rows["pretrained"]]
+            colour, style = COLOURS[number // 2], "-" if number % 2 == 0 else "--"
+            axes.scatter(places, 100 * rows[column], s=14, color=colour)
+            means = (100 * rows.groupby("pretrained")[column].mean()).reindex(LEVELS)
+            axes.plot(range(len(LEVELS)), means, style, color=colour, linewidth=1.8, label=str(name))
+        axes.set_title(title, loc="left", fontsize=12)
+        axes.set_xticks(range(len(LEVELS)), LEVELS)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    _plain(figure)
+    return figure
 
 
 def validation_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:

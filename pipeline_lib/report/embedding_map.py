@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from pipeline_lib.retrieval.vectors import Strings, Vectors
+from pipeline_lib.embedding.vectors import Strings, Vectors
 
 COMPONENTS = 50
 PERPLEXITY = 30.0

@@ -62,7 +62,7 @@ def training_curve(history: pd.DataFrame, *, width: int = WIDTH) -> Pixels:
             axes.set_ylim(0, 1)
         axes.legend(frameon=False)
     buffer = io.BytesIO()
-    # The object itself draws; pyplot would keep global state.
+    # Saved through the figure itself: pyplot would keep global state.
     figure.savefig(buffer, format="png")
     buffer.seek(0)
     return np.asarray(Image.open(buffer).convert("RGB"))

@@ -1,7 +1,4 @@
-"""The command line: `python -m pipeline_lib.search SKETCH.png --top 10` prints the nearest photos.
-
-A program like the stage scripts, and so it may be told of a params file.
-"""
+"""The command line: `python -m pipeline_lib.search SKETCH.png --top 10` prints the nearest photos."""
 
 from __future__ import annotations
 
@@ -12,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib.data.images import BadImage, decode
-from pipeline_lib.search.command import add_params, ended, printable
+from pipeline_lib.run import Run
+from pipeline_lib.search.command import add_run, ended, printable
 from pipeline_lib.search.engine import MOST_HITS, Hit
 from pipeline_lib.search.gallery import Pixels
-from pipeline_lib.search.opening import Run, open_engine
+from pipeline_lib.search.opening import open_engine
 from pipeline_lib.search.output import as_text, as_values, draw_grid, save_grid
 
 BATCH = 32
@@ -39,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON, one list entry for each sketch that is read")
     parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the sketches and what was found")
     parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
-    add_params(parser)
+    add_run(parser)
     return parser.parse_args(arguments)
 
 
@@ -58,7 +56,7 @@ def read_sketches(paths: Sequence[Path], max_pixels: int) -> tuple[list[tuple[st
 
 def search(asked: argparse.Namespace) -> int:
     """Searches for every sketch; returns the exit status."""
-    run = Run.read(asked.params)
+    run = Run.open(asked.run)
     sketches, failures = read_sketches(asked.sketches, run.params.catalog.max_pixels)
     found: list[list[Hit]] = []
     if sketches:

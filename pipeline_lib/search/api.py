@@ -14,13 +14,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from pipeline_lib import params
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.batching import BusyError
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders
 from pipeline_lib.search.service import Service
+from pipeline_lib.search.settings import Settings
 from pipeline_lib.search.strokes import rasterise
 from pipeline_lib.search.uploads import UploadError, decode_upload, read_picture
 from pipeline_lib.search.wire import Answer, Health, ModelInfo, Problem, StrokesQuery
@@ -33,7 +33,7 @@ PAGE: Final = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 KEPT: Final = {"cache-control": "private, max-age=31536000, immutable"}
-"""Addresses of pictures carry the version of what is searched, so a browser may keep them."""
+"""Browsers may keep pictures, since their addresses carry the version of what is searched."""
 JSON_BYTES: Final = 4_000_000
 FORM_BYTES: Final = 10_000
 """What a form may take beside the file."""
@@ -67,14 +67,12 @@ PICTURE_BODY: Final = {
 Row = Annotated[int, Path(ge=0, le=1 << 53, description="number of the picture")]
 
 
-def create_app(
-    engine: SearchEngine, settings: params.Search, *, version: str, hosts: Sequence[str] = LOOPBACK
-) -> FastAPI:
+def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
     """The application; threads start with it, and the engine is left open when it ends.
 
     Args:
         engine: what searches.
-        settings: section `search`.
+        settings: its limits.
         version: changes with the model and the index.
         hosts: names in the Host header that are answered, beside addresses in numbers.
     """
@@ -104,7 +102,7 @@ def create_app(
     return app
 
 
-def body_limit(settings: params.Search) -> Callable[[str], int]:
+def body_limit(settings: Settings) -> Callable[[str], int]:
     """How many bytes a body of a content type may take."""
 
     def limit(content_type: str) -> int:
@@ -154,7 +152,7 @@ def _add_failures(app: FastAPI) -> None:
     app.add_exception_handler(BadImage, on_bad_image)
 
 
-def _add_search(app: FastAPI, service: Service, settings: params.Search) -> None:
+def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
     @app.post("/api/search/strokes", responses=REFUSALS, tags=["search"])
     async def search_by_strokes(query: StrokesQuery) -> Answer:
         """Searches by a drawing given as strokes."""

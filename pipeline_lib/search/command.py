@@ -1,4 +1,4 @@
-"""What the programs of search share: the params file they are told of, and failures told in a sentence."""
+"""What the programs of search share: the run that they open, and failures told in a sentence."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline_lib.data.files import LIBRARY
 from pipeline_lib.errors import PipelineError, in_words
+from pipeline_lib.files import LIBRARY
 
-DEFAULT = (LIBRARY.parent / "params").with_suffix(".yaml")
-"""The params file of the tree that holds the program."""
 INTERRUPTED = 130
 
 
-def add_params(parser: argparse.ArgumentParser) -> None:
-    """Adds `--params`, the file of the run that is searched; its folder is where `paths.data` leads from."""
-    parser.add_argument("--params", type=Path, default=DEFAULT, help="params file of the run (default: this tree's)")
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds `--run`, the folder of the run that is searched."""
+    parser.add_argument(
+        "--run", type=Path, default=LIBRARY.parent / "data", metavar="FOLDER",
+        help="a finished run: data (the default's, of `make repro`) or data/runs/NAME (of `make run RECIPE=NAME`)",
+    )  # fmt: skip
 
 
 def printable(words: object) -> str:

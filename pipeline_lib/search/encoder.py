@@ -13,27 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline_lib.retrieval.alignment import Alignment
-from pipeline_lib.retrieval.encode import prepare
-from pipeline_lib.retrieval.networks import Networks
-from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.embedding.alignment import Alignment
+from pipeline_lib.embedding.networks import Networks
+from pipeline_lib.embedding.vectors import Vectors
 
 
 @dataclass(frozen=True)
 class QueryEncoder:
-    """The trained network, or several, with what stands before and behind.
+    """A run's trained network, or several, and the alignment that follows.
 
     Attributes:
         networks: as they embedded the gallery.
-        alignment: the domain means that are removed.
+        alignment: of `retrieval.alignment`.
     """
 
     networks: Networks
     alignment: Alignment
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
-        """An image as the encoder's input: float32[1, 3, S, S]; uint8[H, W, 3] RGB or uint8[H, W] comes in."""
-        return prepare(image, self.networks.size, self.networks.own.train)
+        """An image as the networks' input: float32[1, 3, S, S]; uint8[H, W, 3] RGB or uint8[H, W] comes in."""
+        return self.networks.prepare(image)
 
     @torch.inference_mode()
     def raw(self, prepared: Sequence[Tensor]) -> Vectors:

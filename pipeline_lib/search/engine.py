@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline_lib.index.facts import IndexFacts
+from pipeline_lib.index.remote import RemoteFaiss
+from pipeline_lib.run import Run
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.gallery import Gallery
-from pipeline_lib.search.messages import IndexFacts
-from pipeline_lib.search.remote import RemoteFaiss
 
 MOST_HITS = 200
 """How many photos one search may ask for."""
@@ -26,7 +27,7 @@ class Hit:
         rank: from 1.
         row: of the gallery.
         score: cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it. Under
-            `pretext_csls` half of what makes the photo a hub is taken off.
+            hubness correction (`pretext_csls`) half of the photo's nearness to drawings is taken off.
     """
 
     rank: int
@@ -35,7 +36,7 @@ class Hit:
 
     @property
     def distance(self) -> float:
-        """1 - score; the cosine distance, 0..2, where hubs are not counted less."""
+        """1 - score; without hubness correction the cosine distance, 0..2."""
         return 1.0 - self.score
 
 
@@ -46,27 +47,27 @@ class SearchEngine:
     `prepare` may run in any thread; `search` in one at a time.
 
     Attributes:
+        run: whose model searches.
         encoder: of the run.
         faiss: the worker, with the index open.
         facts: of that index.
         gallery: its photos, row by row.
         examples: drawings to try the search with; may be empty.
-        diversity: as `retrieval.diversity`: how little lists repeat themselves.
     """
 
+    run: Run
     encoder: QueryEncoder
     faiss: RemoteFaiss
     facts: IndexFacts
     gallery: Gallery
     examples: Gallery
-    diversity: float
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """A drawing as the encoder's input; uint8[H, W, 3] RGB or uint8[H, W], dark lines on white."""
         return self.encoder.prepare(image)
 
     def search(self, prepared: Sequence[Tensor], top: int) -> list[list[Hit]]:
-        """The nearest photos of each prepared drawing, best first; lists repeat themselves less by `diversity`.
+        """The nearest photos of each prepared drawing, best first, diversified (MMR) by `retrieval.diversity`.
 
         Args:
             prepared: from `prepare`.
@@ -76,7 +77,7 @@ class SearchEngine:
             PipelineError: the process that holds the index has died and can't be started again.
         """
         queries = self.encoder.queries(prepared)
-        found = self.faiss.search(queries, max(1, min(top, MOST_HITS)), self.diversity)
+        found = self.faiss.search(queries, max(1, min(top, MOST_HITS)), self.run.params.retrieval.diversity)
         return [
             [
                 Hit(rank, int(row), float(score))

@@ -15,7 +15,7 @@ from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.schemas import read_table
 from pipeline_lib.data.source import Source
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.index_names import ROWS_NAME
+from pipeline_lib.index.facts import ROWS_NAME
 
 Pixels = NDArray[np.uint8]
 

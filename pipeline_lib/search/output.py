@@ -10,9 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline_lib.data.files import replacing
-from pipeline_lib.data.images import BadImage
-from pipeline_lib.data.tiles import square
+from pipeline_lib.data.images import BadImage, square
+from pipeline_lib.files import replacing
 from pipeline_lib.search.engine import Hit
 from pipeline_lib.search.gallery import Gallery, Pixels
 

@@ -1,7 +1,7 @@
-"""The index of one's own photos: what is new is embedded, what is gone leaves, and the rest stays as it is.
+"""Updates the index of one's own photos: embeds new ones, drops those that are gone, and keeps the rest.
 
-Vectors lie in shards of `vectors/`, each written whole, so that an update that was cut off goes on where it stopped. A
-photo is known by its path, size and time. The index is built from the shards by the process that holds FAISS.
+Vectors lie in shards of `vectors/`, each written whole, so that an interrupted update goes on where it stopped. A photo
+is known by its path, size and time. The process that holds FAISS builds the index from the shards.
 """
 
 from __future__ import annotations
@@ -19,30 +19,34 @@ import pyarrow.parquet as pq
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline_lib.data.files import digest_of, write_json
 from pipeline_lib.data.folder import FolderSource, image_files, left_out
 from pipeline_lib.data.images import BadImage
-from pipeline_lib.data.schemas import embeddings_schema, write_table
+from pipeline_lib.data.schemas import write_table
+from pipeline_lib.embedding.vectors import Vectors, vector_table
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.files import digest_of, write_json
+from pipeline_lib.index.facts import BuildJob
+from pipeline_lib.index.remote import RemoteFaiss
+from pipeline_lib.run import Run
 from pipeline_lib.search.encoder import QueryEncoder
-from pipeline_lib.search.messages import BuildJob
-from pipeline_lib.search.opening import Run
 from pipeline_lib.search.own_record import (
     AFRESH,
+    CHANGED,
     RECORD_NAME,
     Record,
+    alignment_file,
     alignment_key,
+    model_key,
+    own_folder,
     read_record,
     write_record,
 )
-from pipeline_lib.search.remote import RemoteFaiss
 
 SHARD_ROWS: Final = 512
 READERS: Final = 4
 """Threads that decode photos while others are embedded."""
 BAD_NAME: Final = "bad.json"
-"""Tells what was skipped and why; nothing reads it, since what was wrong with a file may be over by the next update."""
+"""What was skipped and why, for people to read; bad files are retried at every update."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Update:
     Attributes:
         photos: in the index now.
         added: embedded by this update, because they are new or have changed.
-        removed: that left the index.
-        bad: path -> why it was skipped, of all files that are.
+        removed: dropped from the index.
+        bad: path -> why it was skipped.
         settings: the kind of index, in words; "" where nothing changed.
     """
 
@@ -71,34 +75,34 @@ def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = Fals
         run: a finished run, whose model embeds them.
         photos: folder of photos, of any nesting and format.
         encoder: of the run.
-        afresh: forget an index that is there.
+        afresh: drop an index that is there.
 
     Raises:
         PipelineError: the folder holds no photos, or is not that of the index, or the model has changed.
     """
     root = _folder(photos)
-    alignment = alignment_key(run.alignment_file, run.params.retrieval.alignment)
+    own, alignment = own_folder(run), alignment_key(run)
     source = FolderSource(root, run.params.catalog.max_pixels, "")
     found = {path: source.signature(path) for path in image_files(root)}
     if not found:
         raise PipelineError(f"{root}: holds no photos; the index is left as it is")
     if afresh:
-        shutil.rmtree(run.own, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
     record = _begin(run, root)
-    shards = run.own / "vectors"
+    shards = own / "vectors"
     known, dropped = keep_current(shards, found)
     bad = dict(left_out(root))
     added = _embed([path for path in found if path not in known], found, source, encoder, shards, bad)
-    write_json(run.own / BAD_NAME, dict(sorted(bad.items())))
+    write_json(own / BAD_NAME, dict(sorted(bad.items())))
     current, _ = keep_current(shards, found)
     if not current:
-        raise PipelineError(f"{root}: none of its {len(found)} files can be read as a photo; see {run.own / BAD_NAME}")
-    settings = run.params.search
+        raise PipelineError(f"{root}: none of its {len(found)} files can be read as a photo; see {own / BAD_NAME}")
+    settings = run.params.index
     state = digest_of(sorted((path, found[path]) for path in current), alignment, settings.kind, settings.dimension)
     words = ""
-    if state != record.state or not (run.own / "index").exists():
+    if state != record.state or not (own / "index").exists():
         words = _build(run, sorted(shards.glob("part-*.parquet")))
-        write_record(run.own, Record(str(root), record.model, alignment, state))
+        write_record(run, Record(str(root), record.model, alignment, state))
     return Update(len(current), added, len(dropped - current), bad, words)
 
 
@@ -116,17 +120,14 @@ def _folder(photos: Path) -> Path:
 
 def _begin(run: Run, root: Path) -> Record:
     """The record of the index that is there, checked, or a new one."""
-    model = run.model_key()
-    if not (run.own / RECORD_NAME).exists():
-        write_record(run.own, Record(str(root), model))
-    record = read_record(run.own)
+    model, own = model_key(run), own_folder(run)
+    if not (own / RECORD_NAME).exists():
+        write_record(run, Record(str(root), model))
+    record = read_record(run)
     if record.root != str(root):
-        raise PipelineError(f"{run.own}: is the index of {record.root}, not of {root}; {AFRESH}")
+        raise PipelineError(f"{own}: is the index of {record.root}, not of {root}; {AFRESH}")
     if record.model != model:
-        raise PipelineError(
-            f"{run.own}: the model, or section embed of the params, has changed since these photos were indexed; "
-            f"{AFRESH}"
-        )
+        raise PipelineError(f"{own}: {CHANGED}; {AFRESH}")
     return record
 
 
@@ -228,27 +229,17 @@ def _write(
     good = np.isfinite(lengths) & (lengths > 0)
     bad.update({path: "its vector is zero or not finite" for path, fine in zip(paths, good, strict=True) if not fine})
     names = [path for path, fine in zip(paths, good, strict=True) if fine]
-    values = values[good]
     if names:
-        width = values.shape[1]
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
-        labels = [pa.array(names), pa.array([""] * len(names)), pa.array(names)]
-        table = pa.table([*labels, column], schema=embeddings_schema(width))
+        table = vector_table(names, [""] * len(names), names, values[good])
         write_table(shard, table.append_column("signature", pa.array([signatures[name] for name in names])))
     return len(names)
 
 
 def _build(run: Run, tables: Sequence[Path]) -> str:
     """Builds the index from all shards in the process that holds FAISS; returns its kind in words."""
-    kind = run.params.retrieval.alignment
-    job = BuildJob(
-        tuple(tables),
-        None if kind == "none" else run.alignment_file,
-        kind,
-        run.params.search.kind,
-        run.params.search.dimension,
-        run.own / "index",
-    )
+    kind, index = run.params.retrieval.alignment, run.params.index
+    fitted = None if kind == "none" else alignment_file(run)
+    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, own_folder(run) / "index")
     faiss = RemoteFaiss()
     try:
         return faiss.build(job).settings

@@ -1,4 +1,4 @@
-"""What is known of the index of one's own photos: whose it is, by which model, and what was left out."""
+"""The index of one's own photos below a run: whose photos they are, and which model embedded them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline_lib import params
-from pipeline_lib.data.files import digest_of, digest_of_file, read_json, write_json
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.schemas import read_table
+from pipeline_lib.embedding.alignment import FILE_NAME
+from pipeline_lib.embedding.networks import beside
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.copies import FILES, SETTINGS, copies
-from pipeline_lib.retrieval.index_names import ROWS_NAME
+from pipeline_lib.files import digest_of, digest_of_file, read_json, write_json
+from pipeline_lib.index.facts import ROWS_NAME
+from pipeline_lib.models.saved import params_key
+from pipeline_lib.params import fingerprint
+from pipeline_lib.registry import TRANSDUCTIVE
+from pipeline_lib.run import Run
 from pipeline_lib.search.gallery import Gallery
 
-OWN_FOLDER: Final = "own_index"
-"""Below paths.data."""
 RECORD_NAME: Final = "record.json"
+CHANGED: Final = "the model, or section embed of the params, has changed since these photos were indexed"
 AFRESH: Final = "to embed all photos again, run `make index PHOTOS=/your/folder AFRESH=1`"
 
 
@@ -29,8 +32,8 @@ class Record:
 
     Attributes:
         root: the folder of photos, absolute.
-        model: key of the model that embedded them (see `model_key`).
-        alignment: key of the domain means that the index was built with; "" before it was.
+        model: `model_key` of the run that embedded them.
+        alignment: `alignment_key` that the index was built with; "" before it was.
         state: key of the photos in the index and of its settings; "" before it was built.
     """
 
@@ -40,73 +43,74 @@ class Record:
     state: str = ""
 
 
-def model_key(folder: Path, embed: params.Embed, embeddings: Path) -> str:
-    """Changes with the weights in a model folder and with how images are embedded; not with speed.
-
-    Args:
-        folder: of the run's own model.
-        embed: section `embed`.
-        embeddings: holds the networks of other runs that take part.
-
-    Raises:
-        PipelineError: the model is missing.
-    """
-    meta = read_json(folder / "meta.json")
-    weights = digest_of_file(folder / "encoder.safetensors")
-    others = [
-        [read_json(copy / SETTINGS), *(digest_of_file(copy / file) for file in FILES)] for copy in copies(embeddings)
-    ]
-    return digest_of(weights, meta["params"], embed.model_dump(exclude={"batch", "threads", "beside"}), *others)
+def own_folder(run: Run) -> Path:
+    """Where the index of one's own photos lies, if there is one."""
+    return run.folder / "own_index"
 
 
-def alignment_key(file: Path, kind: str) -> str:
-    """Changes with the domain means.
+def alignment_file(run: Run) -> Path:
+    """The alignment that was fitted on the run's pretext photos and their edges."""
+    return run.embeddings / FILE_NAME
+
+
+def model_key(run: Run) -> str:
+    """Changes with a run's networks and with how they embed images; not with speed."""
+    others = [model_key(Run.open(folder, run.root)) for folder in beside(run.embeddings)]
+    embed = fingerprint(run.params.embed, ("batch", "threads", "beside"))
+    return digest_of(run.record["weights"], params_key(run.params), embed, *others)
+
+
+def alignment_key(run: Run) -> str:
+    """Changes with the alignment.
 
     Raises:
-        PipelineError: there are none, or they are fitted on a gallery and queries that one's own photos are not.
+        PipelineError: there is none, or it is fitted on an evaluation's gallery and queries.
     """
+    kind = run.params.retrieval.alignment
     if kind == "none":
         return "none"
-    if kind == "transductive_mean":
+    if kind in TRANSDUCTIVE:
         raise PipelineError(
-            "retrieval.alignment: transductive_mean is fitted on an evaluation's own gallery and queries, and can't "
-            "serve your own photos; set it to pretext_mean"
+            f"retrieval.alignment: {kind} is fitted on an evaluation's own gallery and queries, and can't serve your "
+            "own photos; set it to pretext_mean"
         )
-    return digest_of(kind, digest_of_file(file))
+    return digest_of(kind, digest_of_file(alignment_file(run)))
 
 
-def read_record(own: Path) -> Record:
+def read_record(run: Run) -> Record:
     """The record of an index.
 
     Raises:
         PipelineError: there is none, or it is damaged.
     """
-    if not (own / RECORD_NAME).exists():
-        raise PipelineError(f"{own}: there is no index of your own photos yet; run `make index PHOTOS=/your/folder`")
+    path = own_folder(run) / RECORD_NAME
+    if not path.exists():
+        raise PipelineError(
+            f"{path.parent}: there is no index of your own photos yet; run `make index PHOTOS=/your/folder`"
+        )
     try:
-        return Record(**read_json(own / RECORD_NAME))
-    except (TypeError, PipelineError) as failure:  # no stage writes it, whatever `read_json` says
-        raise PipelineError(f"{own / RECORD_NAME}: is damaged; {AFRESH}") from failure
+        return Record(**read_json(path))
+    except (TypeError, PipelineError) as failure:  # `read_json` would name a stage, but none writes it
+        raise PipelineError(f"{path}: is damaged; {AFRESH}") from failure
 
 
-def write_record(own: Path, record: Record) -> None:
+def write_record(run: Run, record: Record) -> None:
     """Writes the record, whole or not at all."""
-    write_json(own / RECORD_NAME, asdict(record))
+    write_json(own_folder(run) / RECORD_NAME, asdict(record))
 
 
-def check_model(own: Path, model: str, alignment_file: Path, kind: str) -> None:
+def check_model(run: Run) -> None:
     """Makes sure that an index is searched with the model that made it.
 
     Raises:
         PipelineError: it is not finished, or the model or its alignment has changed; says what to run.
     """
-    record = read_record(own)
-    if record.model != model:
+    record, own = read_record(run), own_folder(run)
+    if record.model != model_key(run):
         raise PipelineError(
-            f"{own}: the model, or section embed of the params, has changed since these photos were indexed; {AFRESH}. "
-            "To search the pipeline's own gallery instead: `make serve GALLERY=pipeline`"
+            f"{own}: {CHANGED}; {AFRESH}. To search the pipeline's own gallery instead: `make serve GALLERY=pipeline`"
         )
-    if not record.state or record.alignment != alignment_key(alignment_file, kind):
+    if not record.state or record.alignment != alignment_key(run):
         raise PipelineError(
             f"{own}: is not finished, or the alignment has changed since; run `make index PHOTOS={record.root}` again"
         )

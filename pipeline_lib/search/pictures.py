@@ -1,6 +1,6 @@
 """Photos for the page: thumbnails and edge maps from a cache of bounded size, and whole photos drawn afresh.
 
-Everything is decoded and encoded again, so that no byte of a file (its place and date among them) leaves as it is.
+Everything is decoded and encoded again, so that nothing else in a file, such as its place and date, is sent.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Pictures:
 
     def edges_of(self, image: Pixels) -> Pixels:
         """Canny edges of any image, uint8[H, W], at the scale of training."""
-        # Very long images would grow beyond all bounds where their short side is brought to a given length.
+        # Scaling up the short side of a very long image would take any amount of memory.
         small = fit(image, 16 * self.edges.short_side)
         return edge_map(resize_short_side(small, self.edges.short_side), self.edges)
 

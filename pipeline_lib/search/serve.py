@@ -15,14 +15,22 @@ from fastapi import FastAPI
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import keep_freed_memory
+from pipeline_lib.run import Run
 from pipeline_lib.search.api import create_app
-from pipeline_lib.search.command import add_params, ended
+from pipeline_lib.search.command import add_run, ended
 from pipeline_lib.search.engine import SearchEngine
 from pipeline_lib.search.guard import own_names
-from pipeline_lib.search.opening import Run, open_engine
+from pipeline_lib.search.opening import open_engine
+from pipeline_lib.search.own_record import model_key
 from pipeline_lib.search.pictures import Pictures
 from pipeline_lib.search.service import WARM_UP_TO, Service, version_of
+from pipeline_lib.search.settings import Settings
 
+LIMITS = {
+    "threads": "for each batch of queries; more help only where cores are idle",
+    "batch": "waiting queries that are embedded together at most",
+    "queue": "queries that may wait; further ones are answered with 503",
+}
 CONNECTIONS = 512
 KEEP_ALIVE = 15
 
@@ -38,8 +46,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
-    add_params(parser)
+    for name, words in LIMITS.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=getattr(Settings, name), help=f"{words} (default: %(default)s)"
+        )
+    add_run(parser)
     return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """A number from 1 to 1024."""
+    value = int(text) if text.isdecimal() else 0
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 1024")
+    return value
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -68,12 +88,13 @@ def warm(pictures: Pictures, stop: threading.Event) -> None:
 
 def serve(asked: argparse.Namespace) -> int:
     """Serves until it is interrupted."""
-    run = Run.read(asked.params)
+    run = Run.open(asked.run)
+    settings = Settings(asked.threads, asked.batch, asked.queue)
     keep_freed_memory()
     with bind(asked.host, asked.port) as listening:
-        engine = open_engine(run, asked.gallery)
+        engine = open_engine(run, asked.gallery, settings.threads)
         try:
-            serve_engine(engine, create(engine, run, asked.host, asked.name), asked.host, listening)
+            serve_engine(engine, create(engine, settings, asked.host, asked.name), asked.host, listening)
         except KeyboardInterrupt:
             print("ended")
         finally:
@@ -81,18 +102,18 @@ def serve(asked: argparse.Namespace) -> int:
     return 0
 
 
-def create(engine: SearchEngine, run: Run, host: str, names: Sequence[str] = ()) -> FastAPI:
+def create(engine: SearchEngine, settings: Settings, host: str, names: Sequence[str] = ()) -> FastAPI:
     """The application for one engine, which listens on `host` and goes by `names` too."""
-    # An index is written anew when a photo has changed, under whatever name, so no browser shows the old one.
-    version = version_of(run.model_key(), engine.facts.key)
-    return create_app(engine, run.params.search, version=version, hosts=own_names(host, names))
+    # A changed photo means a newly written index, so no browser shows the old photo.
+    version = version_of(model_key(engine.run), engine.facts.key)
+    return create_app(engine, settings, version=version, hosts=own_names(host, names))
 
 
 def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socket.socket) -> None:
     """Serves one engine on a socket."""
     service: Service = app.state.service
     blank = engine.prepare(np.full((64, 64), 255, np.uint8))
-    engine.search([blank], 1)  # the first pass through a network is slow
+    engine.search([blank], 1)  # since the first pass through a network is slow
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     print(f"{len(engine.gallery)} photos of {engine.gallery.name}: http://{shown}:{port}/  (Ctrl-C ends)", flush=True)
@@ -106,7 +127,7 @@ def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socke
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        # A thread that is cut off inside a decoder takes the whole process down with a complaint.
+        # A thread that is killed inside a decoder brings the whole process down.
         stop.set()
         if warming.is_alive():
             warming.join()

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline_lib import params
 from pipeline_lib.data.images import encode_png
-from pipeline_lib.models.context import IMAGENET_MEAN, IMAGENET_STD
+from pipeline_lib.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pipeline_lib.search.batching import Admission, Batcher
 from pipeline_lib.search.engine import Hit, SearchEngine
 from pipeline_lib.search.gallery import Pixels
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
+from pipeline_lib.search.settings import Settings
 from pipeline_lib.search.wire import Found, Health, ModelInfo, Seen
 
 Query = tuple[Tensor, int]
@@ -35,19 +35,19 @@ CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 class Service:
     """A search engine for many callers."""
 
-    def __init__(self, engine: SearchEngine, settings: params.Search, version: str) -> None:
+    def __init__(self, engine: SearchEngine, settings: Settings, version: str) -> None:
         """Starts the threads.
 
         Args:
             engine: what searches; it is not closed by this.
-            settings: section `search`.
+            settings: its limits.
             version: changes with the model and the index.
         """
         self.engine = engine
         self.version = version
         self.admission = Admission(settings.queue + settings.batch)
-        trained = params.Edges.model_validate(engine.encoder.networks.own.meta["params"]["edges"])
-        self.pictures = Pictures(engine.gallery, trained, settings.thumbnail, ByteCache(settings.cache_bytes))
+        edges = engine.run.params.edges
+        self.pictures = Pictures(engine.gallery, edges, settings.thumbnail, ByteCache(settings.cache_bytes))
         self._batcher: Batcher[Query, list[Hit]] = Batcher(self._search, settings.batch)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
 
@@ -69,9 +69,9 @@ class Service:
             return prepared, None
         colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         edges = self.pictures.edges_of(colours)
-        networks = self.engine.encoder.networks
+        patch_norm = self.engine.run.params.train.patch_norm
         told = Seen(
-            input=data_address(encode_png(pixels_of(prepared, patch_norm=networks.own.train.patch_norm))),
+            input=data_address(encode_png(pixels_of(prepared, patch_norm=patch_norm))),
             edges=data_address(encode_png(edges)),
         )
         return prepared, told
@@ -113,16 +113,16 @@ class Service:
     def model(self) -> ModelInfo:
         """The model and index that are searched with."""
         engine, networks = self.engine, self.engine.encoder.networks
-        meta = networks.own.meta
+        meta = networks.members[0].meta
         return ModelInfo(
             gallery=TITLES.get(engine.gallery.name, engine.gallery.name),
             credit=CREDITS.get(engine.gallery.name, ""),
             photos=len(engine.gallery),
-            architecture=" + ".join(str(each.loaded.meta.get("architecture", "")) for each in networks.members),
+            architecture=" + ".join(str(each.meta.get("architecture", "")) for each in networks.members),
             start_weights=str(meta.get("start_weights", "")),
             pretext_accuracy=meta.get("accuracy"),
             training_images=meta.get("training_images"),
-            embedding=" + ".join(_embedding(each.settings) for each in networks.members),
+            embedding=" + ".join(each.params.embed.layers for each in networks.members),
             image_size=networks.size,
             alignment=engine.facts.alignment,
             index=engine.facts.settings,
@@ -150,10 +150,6 @@ def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
     else:
         values = values * np.array(IMAGENET_STD, np.float32) + np.array(IMAGENET_MEAN, np.float32)
     return np.asarray(np.clip(np.round(values * 255), 0, 255), np.uint8)
-
-
-def _embedding(settings: params.Embed) -> str:
-    return f"{settings.layers}, {settings.fc6_input}, {settings.activation}"
 
 
 def version_of(*parts: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
 
 
 @dataclass

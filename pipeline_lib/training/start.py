@@ -12,7 +12,7 @@ from pipeline_lib.models import weights
 from pipeline_lib.models.calibration import calibrate
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.pretext.batches import PatchShards, pair_table
-from pipeline_lib.training.step import inputs_of
+from pipeline_lib.training.streams import patch_inputs
 
 CALIBRATION_IMAGES = 512
 """Images whose patches set the BatchNorm of pretrained layers: 4,096 patches, 2 million places at conv1."""
@@ -49,7 +49,7 @@ def start_network(
         calibrate(
             model.encoder,
             settings.pretrained,
-            (inputs_of(batch, settings, device, None) for _, batch in zip(range(limit), batches, strict=False)),
+            (patch_inputs(batch, settings, device, None) for _, batch in zip(range(limit), batches, strict=False)),
         )
     return model, start.origin
 

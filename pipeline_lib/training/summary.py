@@ -1,22 +1,25 @@
-"""The figures of the pretext task: accuracy with intervals over images, per direction and per order of domains."""
+"""What is recorded of a training: figures of the pretext task with intervals over images, and the model's record."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_lib import params
 from pipeline_lib.intervals import bootstrap_ratio
 from pipeline_lib.pretext.batches import PairTable
 from pipeline_lib.pretext.layout import DIRECTIONS
-from pipeline_lib.training.validation import Predictions
+from pipeline_lib.training.loop import Trained
+from pipeline_lib.training.streams import Predictions
 
 
 def summarise(
     found: Predictions, table: PairTable, groups: NDArray[np.str_], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Makes `metrics/pretext.json` out of predictions on held-out images.
+    """Makes `model/pretext.json` out of predictions on held-out images.
 
     Accuracy weighs pairs so that each direction counts the same; chance is 1/8. Intervals (95 %) resample groups of
     images that belong together, never single pairs.
@@ -55,3 +58,25 @@ def summarise(
     result["layouts"] = len(found.image_ids)
     result["pairs"] = int(correct.size)
     return result
+
+
+def describe(trained: Trained, settings: params.Train, summary: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """What `model/meta.json` tells of a trained network.
+
+    Args:
+        trained: as `loop.train` gives it.
+        settings: section `train`.
+        summary: figures on held-out images, as `summarise` gives them.
+        data: digest of the shards that it was trained on.
+    """
+    return {
+        "architecture": f"{settings.encoder}, fc6 {settings.fc6}",
+        "start_weights": trained.origin,
+        "training_images": trained.images,
+        "data_sha256": data,
+        "accuracy": summary["accuracy"],
+        "accuracy_ci95": summary["accuracy_ci95"],
+        "precision": trained.precision,
+        "device": trained.device,
+        "seconds": round(trained.seconds, 1),
+    }

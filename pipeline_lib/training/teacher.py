@@ -1,10 +1,9 @@
-"""What a larger pretrained network says of how alike photos are, and learning it.
+"""Distillation of relations: views are as alike as a larger pretrained network finds their photos.
 
-Contrast alone treats all other photos as equally wrong. A teacher that was never shown a drawing still knows which
-photos show similar things, and what it knows of a photo holds for the photo's edges: views are asked to be as alike as
-the teacher finds their photos. Among all others of a batch both similarities become distributions, and the student's is
-drawn to the teacher's (Fang et al. 2021, SEED, eq. 2, with the batch in place of their queue; across two modalities
-Gupta, Hoffman and Malik 2016).
+Contrast alone treats all other photos as equally wrong. A teacher that never saw a drawing still knows which photos
+show similar things, and what holds for a photo holds for its edges. Over the other images of a batch both similarities
+become distributions, and the student's is drawn to the teacher's (Fang et al. 2021, SEED, eq. 2, with the batch in
+place of their queue; across two modalities Gupta, Hoffman and Malik 2016).
 """
 
 from __future__ import annotations
@@ -20,24 +19,26 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.data.files import replacing
+from pipeline_lib.files import replacing
 from pipeline_lib.models import weights
-from pipeline_lib.models.context import normalise
 from pipeline_lib.models.device import autocast
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.inputs import normalise
 from pipeline_lib.pretext.views import ViewShards
+from pipeline_lib.training.objective import Objective, Setup
+from pipeline_lib.training.streams import ViewOutputs
 
 IMAGE_SIZE = 160
 """Side in px at which the teacher sees whole photos: with 224 px VGG16 takes twice the time."""
 PLACES = 2
-"""Places a side to which its last map is averaged: what lies where tells more than what there is."""
+"""Places a side to which its last map is averaged; where things lie tells more than what there is."""
 TEMPERATURE = 0.1
 """What the teacher's cosines are divided by."""
 FILE = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Teaching(Objective):
     """A teacher's vectors of all training photos.
 
     Attributes:
@@ -48,37 +49,33 @@ class Teacher:
     rows: dict[str, int]
     vectors: Tensor
 
-    def of(self, image_ids: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def of(cls, setup: Setup) -> Teaching:
+        """Lets the teacher look at every training photo once, or reads what it said from the run's scratch folder.
+
+        Raises:
+            PipelineError: the teacher's weights can't be had.
+        """
+        path, photos = setup.scratch / FILE, setup.stream.shards
+        try:
+            vectors = load_file(path)["vectors"]
+        except (OSError, KeyError, SafetensorError):  # missing or damaged: made again
+            network = _network(setup.settings, setup.base, setup.device)
+            vectors = _vectors(network, photos, setup.settings, setup.device, setup.precision)
+            with replacing(path) as aside:
+                save_file({"vectors": vectors}, aside)
+        return cls({name: row for row, name in enumerate(photos.names())}, vectors)
+
+    def told_of(self, image_ids: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """Of some images the vectors, float32[B, D], and their rows, int64[B]."""
         rows = torch.tensor([self.rows[name] for name in image_ids])
         return self.vectors[rows].to(device, non_blocking=True), rows.to(device)
 
-
-def ask(
-    settings: params.Train, photos: ViewShards, base: Path, scratch: Path, device: torch.device, precision: str
-) -> Teacher:
-    """Lets the teacher look at every training photo once, or reads what it said from `scratch`.
-
-    Args:
-        settings: section `train`: which teacher, and where its weights come from.
-        photos: the training photos.
-        base: the folder from which relative paths resolve.
-        scratch: folder of this run; a run that goes on finds the vectors there.
-        device: where to compute.
-        precision: `bf16` or `fp32`.
-
-    Raises:
-        PipelineError: the teacher's weights can't be had.
-    """
-    path = scratch / FILE
-    names = photos.names()
-    try:
-        vectors = load_file(path)["vectors"]
-    except (OSError, KeyError, SafetensorError):  # there is none yet, or a damaged one; it is made again
-        vectors = _vectors(_network(settings, base, device), photos, settings, device, precision)
-        with replacing(path) as aside:
-            save_file({"vectors": vectors}, aside)
-    return Teacher({name: row for row, name in enumerate(names)}, vectors)
+    def loss(self, outputs: ViewOutputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far the views' similarities are from the teacher's."""
+        vectors, images = self.told_of(outputs.image_ids, outputs.images.device)
+        relation = relational_loss(outputs.photos, outputs.edges, vectors, images, outputs.temperature)
+        return relation, {"relation": relation}
 
 
 def _network(settings: params.Train, base: Path, device: torch.device) -> Encoder:

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline_lib import params
 from pipeline_lib.baselines.system import Benchmark, Part, Training
-from pipeline_lib.data.files import digest_of_file
 from pipeline_lib.data.source import FileSource
+from pipeline_lib.files import digest_of_file
+from pipeline_lib.run import Run
 
 
 @pytest.fixture
@@ -38,12 +39,13 @@ def benchmark_of(
                 })  # fmt: skip
             frames.append(pd.DataFrame(rows))
         source = FileSource(tmp_path / "images", 10_000)
-        model = tmp_path / "model"
-        model.mkdir(exist_ok=True)
-        (model / "encoder.safetensors").write_bytes(b"weights")
+        run = Run(tmp_path, make_params(), tmp_path)
+        assert run.pairs == pairs_folder
+        run.model.mkdir(exist_ok=True)
+        run.weights.write_bytes(b"weights")
         nothing = frames[0].iloc[:0]
         catalog = pd.DataFrame({"image_id": [f"image/{n:02d}" for n in range(14)], "role": "pretext"})
-        training = Training("t", make_params(), source, catalog, pairs_folder, model, nothing, nothing)  # type: ignore[arg-type]
+        training = Training("t", run, source, catalog, nothing, nothing)  # type: ignore[arg-type]
         part = Part(name, frozenset(frames[0]["image_id"]), frozenset(frames[1]["image_id"]), unseen)
         return Benchmark(name, training, source, frames[0], frames[1], (part,), ratings)
 

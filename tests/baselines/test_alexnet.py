@@ -14,7 +14,7 @@ from pipeline_lib import params
 from pipeline_lib.baselines.alexnet import FrozenAlexNet
 from pipeline_lib.baselines.run import run_system
 from pipeline_lib.baselines.system import Benchmark, Image
-from pipeline_lib.data.files import read_json
+from pipeline_lib.files import read_json
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def of_file(benchmark: Benchmark, make_params: Callable[..., params.Params], hom
     digest = hashlib.sha256((home / name).read_bytes()).hexdigest()
     changes = {"train.weights": "file", "train.weights_file": name, "train.weights_sha256": digest}
     settings = make_params(changes | {"baselines.image_size": 224})
-    return replace(benchmark, training=replace(benchmark.training, settings=settings, base=home))
+    run = replace(benchmark.training.run, params=settings, root=home)
+    return replace(benchmark, training=replace(benchmark.training, run=run))
 
 
 def test_both_layers_are_torchvisions_whatever_the_run_trains(
@@ -54,7 +55,7 @@ def test_both_layers_are_torchvisions_whatever_the_run_trains(
         folder = tmp_path / system.name
         folder.mkdir()
         system.fit(training, folder)
-        found = system.embedder(folder, training.settings)([Image("photo", "", "", pixels)], "photo")
+        found = system.embedder(folder, training.run.params)([Image("photo", "", "", pixels)], "photo")
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 

@@ -16,12 +16,13 @@ from PIL import Image
 from pipeline_lib import params
 from pipeline_lib.baselines import benchmarks as bench
 from pipeline_lib.baselines.measure import NAMES, chance, oracle, sides
-from pipeline_lib.baselines.system import Benchmark, Run
+from pipeline_lib.baselines.system import Benchmark
 from pipeline_lib.baselines.tables import with_li_parts
-from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
+from pipeline_lib.data.li2014 import SOURCE_CLASSES
+from pipeline_lib.data.randomness import held_out
 from pipeline_lib.data.schemas import CATALOG, write_rows
-from pipeline_lib.data.split import held_out
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.run import Run
 from tests.conftest import catalog_frame
 
 TX = "tx_000000000000"
@@ -61,14 +62,14 @@ def run_of(tmp_path: Path, make_params: Callable[..., params.Params]) -> Callabl
         frame = catalog_frame(rows)
         write_rows(tmp_path / "run" / "catalog.parquet", frame.to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
         changes = {"catalog.dataset": dataset, "catalog.root": str(tmp_path)}
-        return Run(make_params(changes), tmp_path / "run", tmp_path)
+        return Run(tmp_path / "run", make_params(changes), tmp_path)
 
     return make
 
 
 @pytest.fixture
 def drawn(run_of: Callable[..., Run], tmp_path: Path) -> Callable[[], Benchmark]:
-    return lambda: bench.sketchy(run_of("voc_sketchy", sketchy_rows()), tmp_path)
+    return lambda: bench.sketchy([run_of("voc_sketchy", sketchy_rows())], tmp_path)
 
 
 def parts(benchmark: Benchmark) -> dict[str, tuple[set[str], set[str]]]:
@@ -157,7 +158,7 @@ def test_openmoji_asks_for_the_instance_alone_and_leaves_nothing_to_learn_from(
         for n in range(8)
         for kind, role, domain in (("photo", "gallery", "photo"), ("sketch", "query", "sketch"))
     ]  # fmt: skip
-    benchmark = bench.openmoji(run_of("openmoji", rows))
+    benchmark = bench.openmoji([run_of("openmoji", rows)])
     assert not len(benchmark.training.photos)
     assert not len(benchmark.training.sketches)
     (row,) = [chance(benchmark, part) for part in benchmark.parts]
@@ -167,9 +168,9 @@ def test_openmoji_asks_for_the_instance_alone_and_leaves_nothing_to_learn_from(
 
 
 def test_a_run_that_is_not_there_is_named(run_of: Callable[..., Run], tmp_path: Path) -> None:
-    run = replace(run_of("voc_sketchy", sketchy_rows()), data=tmp_path / "nowhere")
-    with pytest.raises(PipelineError, match=r"nowhere.catalog\.parquet: is missing.*make repro"):
-        bench.sketchy(run, tmp_path)
+    run = replace(run_of("voc_sketchy", sketchy_rows()), folder=tmp_path / "nowhere")
+    with pytest.raises(PipelineError, match=r"nowhere.catalog\.parquet: can't be read"):
+        bench.sketchy([run], tmp_path)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline_lib import params
 from pipeline_lib.baselines.hog import export_hog, hog_vector, hog_vectors, photo_lines
 from pipeline_lib.data.source import Entry, Excluded
+from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 
 SMALL = params.Baselines(image_size=64, hog_size=64, hog_cell=16, hog_blur=1.0)
 SHAPES = {

@@ -13,10 +13,10 @@ import pytest
 from pipeline_lib.baselines.measure import NAMES, measure
 from pipeline_lib.baselines.run import RECORD, run_system
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, ProjectedSystem, Projector, Training, Vectors
-from pipeline_lib.data.files import read_json
+from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import read_json
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.vectors import EmbeddingTable
 from tests.baselines.test_systems import MeanColour
 
 MEAN = MeanColour("mean", "none", forms=("none",), processes=1)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.baselines import run
-from pipeline_lib.baselines.similarity import bins_of, intersection
 from pipeline_lib.baselines.spatial_pyramid import LEVEL_WEIGHTS, LEVELS, SYSTEMS, VOCABULARY, SpatialPyramid
 from pipeline_lib.baselines.system import Domain, Embedder, Image, Training, Vectors
 from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
 from pipeline_lib.data.schemas import PAIRS, write_rows
+from pipeline_lib.evaluation.similarity import bins_of, intersection
 from pipeline_lib.pretext.edges import edge_map
+from pipeline_lib.run import Run
 from tests.conftest import catalog_frame, scene
 
 WORDS = 20
@@ -44,7 +45,7 @@ def training(tmp_path_factory: pytest.TempPathFactory, defaults: dict[str, Any])
     write_rows(home / "pairs" / "part-00001.parquet", rows[6:], PAIRS)
     catalog = catalog_frame([{"image_id": row["image_id"]} for row in rows])
     nothing = catalog.iloc[:0]
-    return Training("t", settings, None, catalog, home / "pairs", home / "model", nothing, nothing)  # type: ignore[arg-type]  # no image of the catalog is read
+    return Training("t", Run(home, settings), None, catalog, nothing, nothing)  # type: ignore[arg-type]  # no image of the catalog is read
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +90,14 @@ def test_a_pyramid_counts_the_words_of_each_cell(fitted: Path, training: Trainin
             for histogram, level in zip(expected, LEVELS, strict=True):
                 histogram[int(point.pt[1]) * level // 256, int(point.pt[0]) * level // 256, word] += 1
     assert total > 500
-    found = levels(pyramids(TINY.embedder(fitted, training.settings), picture)[0])
+    found = levels(pyramids(TINY.embedder(fitted, training.run.params), picture)[0])
     for histogram, reference, weight in zip(found, expected, LEVEL_WEIGHTS, strict=True):
         # A descriptor half-way between two words may go to either.
         assert np.abs(histogram - weight * reference / total).sum() < 0.01
 
 
 def test_levels_bear_their_weights_and_finer_cells_add_up_to_coarser_ones(fitted: Path, training: Training) -> None:
-    for pyramid in pyramids(TINY.embedder(fitted, training.settings), *(scene(n) for n in range(4)), domain="photo"):
+    for pyramid in pyramids(TINY.embedder(fitted, training.run.params), *(scene(n) for n in range(4)), domain="photo"):
         one, four, sixteen = levels(pyramid)
         assert [part.sum() for part in (one, four, sixteen)] == pytest.approx([0.25, 0.25, 0.5], abs=1e-5)
         assert np.allclose(four.sum(axis=(0, 1)), one[0, 0], atol=1e-6)
@@ -104,7 +105,7 @@ def test_levels_bear_their_weights_and_finer_cells_add_up_to_coarser_ones(fitted
 
 
 def test_a_shift_moves_words_to_other_cells_and_leaves_their_counts(fitted: Path, training: Training) -> None:
-    left, right = pyramids(TINY.embedder(fitted, training.settings), marked(60, 60), marked(188, 60))
+    left, right = pyramids(TINY.embedder(fitted, training.run.params), marked(60, 60), marked(188, 60))
     before, after = levels(left), levels(right)
     assert np.allclose(before[0], after[0], atol=1e-6)
     assert before[1][:, 1].sum() == after[1][:, 0].sum() == 0
@@ -116,7 +117,7 @@ def test_a_shift_moves_words_to_other_cells_and_leaves_their_counts(fitted: Path
 
 def test_a_mirrored_picture_has_mirrored_cells(fitted: Path, training: Training) -> None:
     picture = marked(24, 22)
-    plain, mirrored = pyramids(TINY.embedder(fitted, training.settings), picture, picture[:, ::-1].copy())
+    plain, mirrored = pyramids(TINY.embedder(fitted, training.run.params), picture, picture[:, ::-1].copy())
     shares = [levels(pyramid)[2].sum(axis=2) for pyramid in (plain, mirrored)]
     assert shares[0][0, 0] == pytest.approx(0.5, abs=1e-6)
     assert np.allclose(shares[0], shares[1][:, ::-1], atol=1e-6)
@@ -127,19 +128,19 @@ def test_a_mirrored_picture_has_mirrored_cells(fitted: Path, training: Training)
 def test_contrast_changes_no_word(fitted: Path, training: Training) -> None:
     picture = scene(5)
     faint = (100 + picture.astype(int) // 3).astype(np.uint8)
-    plain, other = pyramids(TINY.embedder(fitted, training.settings), picture, faint, domain="photo")
+    plain, other = pyramids(TINY.embedder(fitted, training.run.params), picture, faint, domain="photo")
     assert intersection(plain, bins_of(other[None]))[0] > 0.85
-    assert intersection(plain, bins_of(pyramids(TINY.embedder(fitted, training.settings), scene(6))))[0] < 0.7
+    assert intersection(plain, bins_of(pyramids(TINY.embedder(fitted, training.run.params), scene(6))))[0] < 0.7
 
 
 def test_an_empty_picture_is_equally_near_to_all(fitted: Path, training: Training) -> None:
-    (pyramid,) = pyramids(TINY.embedder(fitted, training.settings), np.full((70, 90, 3), 255, np.uint8))
+    (pyramid,) = pyramids(TINY.embedder(fitted, training.run.params), np.full((70, 90, 3), 255, np.uint8))
     assert pyramid.sum() == pytest.approx(1, abs=1e-5)
     assert len(np.unique(pyramid)) == 1
 
 
 def test_photos_become_edge_maps_where_the_row_says_so(fitted: Path, training: Training) -> None:
-    settings, photo = training.settings, scene(7)
+    settings, photo = training.run.params, scene(7)
     lines = edge_map(resize_short_side(photo, settings.edges.short_side), settings.edges)
     of_edges = replace(TINY, edges=True).embedder(fitted, settings)
     as_photo, as_sketch = pyramids(of_edges, photo, domain="photo"), pyramids(of_edges, lines)
@@ -184,9 +185,9 @@ def test_every_word_is_the_mean_of_descriptors_near_it(fitted: Path) -> None:
 def test_edge_maps_that_are_moved_a_little_find_their_photos(training: Training, tmp_path: Path) -> None:
     system = replace(TINY, edges=True, words=60)
     system.fit(training, tmp_path)
-    embed = system.embedder(tmp_path, training.settings)
+    embed = system.embedder(tmp_path, training.run.params)
     photos = [scene(n) for n in range(20, 32)]
-    drawings = [np.roll(edge_map(photo, training.settings.edges), (3, 4), axis=(0, 1)) for photo in photos]
+    drawings = [np.roll(edge_map(photo, training.run.params.edges), (3, 4), axis=(0, 1)) for photo in photos]
     bins = bins_of(pyramids(embed, *photos, domain="photo"))
     found = [int(intersection(query, bins).argmax()) for query in pyramids(embed, *drawings)]
     assert np.mean(np.equal(found, range(12))) > 0.9

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET_ROWS
-from pipeline_lib.baselines.hog_edges import SYSTEMS as HOG_ROWS
+from pipeline_lib.baselines.hog import SYSTEMS as HOG_ROWS
 from pipeline_lib.baselines.siamese import SYSTEMS as NETWORKS
+from pipeline_lib.baselines.siamese import PairNetwork
 from pipeline_lib.baselines.subspace import choose
 from pipeline_lib.baselines.subspace.choose import METHODS
 from pipeline_lib.baselines.subspace_deep import SYSTEMS as DEEP
 from pipeline_lib.baselines.subspace_hog import SYSTEMS as HOG
 from pipeline_lib.baselines.subspace_hog import SubspaceOfHog
 from pipeline_lib.baselines.supervised.recipe import Recipe
-from pipeline_lib.baselines.supervised.system import PairNetwork
 from pipeline_lib.baselines.system import Benchmark, Image, Training
-from pipeline_lib.data.files import read_json
+from pipeline_lib.files import read_json
 from pipeline_lib.pretext.edges import edge_map
+from pipeline_lib.run import Run
 from tests.baselines.supervised.support import RECIPE
 from tests.conftest import catalog_frame, scene
 
@@ -62,7 +63,7 @@ def rows(numbers: range, domain: str) -> pd.DataFrame:
 
 
 @pytest.fixture
-def training(make_params: Callable[..., params.Params], pairs_folder: Path, tmp_path: Path) -> Training:
+def training(make_params: Callable[..., params.Params], pairs_folder: Path) -> Training:
     settings = make_params(
         {
             "edges.blur": 1.0,
@@ -77,11 +78,9 @@ def training(make_params: Callable[..., params.Params], pairs_folder: Path, tmp_
     pretext = catalog_frame([{"image_id": f"image/{number:02d}"} for number in range(14)])
     return Training(
         "scenes",
-        settings,
+        Run(pairs_folder.parent, settings),
         source,  # type: ignore[arg-type]  # it has what is asked of it
         pretext,
-        pairs_folder,
-        tmp_path / "model",
         rows(range(100, 132), "photo"),
         rows(range(100, 132), "sketch"),
     )
@@ -106,9 +105,9 @@ def test_a_subspace_of_hog_is_learned_written_and_applied(
     system.fit(training, tmp_path)
     record = read_json(tmp_path / "chosen.json")
     assert (record["photos"], record["sketches"]) == (32, 64)
-    embed = system.embedder(tmp_path, training.settings)
+    embed = system.embedder(tmp_path, training.run.params)
     few = images(training, "photo", range(3))
-    plain = system.base.embedder(tmp_path / "base", training.settings)(few, "photo")
+    plain = system.base.embedder(tmp_path / "base", training.run.params)(few, "photo")
     assert np.array_equal(system.projector(tmp_path)(plain, "photo"), embed(few, "photo"))
     photos = embed(images(training, "photo", range(100, 132)), "photo")
     sketches = embed(images(training, "sketch", range(100, 132))[::2], "sketch")
@@ -149,7 +148,7 @@ def test_a_network_is_trained_written_and_applied_and_leaves_no_cache(training: 
     assert len(record["history"]) == RECIPE.epochs
     photos = images(training, "photo", range(5))
     first, second = (
-        system.embedder(tmp_path / name, training.settings)(photos, "photo") for name in ("first", "second")
+        system.embedder(tmp_path / name, training.run.params)(photos, "photo") for name in ("first", "second")
     )
     assert first.shape == (5, RECIPE.embedding)
     assert np.array_equal(first, second)
@@ -157,9 +156,7 @@ def test_a_network_is_trained_written_and_applied_and_leaves_no_cache(training: 
 
 def test_without_a_training_part_there_is_no_row(training: Training) -> None:
     nothing = training.photos.iloc[:0]
-    empty = Training(
-        "e", training.settings, training.source, training.catalog, training.pairs, training.model, nothing, nothing
-    )
+    empty = replace(training, photos=nothing, sketches=nothing)
     benchmark = Benchmark("e", empty, training.source, nothing, nothing, ())
     for system in (*NETWORKS, *HOG, *DEEP):
         assert "no training part" in system.inapplicable(benchmark)
@@ -168,17 +165,8 @@ def test_without_a_training_part_there_is_no_row(training: Training) -> None:
 def test_a_pipeline_that_started_from_nothing_lends_no_start(
     training: Training, make_params: Callable[..., params.Params]
 ) -> None:
-    settings = make_params({"train.pretrained": "none"})
-    other = Training(
-        "n",
-        settings,
-        training.source,
-        training.catalog,
-        training.pairs,
-        training.model,
-        training.photos,
-        training.sketches,
-    )
+    settings = make_params({"train.pretrained": "none", "train.frozen": "none"})
+    other = replace(training, run=replace(training.run, params=settings))
     benchmark = Benchmark("n", other, training.source, training.photos, training.sketches, ())
     reasons = {system.name: system.inapplicable(benchmark) for system in NETWORKS}
     assert "no AlexNet with pretrained" in reasons["triplet_alexnet"]

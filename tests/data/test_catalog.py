@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline_lib.data import measure
-from pipeline_lib.data.catalog import Built, build_catalog, split_groups, stable_fraction
+from pipeline_lib.data.catalog import Built, build_catalog
 from pipeline_lib.data.images import encode_jpeg, encode_png
+from pipeline_lib.data.randomness import split_groups, stable_fraction
 from pipeline_lib.data.schemas import CATALOG, EXCLUDED
 from pipeline_lib.data.source import open_source
 from pipeline_lib.errors import PipelineError
@@ -49,10 +50,12 @@ def folder(root: Path, photos: int = 12) -> Path:
     return root
 
 
-def build(make: MakeParams, root: Path, scratch: Path, dataset: str = "folder", **changes: object) -> Built:
-    keys = {"dataset": dataset, "root": str(root), "workers": 1, "max_bad_fraction": 0.0, **changes}
+def build(
+    make: MakeParams, root: Path, scratch: Path, dataset: str = "folder", workers: int = 1, **changes: object
+) -> Built:
+    keys = {"dataset": dataset, "root": str(root), "max_bad_fraction": 0.0, **changes}
     section = make({f"catalog.{key}": value for key, value in keys.items()}).catalog
-    return build_catalog(open_source(section, root), section, scratch)
+    return build_catalog(open_source(section, root), section, scratch, workers)
 
 
 def frame(built: Built) -> pd.DataFrame:

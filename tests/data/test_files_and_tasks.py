@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.data.files import (
+from pipeline_lib.data.schemas import read_table, shard_paths, write_table
+from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import (
     digest_of,
     digest_of_code,
     digest_of_file,
+    exclusive,
     publish_folder,
     read_json,
     replacing,
     write_json,
 )
-from pipeline_lib.data.schemas import read_table, shard_paths, write_table
-from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
-from pipeline_lib.errors import PipelineError
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,31 @@ def test_a_folder_is_published_to_another_disk_through_a_link(tmp_path: Path, ot
         assert (tmp_path / f"data/out/{number}").read_text(encoding="utf-8") == "whole"
         assert not (tmp_path / "new").exists()
     assert (tmp_path / linked).is_symlink()
+
+
+def test_a_second_run_with_the_same_work_waits_and_looks_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scratch, found = tmp_path / ".scratch/edges-1", []
+
+    def second() -> None:
+        with exclusive(scratch):
+            found.append(sorted(path.name for path in scratch.iterdir()))
+
+    for published in (False, True):
+        with exclusive(scratch):
+            (scratch / "part").touch()
+            waiting = threading.Thread(target=second)
+            waiting.start()
+            waiting.join(0.3)
+            assert waiting.is_alive()
+            if published:
+                shutil.rmtree(scratch)
+        waiting.join(10)
+    assert found == [["part"], []]
+    assert "edges-1: another process" in capsys.readouterr().err
+    with exclusive(scratch), exclusive(tmp_path / ".scratch/edges-2"):  # other work goes on beside it
+        assert not list(tmp_path.glob(".scratch/edges-*.lock"))
 
 
 @pytest.fixture

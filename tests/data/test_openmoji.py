@@ -12,8 +12,7 @@ from pipeline_lib import params
 from pipeline_lib.data import openmoji
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.openmoji import OpenMojiSource, group_of, in_gallery, svg_folder
-from pipeline_lib.data.repeats import descriptor, first_of_each, visible
-from pipeline_lib.data.svg_layers import rasterise
+from pipeline_lib.data.openmoji_drawing import descriptor, first_of_each, rasterise, visible
 from pipeline_lib.errors import PipelineError
 
 FARMERS = ("1F468-200D-1F33E", "1F469-200D-1F33E", "1F9D1-200D-1F33E")

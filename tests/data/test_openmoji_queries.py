@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import params
-from pipeline_lib.data.handdrawn import displacement, hand_drawn
+from pipeline_lib.data.openmoji_drawing import displacement, hand_drawn
 from pipeline_lib.data.randomness import generator_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ def test_queries_differ_between_images_and_are_equal_in_another_process(
     program = (
         "import sys, numpy as np, hashlib\n"
         "from pipeline_lib import params\n"
-        "from pipeline_lib.data.handdrawn import hand_drawn\n"
+        "from pipeline_lib.data.openmoji_drawing import hand_drawn\n"
         "from pipeline_lib.data.randomness import generator_for\n"
         "settings = params.OpenMoji.model_validate_json(sys.argv[1], strict=False)\n"
         "image = np.full((129, 129, 3), 255, np.uint8); image[62:67, 62:67] = 0\n"

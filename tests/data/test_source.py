@@ -3,16 +3,20 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from pipeline_lib.data.files import resolve_path
+from pipeline_lib import registry
 from pipeline_lib.data.images import BadImage, encode_png
-from pipeline_lib.data.source import FileSource, open_source
+from pipeline_lib.data.source import Entry, FileSource, open_source
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import resolve_path
 from pipeline_lib.params import Catalog, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,6 +66,21 @@ def test_the_right_reader_is_opened_and_survives_the_way_to_a_worker(tmp_path: P
         assert pickle.loads(pickle.dumps(source)) == source
         assert source.recognises
         assert source.trains_on_gallery == (dataset == "folder")
+
+
+@dataclass(frozen=True)
+class Toy(FileSource):
+    def entries(self) -> Iterator[Entry]:
+        yield from (Entry(f"toy/{file.stem}", "toy", "gallery", "photo", file.name) for file in self.root.iterdir())
+
+
+def test_a_new_data_set_is_a_class_and_a_line_of_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "toy_reader", sys.modules[__name__])
+    monkeypatch.setitem(registry.DATASETS, "toy", "toy_reader:Toy")
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((5, 7, 3), np.uint8)))
+    source = open_source(catalog(dataset="toy", root=str(tmp_path)), REPOSITORY)
+    (entry,) = source.entries()
+    assert source.load(entry.path, entry.domain, entry.image_id).shape == (5, 7, 3)
 
 
 def test_files_that_cannot_be_read_are_bad_images(tmp_path: Path) -> None:

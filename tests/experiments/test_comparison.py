@@ -19,19 +19,22 @@ from experiments import comparison
 from pipeline_lib import params
 from pipeline_lib.baselines.hog import export_hog
 from pipeline_lib.data import sketchy
-from pipeline_lib.data.files import digest_of_file, write_json
 from pipeline_lib.data.images import encode_jpeg, encode_png
 from pipeline_lib.data.schemas import CATALOG, PAIRS, write_rows
 from pipeline_lib.data.source import FileSource
+from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
+from pipeline_lib.files import digest_of_file, write_json
 from pipeline_lib.pretext.edges import edge_map
-from pipeline_lib.retrieval.alignment import FILE_NAME
-from pipeline_lib.retrieval.fitting import fit_pretext
+from pipeline_lib.run import Run
 from tests.conftest import ROOT, catalog_frame, scene
 
 TX = "tx_000000000000"
 CLASSES = ("cow", "dog")
 EACH = 6
-SECTIONS: dict[str, Any] = {"edges": {"blur": 1.0, "line_width": 1}, "baselines": {"hog_size": 64, "image_size": 64}}
+SECTIONS: dict[str, Any] = {
+    "catalog": {"dataset": "voc_sketchy"}, "edges": {"blur": 1.0, "line_width": 1},
+    "baselines": {"hog_size": 64, "image_size": 64},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Machine:
     settings: params.Params
 
     @property
+    def run(self) -> Run:
+        return Run(self.home / "run", self.settings, self.home)
+
+    @property
     def store(self) -> Path:
         return self.home / "store"
 
     @property
     def options(self) -> list[str]:
-        places = {"sketchy": "run", "root": "images", "store": "store", "metrics": "metrics"}
+        places = {"run": "run", "store": "store", "metrics": "metrics"}
         return [text for name, place in places.items() for text in (f"--{name}", str(self.home / place))]
 
     def command(self, *more: str) -> tuple[int, str]:
@@ -97,7 +104,7 @@ def draw(machine: Machine) -> None:
 
 def finish_run(machine: Machine) -> None:
     """What of a run the systems of this test read; the baselines stage comes later."""
-    run, images = machine.home / "run", machine.home / "images"
+    run, images = machine.run, machine.home / "images"
     source = FileSource(images, 1_000_000)
     found = sketchy.entries(images, params.Rendering(photo=TX, sketch=TX))
     rows = [
@@ -110,7 +117,7 @@ def finish_run(machine: Machine) -> None:
         for entry in found
     ]
     pretext = [{"image_id": f"voc/{number}", "path": f"{number}"} for number in range(12)]
-    write_rows(run / "catalog.parquet", catalog_frame([*rows, *pretext]).to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
+    write_rows(run.catalog, catalog_frame([*rows, *pretext]).to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
     edges = machine.settings.edges
     pairs = [
         {
@@ -120,18 +127,19 @@ def finish_run(machine: Machine) -> None:
         }
         for number, row in enumerate(pretext)
     ]
-    write_rows(run / "pairs" / "part-00000.parquet", pairs, PAIRS)
-    write_json(run / "model" / "meta.json", {"params": SECTIONS})
-    (run / "model" / "encoder.safetensors").write_bytes(b"weights")
+    write_rows(run.pairs / "part-00000.parquet", pairs, PAIRS)
+    run.model.mkdir()
+    run.weights.write_bytes(b"weights")
+    run.write_record(data="")
 
 
 def finish_baselines(machine: Machine) -> None:
     """What the baselines stage writes of HOG."""
-    run = machine.home / "run"
-    catalog = pd.read_parquet(run / "catalog.parquet")
-    folder = run / "baselines" / "hog"
+    run = machine.run
+    catalog = pd.read_parquet(run.catalog)
+    folder = run.folder / "baselines" / "hog"
     source = FileSource(machine.home / "images", 1_000_000)
-    seconds = export_hog(folder, catalog, source, run / "pairs", machine.settings)  # type: ignore[arg-type]  # it lists nothing here
+    seconds = export_hog(folder, catalog, source, run.pairs, machine.settings)  # type: ignore[arg-type]  # it lists nothing here
     fit_pretext(folder).save(folder / FILE_NAME)
     write_json(folder / "system.json", {"seconds": round(seconds, 2)})
 
@@ -139,20 +147,21 @@ def finish_baselines(machine: Machine) -> None:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory, defaults: dict[str, Any]) -> Machine:
     home = tmp_path_factory.mktemp("compared")
-    settings = params.parse({**defaults, **{name: {**defaults[name], **part} for name, part in SECTIONS.items()}})
-    made = Machine(home, settings)
+    values = {**defaults, **{name: {**defaults[name], **part} for name, part in SECTIONS.items()}}
+    values["catalog"]["root"] = str(home / "images")
+    made = Machine(home, params.parse({**values, "name": "voc-sketchy"}))
     draw(made)
     finish_run(made)
     return made
 
 
 def test_the_command_names_what_fails_keeps_the_rest_and_goes_on(machine: Machine) -> None:
-    files = ("--file", "hog_edges", "--file", "spatial_pyramid")
+    files = ("--file", "hog", "--file", "spatial_pyramid")
     status, said = machine.command("--benchmark", "sketchy", *files)
     assert status == 1
     assert "Traceback" not in said
     assert "error: not every system ran" in said
-    assert f"hog_edges: {machine.home / 'run/baselines/hog' / FILE_NAME}: is missing; run `dvc repro baselines`" in said
+    assert f"hog: {machine.home / 'run/baselines/hog' / FILE_NAME}: is missing; run `dvc repro baselines`" in said
     assert "hog" not in set(machine.table()["system"])
     best = machine.row("spatial_pyramid_edges", "sketchy")
     assert best["instance_hit_at_1"] > 2 * machine.row("chance", "sketchy")["instance_hit_at_1"]
@@ -161,7 +170,7 @@ def test_the_command_names_what_fails_keeps_the_rest_and_goes_on(machine: Machin
     pyramids = machine.files("store/spatial_pyramid_edges")
 
     finish_baselines(machine)
-    status, said = machine.command("--benchmark", "sketchy", "--benchmark", "li2014", "--file", "hog_edges")
+    status, said = machine.command("--benchmark", "sketchy", "--benchmark", "li2014", "--file", "hog")
     assert status == 0, said
     again = machine.table()
     everywhere = {"sketchy", "sketchy_test", "sketchy_test_unseen"}
@@ -178,7 +187,7 @@ def test_the_command_names_what_fails_keeps_the_rest_and_goes_on(machine: Machin
 
 
 def test_a_second_call_makes_nothing_again_and_writes_the_same_tables(machine: Machine) -> None:
-    asked = ("--benchmark", "sketchy", "--benchmark", "li2014", "--file", "hog_edges")
+    asked = ("--benchmark", "sketchy", "--benchmark", "li2014", "--file", "hog")
     if not machine.store.exists():
         finish_baselines(machine)
         assert machine.command(*asked)[0] == 0
@@ -198,6 +207,34 @@ def test_a_second_call_makes_nothing_again_and_writes_the_same_tables(machine: M
     assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in line
 
 
+def test_rows_that_have_no_results_in_the_store_stay_to_the_letter(machine: Machine) -> None:
+    if not (machine.store / "hog" / "li2014").exists():
+        finish_baselines(machine)
+        assert machine.command("--benchmark", "sketchy", "--benchmark", "li2014", "--file", "hog")[0] == 0
+    page = machine.home / "metrics" / "comparison.md"
+    page.write_text(page.read_text() + "\n## Not run\n\n- a_system on sketchy, openmoji: no weights\n")
+    before = (machine.home / "metrics" / "comparison.csv").read_text().splitlines()
+    spoilt = [line.replace("hog,none,li2014,", "hog,gone,li2014,") for line in before]
+    added = before[1].replace("chance", "a_name") if "chance" in before[1] else ""
+    (machine.home / "metrics" / "comparison.csv").write_text("\n".join([*spoilt, added]) + "\n")
+    # Another machine has none of the other results.
+    (machine.store / "hog" / "sketchy").rename(machine.home / "aside")
+    status, said = machine.command("--benchmark", "li2014", "--file", "hog")
+    assert status == 0, said
+    after = (machine.home / "metrics" / "comparison.csv").read_text().splitlines()
+    assert sorted(after) == sorted([*before, added])
+    assert [line for line in after if line != added] == before
+    assert "- a_system on sketchy, openmoji: no weights" in page.read_text()
+    assert "| a_name | none |" in page.read_text()
+    (machine.home / "aside").rename(machine.store / "hog" / "sketchy")
+
+
+def test_a_benchmark_without_a_run_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["comparison", *machine.options, "--benchmark", "openmoji"])
+    with pytest.raises(SystemExit, match=r"no run on openmoji was given; make one with `make run RECIPE=source`"):
+        comparison.main()
+
+
 @pytest.mark.parametrize(("option", "known"), [("--file", "spatial_pyramid"), ("--benchmark", "li2014_img")])
 def test_an_unknown_file_or_benchmark_is_answered_with_the_known_ones(
     option: str, known: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -213,7 +250,7 @@ def test_an_unknown_file_or_benchmark_is_answered_with_the_known_ones(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--sketchy", r"nowhere.model.meta\.json: can't be read"),
+        ("--run", r"nowhere: there is no finished run"),
         ("--root", r"catalog\.root: .*nowhere is not a folder"),
     ],
 )
@@ -221,6 +258,7 @@ def test_a_run_or_images_that_are_not_there_are_named(
     machine: Machine, option: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = [option, str(machine.home / "nowhere")]
-    monkeypatch.setattr(sys, "argv", ["comparison", *machine.options, "--benchmark", "sketchy", *gone])
+    options = machine.options[2:] if option == "--run" else machine.options
+    monkeypatch.setattr(sys, "argv", ["comparison", *options, "--benchmark", "sketchy", *gone])
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
         comparison.main()

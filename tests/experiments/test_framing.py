@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.framing import INK, MARGIN, around_ink, li_figures, middle, padded, split
-from pipeline_lib.data.li2014_benchmark import SOURCE_CLASSES
-from pipeline_lib.retrieval.li_score import KS
+from pipeline_lib.data.li2014 import SOURCE_CLASSES
+from pipeline_lib.evaluation.li_score import KS
 from tests.conftest import scene
 
 

@@ -38,7 +38,7 @@ def test_neighbours_that_are_not_mutual_do_not_count() -> None:
 
 
 def test_every_setting_is_measured_on_every_part(tmp_path: Path) -> None:
-    network(tmp_path / "study-one" / "embeddings", np.random.default_rng(0).standard_normal((20, 8)), 0, noise=1.0)
+    network(tmp_path / "one" / "embeddings", np.random.default_rng(0).standard_normal((20, 8)), 0, noise=1.0)
     found = list(measure(["one"], tmp_path))
     assert len(found) == 3 * (1 + 9 + 6)
     assert {row["gallery"] for row in found} == {10, 20}

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_lib import params
-from pipeline_lib.models import trunks
-from pipeline_lib.models.context import ContextNet, LateFusion, drop_colours, normalise
+from pipeline_lib.models.context import ContextNet, LateFusion
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.pretext.batches import pair_table
+from pipeline_lib.registry import ENCODERS
 
 Make = Callable[..., params.Params]
 SOURCE = {"train.fc6": 4096, "train.fc6_grid": 0}  # the widths of the source: fc6 over the places of a patch
@@ -70,22 +68,30 @@ def test_the_doersch_layout_has_the_sizes_that_the_source_draws(make_params: Mak
     assert encoder.conv(2).stride == (2, 2)
     assert sum(isinstance(module, nn.LocalResponseNorm) for module in encoder.modules()) == 2
     assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 4096)
-    narrow = Encoder(settings.model_copy(update={"conv2_channels": 256}), 96)
-    assert narrow.conv(2).out_channels == 256
 
 
-@pytest.mark.parametrize("name", get_args(trunks.Name))
-def test_an_encoder_takes_images_down_to_the_side_that_params_allow_and_no_smaller_ones(
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_takes_images_down_to_the_side_that_the_registry_says_and_no_smaller_ones(
     make_params: Make, name: str
 ) -> None:
-    changes = {"train.encoder": name, "train.pretrained": "none", "train.fc6": 8}
-    settings = make_params(changes).train
-    # Of params the smallest patch has 16 px, for the encoders that take any.
-    smallest = params.SMALLEST_SIDE.get(name, 16)
+    settings = make_params({"train.encoder": name, "train.pretrained": "none", "train.fc6": 8}).train
+    told = ENCODERS[name].smallest_side
+    smallest = max(told, 16)  # params allow no smaller patch
     assert Encoder(settings, smallest).eval()(torch.zeros(1, 3, smallest, smallest)).shape == (1, 8)
-    if name in params.SMALLEST_SIDE:
+    if told > 1:
         with pytest.raises(RuntimeError, match="too small"):
-            Encoder(settings, smallest - 1)
+            Encoder(settings, told - 1)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_map_before_the_last_is_averaged_to_its_places(make_params: Make, name: str) -> None:
+    settings = make_params({"train.encoder": name, "train.pretrained": "none", "train.fc6": 8}).train
+    encoder = Encoder(settings, 96).eval()
+    images = torch.randn(2, 3, 96, 128)
+    before, last = encoder.maps(images)
+    torch.testing.assert_close(last, encoder.pool5(images))
+    assert before.shape[2:] == last.shape[2:]
+    torch.testing.assert_close(encoder.read(last), encoder(images))
 
 
 @pytest.mark.parametrize("size", [64, 96, 160, 224])
@@ -105,26 +111,22 @@ def test_batch_norm_follows_every_convolution_and_fc6_or_none(make_params: Make)
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_both_ways_of_meeting_a_large_input_agree_on_a_patch(make_params: Make, batch_norm: bool) -> None:
+def test_fc6_reads_a_patch_as_it_is_and_a_larger_map_averaged_to_the_same_places(
+    make_params: Make, batch_norm: bool
+) -> None:
     encoder = Encoder(make_params({**SOURCE, "train.batch_norm": batch_norm}).train, 96).eval()
-    patch = torch.randn(3, 3, 96, 96)
-    torch.testing.assert_close(encoder(patch, "pool"), encoder(patch, "slide"), atol=1e-4, rtol=1e-4)
-    image = torch.randn(2, 3, 224, 224)
-    assert encoder(image, "slide").shape == encoder(image, "pool").shape == (2, 4096)
-    assert not torch.allclose(encoder(image, "slide"), encoder(image, "pool"), atol=1e-3)
+    patch, image = torch.randn(3, 3, 96, 96), torch.randn(2, 3, 224, 224)
 
+    def fc6(maps: Tensor) -> Tensor:
+        read: Tensor = encoder.fc6_norm(encoder.fc6(maps.flatten(1)))
+        return read
 
-def test_sliding_fc6_is_the_mean_of_fc6_over_all_places(make_params: Make) -> None:
-    encoder = Encoder(make_params({**SOURCE, "train.fc6": 16}).train, 96).eval()
-    image = torch.randn(1, 3, 160, 160)
+    torch.testing.assert_close(encoder(patch), fc6(encoder.pool5(patch)), atol=1e-4, rtol=1e-4)
     maps = encoder.pool5(image)
-    places = [
-        encoder.fc6_norm(encoder.fc6(maps[:, :, y : y + encoder.grid, x : x + encoder.grid].flatten(1)))
-        for y in range(maps.shape[2] - encoder.grid + 1)
-        for x in range(maps.shape[3] - encoder.grid + 1)
-    ]
-    assert len(places) > 1
-    torch.testing.assert_close(encoder(image, "slide"), torch.stack(places).mean(0), atol=1e-5, rtol=1e-4)
+    assert maps.shape[2:] == (6, 6)
+    averaged = functional.avg_pool2d(maps, 3)
+    torch.testing.assert_close(encoder(image), fc6(averaged), atol=1e-4, rtol=1e-4)
+    assert encoder(image).shape == (2, 4096)
 
 
 def test_late_fusion_equals_layers_over_the_concatenated_vectors(make_params: Make) -> None:
@@ -166,43 +168,3 @@ def test_the_one_patch_head_sees_the_first_patch_only_and_never_moves_the_encode
     torch.testing.assert_close(before.one_patch[0, ~with_it_first], after.one_patch[0, ~with_it_first])
     model(images, 1).one_patch.sum().backward()
     assert all(value.grad is None for value in model.encoder.parameters())
-
-
-def test_photos_and_drawings_are_normalised_alike(make_params: Make) -> None:
-    settings = make_params().train
-    drawing = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
-    photo = np.repeat(drawing[..., None], 3, axis=3)
-    one, other = (normalise(torch.from_numpy(pixels), settings) for pixels in (drawing, photo))
-    torch.testing.assert_close(one, other)
-    white = normalise(torch.full((1, 4, 4, 3), 255, dtype=torch.uint8), settings)
-    expected = [
-        (1 - mean) / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
-    ]
-    torch.testing.assert_close(white[0, :, 0, 0], torch.tensor(expected))
-
-
-def test_patch_normalisation_removes_brightness_and_contrast(make_params: Make) -> None:
-    settings = make_params({"train.patch_norm": True}).train
-    pixels = torch.randint(40, 120, (3, 16, 16, 3), dtype=torch.uint8)
-    plain, brighter = normalise(pixels, settings), normalise(pixels * 2, settings)
-    torch.testing.assert_close(plain, brighter, atol=0.02, rtol=0.02)
-    torch.testing.assert_close(plain.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-
-
-def test_grey_makes_colours_of_one_luma_equal(make_params: Make) -> None:
-    settings = make_params({"train.color": "grey"}).train
-    red = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    red[..., 0] = 100
-    grey = torch.full((1, 2, 2), 30, dtype=torch.uint8)
-    torch.testing.assert_close(normalise(red, settings), normalise(grey, settings), atol=0.01, rtol=0.01)
-
-
-def test_colour_dropping_keeps_one_channel_and_leaves_faint_noise_in_the_others() -> None:
-    images = torch.randn(40, 3, 16, 16)
-    dropped = drop_colours(images, torch.Generator().manual_seed(0))
-    kept = (dropped == images).flatten(2).all(-1)
-    assert (kept.sum(1) == 1).all()
-    assert kept.any(0).all()
-    assert dropped[~kept].std() < 0.05
-    again = drop_colours(images, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(dropped, again)

@@ -133,13 +133,19 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(make_params: Make, sta
         weights.load(settings.model_copy(update={"weights_file": "missing.pth"}), Path())
 
 
-def test_weights_that_do_not_fit_the_layout_are_an_error_and_copy_nothing(make_params: Make, state_file: Path) -> None:
-    start = weights.load(file_params(make_params, state_file), Path())
+@pytest.mark.parametrize("layer", ["conv1", "fc6"])
+def test_weights_that_do_not_fit_the_layout_are_an_error_and_copy_nothing(
+    make_params: Make, state_file: Path, layer: str
+) -> None:
+    settings = file_params(make_params, state_file, pretrained="fc6", fc6=512 if layer == "fc6" else 4096)
+    start = weights.load(settings, Path())
     assert start is not None
-    encoder = Encoder(make_params({"train.encoder": "doersch", "train.pretrained": "none"}).train, 96)
+    if layer == "conv1":
+        start.convs[0] = (torch.zeros(96, 3, 11, 11), torch.zeros(96))
+    encoder = Encoder(settings, 96)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    with pytest.raises(PipelineError, match=r"conv1 has shape .*train\.encoder"):
-        weights.apply(start, encoder, "conv5")
+    with pytest.raises(PipelineError, match=rf"{layer} has shape .*train\.encoder"):
+        weights.apply(start, encoder, "fc6")
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
 from tests.conftest import scene
 from tests.pipeline.support import Case, processes_of, run, set_params, small_case
 
@@ -114,7 +114,7 @@ def test_odd_files_are_taken_bad_ones_listed_and_too_many_named(fresh: Case) -> 
 
     set_params(fresh.tree, {"catalog.max_bad_fraction": 0.25})
     fresh.stage("catalog")
-    summary = json.loads((fresh.tree / "metrics/catalog.json").read_text(encoding="utf-8"))
+    summary = json.loads((fresh.tree / "data/catalog.json").read_text(encoding="utf-8"))
     assert summary["bad"] == 5
     assert {words.split(": ")[0] for words in summary["bad_images"]} == bad
     assert set(pq.read_table(fresh.tree / "data/excluded.parquet")["path"].to_pylist()) == bad
@@ -162,7 +162,7 @@ def test_a_shard_cut_in_half_between_stages_is_named_and_repro_mends_it(case: Ca
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Case, dict[str, str]]]:
     """A tree with pairs of 22 photos in 8 shards, the last a smaller one; and the bytes of patches cut in peace."""
     case = small_case(tmp_path_factory.mktemp("cutting"), photos=22, sketches=0)
-    set_params(case.tree, {"edges.rows_per_shard": 3, "patches.draws": 40, "patches.workers": 2})
+    set_params(case.tree, {"edges.rows_per_shard": 3, "patches.draws": 40, "machine.workers": 2})
     for name in ("catalog", "edges", "patches"):
         case.stage(name)
     yield case, digests(case.tree / "data/patches")

@@ -54,7 +54,7 @@ def test_every_artefact_has_the_columns_of_the_contract(finished: Case) -> None:
     assert all(pq.read_schema(path).metadata == patches_schema(64).metadata for path in patches)
     assert sum(pq.read_metadata(path).num_rows for path in patches) == 2 * 24
 
-    for folder, dimension in (("embeddings", 32), ("baselines/untrained_fc6", 32), ("baselines/start_pool5", None)):
+    for folder, dimension in (("embeddings", 32), ("baselines/untrained", 32), ("baselines/start", None)):
         for name in TABLES:
             schema = pq.read_schema(data / folder / f"{name}.parquet")
             assert schema.equals(embeddings_schema(dimension or schema.field("vector").type.list_size))
@@ -62,9 +62,13 @@ def test_every_artefact_has_the_columns_of_the_contract(finished: Case) -> None:
     assert indexed == pq.read_table(data / "embeddings/photos.parquet")["image_id"].to_pylist()
 
     model = {path.name for path in (data / "model").iterdir()}
-    assert model == {"encoder.safetensors", "start.safetensors", "meta.json"}
+    assert model == {"encoder.safetensors", "start.safetensors", "meta.json", "pretext.json", "training.csv"}
     record = read_json(data / "model/meta.json")
-    assert {"architecture", "params", "data_sha256", "accuracy"} <= set(record)
+    assert {"architecture", "params_sha256", "data_sha256", "accuracy"} <= set(record)
+    explained = read_json(data / "run.json")
+    assert (explained["name"], explained["data"]) == ("default", record["data_sha256"])
+    assert explained["params"] == yaml.safe_load((finished.tree / "params.yaml").read_text(encoding="utf-8"))
+    assert {"weights", "commit", "versions", "threads", "processor"} <= set(explained)
     pretext_figures, retrieval = read_json(metrics / "pretext.json"), read_json(metrics / "retrieval.json")
     assert record["accuracy"] == pretext_figures["accuracy"]
     assert {"accuracy_ci95", "accuracy_one_patch", "per_direction", "per_domain_order"} <= set(pretext_figures)
@@ -72,12 +76,12 @@ def test_every_artefact_has_the_columns_of_the_contract(finished: Case) -> None:
     assert (retrieval["queries"], retrieval["gallery"], retrieval["dataset"]) == (10, 24, "folder")
     compared = pd.read_csv(metrics / "comparison.csv")
     systems = {name.split("+")[0] for name in compared["system"]}
-    assert systems == {"context_fc6", "untrained_fc6", "start_pool5", "hog", "chance"}
+    assert systems == {"default", "default-untrained", "default-start", "hog", "chance"}
     assert {"supervision", "dataset", "instance_hit_at_5_low", "transductive", "dim", "seconds"} <= set(compared)
     assert list(pd.read_csv(metrics / "training.csv")["epoch"]) == [1]
     # One's own photos stay out of what git keeps.
     assert [path.name for path in (metrics / "pictures").iterdir()] == ["training_curve.png"]
-    assert (finished.tree / "private/folder/retrieval_grid.png").stat().st_size > 0
+    assert (finished.tree / "private/default/retrieval_grid.png").stat().st_size > 0
 
 
 def test_a_run_shows_progress_and_leaves_git_with_nothing_but_results(finished: Case) -> None:
@@ -96,7 +100,15 @@ def test_a_second_repro_does_nothing(finished: Case) -> None:
     said = finished.run("dvc", "repro")
     assert "Running stage" not in said
     assert "Data and pipelines are up to date." in said
+    assert finished.run("dvc", "status").strip() == "Data and pipelines are up to date."
     assert {path: path.stat().st_mtime_ns for path in finished.tree.glob("data/**/*")} == before
+
+
+def test_the_metrics_of_a_run_fit_in_a_terminal(finished: Case) -> None:
+    shown = finished.run("dvc", "metrics", "show", "--md")
+    assert max(map(len, shown.splitlines())) <= 100
+    (figures,) = metrics_shown(finished).values()
+    assert {"pretext", "instance_at_1", "instance_at_5", "queries", "photos"} <= set(figures)
 
 
 def test_curves_are_drawn_without_opening_a_browser(case: Case) -> None:
@@ -110,18 +122,22 @@ def test_curves_are_drawn_without_opening_a_browser(case: Case) -> None:
 
 
 def test_an_experiment_in_the_workspace_is_told_by_the_diffs(case: Case) -> None:
-    first = metrics_shown(case)
-    said = case.run("dvc", "exp", "run", "-S", "train.learning_rate=0.004", "train")
+    first = metrics_shown(case)["metrics/headline.json"]
+    before = read_json(case.tree / "metrics/pretext.json")
+    said = case.run(
+        "dvc", "exp", "run", "-S", "train.learning_rate=0.004", "-S", "retrieval.alignment=none", "evaluate"
+    )
     assert "Running stage 'train'" in said
     assert "Running stage 'patches'" not in said
 
-    (changed,) = json.loads(case.run("dvc", "params", "diff", "--json"))["params.yaml"].items()
-    assert changed[0] == "train.learning_rate"
-    assert (changed[1]["old"], changed[1]["new"]) == (0.02, 0.004)
-    moved = json.loads(case.run("dvc", "metrics", "diff", "--json"))
-    loss = moved["metrics/pretext.json"]["loss"]
-    assert loss["old"] == first["metrics/pretext.json"]["loss"]
-    assert loss["new"] == read_json(case.tree / "metrics/pretext.json")["loss"] != loss["old"]
+    changed = json.loads(case.run("dvc", "params", "diff", "--json"))["params.yaml"]
+    assert changed.keys() == {"train.learning_rate", "retrieval.alignment"}
+    assert (changed["train.learning_rate"]["old"], changed["train.learning_rate"]["new"]) == (0.02, 0.004)
+    assert read_json(case.tree / "metrics/pretext.json")["loss"] != before["loss"]
+    moved = json.loads(case.run("dvc", "metrics", "diff", "--json", "--all"))["metrics/headline.json"]
+    now = read_json(case.tree / "metrics/headline.json")
+    assert {name: change["old"] for name, change in moved.items()} == first
+    assert {name: change.get("new", change["old"]) for name, change in moved.items()} == now
 
 
 def test_the_variables_of_the_ablation_are_leaf_keys_that_the_diff_names(case: Case) -> None:
@@ -157,19 +173,15 @@ def test_experiments_apart_from_the_workspace_read_the_same_photos(case: Case) -
 
     assert metrics_shown(case) == before
     assert case.run("git", "status", "--porcelain") == ""
-    queued = experiment_metrics(case, "queued")["metrics/catalog.json"]["images"]["folder"]["pretext"]
-    assert queued["val"] > before["metrics/catalog.json"]["images"]["folder"]["pretext"]["val"]
-    apart = experiment_metrics(case, "apart")["metrics/retrieval.json"]
-    assert (apart["alignment"], before["metrics/retrieval.json"]["alignment"]) == ("none", "pretext_whitened")
-
-
-def experiment_metrics(case: Case, name: str) -> dict[str, Any]:
-    """The metrics that an experiment committed, by file."""
-    found = {}
-    for path in ("metrics/catalog.json", "metrics/retrieval.json"):
-        said = case.run("git", "show", f"{reference(case, name)}:{path}")
-        found[path] = json.loads(said)
-    return found
+    case.run("dvc", "get", ".", "data/catalog.json", "--rev", "queued", "-o", case.tree.parent / "queued.json")
+    counts = (read_json(path) for path in (case.tree.parent / "queued.json", case.tree / "data/catalog.json"))
+    queued, own = (count["images"]["folder"]["pretext"]["val"] for count in counts)
+    assert queued > own
+    apart = json.loads(case.run("git", "show", f"{reference(case, 'apart')}:metrics/retrieval.json"))
+    assert (apart["alignment"], read_json(case.tree / "metrics/retrieval.json")["alignment"]) == (
+        "none",
+        "pretext_whitened",
+    )
 
 
 def reference(case: Case, name: str) -> str:
@@ -187,12 +199,10 @@ def test_a_relative_root_outside_the_repository_is_named_where_a_copy_lacks_it(c
 
 
 def test_the_same_seed_trains_to_the_same_bytes(case: Case) -> None:
-    names = ("metrics/pretext.json", "metrics/training.csv", "data/model/encoder.safetensors")
+    names = tuple(f"data/model/{name}" for name in ("pretext.json", "training.csv", "encoder.safetensors"))
     first = {name: (case.tree / name).read_bytes() for name in names}
     for name in ("data/model", ".scratch"):
         shutil.rmtree(case.tree / name, ignore_errors=True)
-    for name in names[:2]:
-        (case.tree / name).unlink()
     case.stage("train")
     assert {name: (case.tree / name).read_bytes() for name in names} == first
 
@@ -212,7 +222,7 @@ def test_photos_without_sketches_run_to_the_end(unsketched: Case) -> None:
     assert (retrieval["queries"], retrieval["gallery"], retrieval["map"]) == (0, 12, None)
     assert read_json(metrics / "pretext.json")["images"] > 0
     assert len(pq.read_table(unsketched.tree / "data/index/photos.parquet")) == 12
-    assert (unsketched.tree / "private/folder/pretext_examples.png").stat().st_size > 0
+    assert (unsketched.tree / "private/default/pretext_examples.png").stat().st_size > 0
     assert not list((unsketched.tree / ".scratch").rglob("*.tmp"))
     # A stage run from elsewhere writes into its own tree only.
     assert {path.name for path in unsketched.tree.parent.iterdir()} == {"home", "own photos", "repository"}

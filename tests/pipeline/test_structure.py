@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from dataclasses import dataclass
@@ -16,14 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pipeline.closure import imported_files
+from pipeline_lib.closure import imported_files
 from tests.pipeline.support import ROOT, STAGES, tracked_files
 
-# These change how fast a stage is, or how safe, but not one bit of its results.
-FREE = {"catalog.workers", "edges.workers", "patches.workers", "train.checkpoint_seconds"}
-STAGE_LINES = 60
-MODULE_LINES = 260
-KNOB_LINES = 360
+# It changes how fast a stage is, or how little a stop costs, but not one bit of its results.
+FREE = {"machine"}
+DVC_LINES = 200
 LIBRARY = sorted((ROOT / "pipeline_lib").rglob("*.py"))
 TEXT = {".py", ".yaml", ".yml", ".toml", ".md", ".txt", ".cfg", ".json", ".csv", ".lock", ""}
 
@@ -33,14 +30,6 @@ def stages() -> dict[str, Any]:
     loaded = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert isinstance(loaded, dict)
     return loaded
-
-
-def leaf_keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaf_keys(value, f"{above}{key}.")
-        else:
-            yield above + key
 
 
 def names_of(items: list[Any]) -> list[str]:
@@ -58,7 +47,7 @@ def test_the_stages_stand_in_the_order_in_which_data_flows(stages: dict[str, Any
     for name, stage in stages.items():
         assert stage["cmd"] == f"python stages/{name}.py"
         assert stage["desc"].strip()
-        data = {dep for dep in stage["deps"] if not dep.endswith(".py")}
+        data = {dep for dep in stage["deps"] if not dep.startswith(("pipeline_lib/", "stages/"))}
         assert data <= made, f"{name} reads what no stage before it makes: {data - made}"
         made |= set(names_of([*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]))
 
@@ -69,41 +58,47 @@ def test_metrics_and_plots_are_kept_by_git_and_artefacts_by_dvc(stages: dict[str
             for out in stage.get(kind, []):
                 (place,) = names_of([out])
                 by_git = isinstance(out, dict) and out[place].get("cache") is False
-                assert by_git == place.startswith("${paths.metrics}/"), place
-                assert by_git or place.startswith("${paths.data}/"), place
+                assert by_git == place.startswith("metrics/"), place
+                assert by_git or place.startswith("data/"), place
+
+
+def test_the_pipeline_can_be_read_at_a_glance() -> None:
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= DVC_LINES
+
+
+def room_of(file: str) -> str:
+    """The folder of a library file that lies in one; any other file itself."""
+    parts = file.split("/")
+    return "/".join(parts[:2])
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_exactly_the_files_that_it_imports(name: str, stages: dict[str, Any]) -> None:
-    listed = [dep for dep in stages[name]["deps"] if dep.endswith(".py")]
-    assert listed == sorted(imported_files(ROOT / "stages" / f"{name}.py", ROOT))
+def test_a_stage_depends_on_exactly_the_rooms_that_it_imports(name: str, stages: dict[str, Any]) -> None:
+    listed = [dep for dep in stages[name]["deps"] if dep.startswith(("pipeline_lib/", "stages/"))]
+    imported = {room_of(file) for file in imported_files(ROOT / "stages" / f"{name}.py", ROOT)}
+    assert listed == sorted(imported)
 
 
-def test_stages_name_leaf_keys_and_every_key_that_matters_is_named(
+def test_stages_name_whole_sections_and_every_section_that_matters_is_named(
     stages: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
-    keys = set(leaf_keys(defaults))
     named: set[str] = set()
     for name, stage in stages.items():
-        assert set(stage["params"]) <= keys, f"{name}: {set(stage['params']) - keys}"
         assert len(stage["params"]) == len(set(stage["params"])), name
         named |= set(stage["params"])
-    assert {key for key in keys - named if not key.startswith("search.")} == FREE  # no stage reads section search
+    assert named == defaults.keys() - FREE
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_names_the_params_that_its_script_reads(
     name: str, stages: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
-    keys = set(leaf_keys(defaults))
-    known = keys | {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
     named = set(stages[name]["params"]) | FREE
     for node in ast.walk(source_of(ROOT / "stages" / f"{name}.py")):
         chain = _chain(node)
         if len(chain) > 1 and chain[0] == "params":
-            read = ".".join(chain[1:] if ".".join(chain[1:]) in known else chain[1:-1])  # the last may be a method
-            assert read in known, chain
-            assert any(key == read or key.startswith(f"{read}.") for key in named), read
+            assert chain[1] in defaults, chain
+            assert chain[1] in named, chain
 
 
 def _chain(node: ast.AST) -> list[str]:
@@ -114,13 +109,6 @@ def _chain(node: ast.AST) -> list[str]:
         before = _chain(node.value)
         return [*before, node.attr] if before else []
     return []
-
-
-def test_stage_scripts_and_modules_are_short() -> None:
-    limits = dict.fromkeys((ROOT / "stages").glob("*.py"), STAGE_LINES) | dict.fromkeys(LIBRARY, MODULE_LINES)
-    limits[ROOT / "pipeline_lib/params.py"] = KNOB_LINES
-    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in limits}
-    assert {path.name: lines[path] for path in limits if lines[path] > limits[path]} == {}
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -85,7 +85,7 @@ def _settings(make_params: Callable[..., params.Params], folder: Path, **changes
             "catalog.dataset": "folder",
             "catalog.root": str(folder),
             "edges.short_side": 198,
-            "edges.workers": 1,
+            "machine.workers": 1,
             "patches.size": 40,
             "train.encoder": "vgg16",  # which takes patches of this size
             "edges.rows_per_shard": 4,
@@ -156,7 +156,9 @@ def test_a_strip_too_long_for_its_width_is_left_out_and_named(
     assert cv2.imwrite(str(photo_folder / "3.png"), np.zeros((height, width, 3), np.uint8))
     stats = make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
     assert stats["bad"] == [f"3.png: {width} x {height} px is too long and narrow for edges.short_side"]
-    assert make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch")["images"] == 5
+    assert (
+        make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch", 1)["images"] == 5
+    )
 
 
 def test_the_longest_image_that_is_taken_can_be_cut_into_patches(
@@ -168,7 +170,7 @@ def test_the_longest_image_that_is_taken_can_be_cut_into_patches(
     assert cv2.imwrite(str(photo_folder / "3.png"), strip)
     stats = make_pairs(_catalog(), settings, tmp_path, tmp_path / "pairs", tmp_path / "scratch")  # type: ignore[arg-type]
     assert stats["bad"] == []
-    make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch")
+    make_patches(tmp_path / "pairs", settings.patches, tmp_path / "patches", tmp_path / "scratch", 1)
     boxes = [
         row["boxes"]
         for path in (tmp_path / "patches").iterdir()

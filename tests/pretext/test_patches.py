@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_shards_state_the_shapes_of_their_tensors(patches_folder: Path) -> N
 def test_making_patches_twice_gives_the_same_bytes(
     pairs_folder: Path, patches_folder: Path, tiny_patches: params.Patches, tmp_path: Path
 ) -> None:
-    make_patches(pairs_folder, tiny_patches, tmp_path / "again", tmp_path / "scratch")
+    make_patches(pairs_folder, tiny_patches, tmp_path / "again", tmp_path / "scratch", 1)
     for path in patches_folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
@@ -57,7 +58,7 @@ def test_a_shard_of_pairs_cut_in_half_is_named(
     shard = pairs_folder / "part-00001.parquet"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     with pytest.raises(PipelineError, match=r"part-00001\.parquet.*dvc repro"):
-        make_patches(pairs_folder, tiny_patches, tmp_path / "out", tmp_path / "scratch")
+        make_patches(pairs_folder, tiny_patches, tmp_path / "out", tmp_path / "scratch", 1)
 
 
 def test_patches_that_cannot_be_published_are_not_cut_again(
@@ -66,11 +67,21 @@ def test_patches_that_cannot_be_published_are_not_cut_again(
     place = tmp_path / "data"
     place.touch()  # a file where the folder should be
     with pytest.raises(PipelineError, match=r"data/patches: .* can't be moved there"):
-        make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch")
+        make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch", 1)
     before = {path.name: path.stat().st_ino for path in tmp_path.glob("scratch/*/*.parquet")}
     place.unlink()
-    make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch")
+    make_patches(pairs_folder, tiny_patches, place / "patches", tmp_path / "scratch", 1)
     assert {path.name: path.stat().st_ino for path in (place / "patches").iterdir()} == before
+
+
+def test_two_runs_side_by_side_share_their_scratch_folder(
+    pairs_folder: Path, patches_folder: Path, tiny_patches: params.Patches, tmp_path: Path
+) -> None:
+    outs = [tmp_path / "one", tmp_path / "two"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda out: make_patches(pairs_folder, tiny_patches, out, tmp_path / "scratch", 1), outs))
+    for path in patches_folder.iterdir():
+        assert all((out / path.name).read_bytes() == path.read_bytes() for out in outs)
 
 
 def test_an_epoch_holds_every_wanted_image_once(patches_folder: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_lib.report.charts import carry_over, class_bars, filters, validation_curves
+from pipeline_lib.report.charts import carry_over, class_bars, dots, filters, levels, validation_curves
 from pipeline_lib.report.embedding_map import MapPoints, embedding_maps, project
 
 
@@ -76,3 +76,30 @@ def test_a_map_keeps_groups_together_and_draws_a_line_for_each_pair() -> None:
     figure = embedding_maps({"before": points, "after": points}, 0)
     assert [len(axes.lines) for axes in figure.axes] == [2, 2]
     assert len(figure.axes[0].collections) == 6
+
+
+def hits(name: str, series: str, value: float) -> dict[str, str | float]:
+    return {"name": name, "series": series, "hits": value, "hits_low": value - 0.1, "hits_high": value + 0.1}
+
+
+def test_dots_stand_at_their_values_from_the_top_and_the_last_series_has_its_interval() -> None:
+    table = pd.DataFrame(
+        [hits("a", "first", 0.2), hits("a", "last", 0.3), hits("b", "first", 0.4), hits("b", "last", 0.5)]
+    )
+    axes = dots(table, {"hits": "hits, %"}, ["first", "last"], "b").axes[0]
+    first, last, spread = axes.collections
+    assert np.asarray(first.get_offsets()).tolist() == [[20.0, 0.0], [40.0, -1.0]]
+    assert np.asarray(last.get_offsets()).tolist() == [[30.0, 0.0], [50.0, -1.0]]
+    assert spread.get_segments()[0][:, 0].tolist() == pytest.approx([20.0, 40.0])  # type: ignore[attr-defined]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([50.0, 50.0])  # type: ignore[arg-type]
+
+
+def test_levels_are_joined_through_the_mean_of_seeds() -> None:
+    rows = [("x", "none", 0.1), ("x", "none", 0.3), ("x", "conv5", 0.4), ("y", "conv1", 0.5)]
+    axes = levels(pd.DataFrame(rows, columns=["series", "pretrained", "hits"]), {"hits": "hits, %"}).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["x", "y"]
+    means = np.asarray(axes.lines[0].get_ydata())
+    assert means[[0, 5]] == pytest.approx([20.0, 40.0])
+    assert np.isnan(means[1:5]).all()
+    assert len(axes.collections[0].get_offsets()) == 3  # type: ignore[arg-type]

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from pipeline_lib import params
-from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.images import BadImage, square
 from pipeline_lib.data.schemas import CATALOG, write_rows, write_table
-from pipeline_lib.data.tiles import square
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.report.canvas import FRAME, GREEN, WIDTH, save_png
 from pipeline_lib.report.pretext_grid import REGIONS, pretext_grid, read_examples
@@ -240,9 +239,9 @@ def test_pictures_of_own_photos_stay_out_of_the_metrics(
     (metrics / "training.csv").write_text(HISTORY + "1,0.1,2.0,0.2,2.0,0.2\n")
     monkeypatch.setattr(stage, "ROOT", tmp_path)
     monkeypatch.setattr(stage, "SCRATCH", tmp_path / ".scratch")
-    chosen = make_params({"catalog.dataset": "folder", "catalog.root": str(photos)})
+    chosen = make_params({"name": "mine", "catalog.dataset": "folder", "catalog.root": str(photos)})
     stage.main(chosen, tmp_path, metrics)
     assert [path.name for path in (metrics / "pictures").iterdir()] == ["training_curve.png"]
-    private = tmp_path / "private" / "folder"
+    private = tmp_path / "private" / "mine"
     assert sorted(path.name for path in private.iterdir()) == ["pretext_examples.png", "retrieval_grid.png"]
     assert ("No queries" in capsys.readouterr().out) == (count == 0)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.run import Run
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import Run, open_engine
+from pipeline_lib.search.opening import open_engine
 from tests.search.support import make_run
 
 
@@ -24,7 +25,7 @@ def run(finished_run: Run, tmp_path: Path) -> Run:
     """A copy of the run that may be changed; the photos of its catalog are shared."""
     tree = tmp_path / "repository"
     shutil.copytree(finished_run.root, tree)
-    return Run.read(tree / "params.yaml")
+    return Run.open(tree / "data", tree)
 
 
 @pytest.fixture(scope="session")

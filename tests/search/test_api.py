@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from pipeline_lib.params import Search
 from pipeline_lib.search.api import PAGE, create_app
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import Run
+from pipeline_lib.search.settings import Settings
 from pipeline_lib.search.strokes import Stroke, rasterise
 from pipeline_lib.search.wire import MOST_POINTS
 from tests.search.support import PHOTOS, SKETCHES
@@ -26,12 +26,12 @@ LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.05}
 
 
 @pytest.fixture(scope="module")
-def settings(finished_run: Run) -> Search:
-    return finished_run.params.search.model_copy(update={"upload_bytes": 300_000, "upload_pixels": 500_000})
+def settings() -> Settings:
+    return Settings(upload_bytes=300_000, upload_pixels=500_000)
 
 
 @pytest.fixture(scope="module")
-def app(engine: SearchEngine, settings: Search) -> FastAPI:
+def app(engine: SearchEngine, settings: Settings) -> FastAPI:
     return create_app(engine, settings, version="v1", hosts=("testserver",))
 
 
@@ -122,7 +122,7 @@ def test_a_body_whose_length_is_not_told_is_cut_off_at_the_limit(client: TestCli
 
 
 def test_a_large_upload_leaves_nothing_on_the_disk(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, settings: Search
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     import tempfile
 
@@ -307,9 +307,9 @@ def test_model_and_health_are_told(client: TestClient) -> None:
 
 
 def test_searches_beyond_the_queue_are_refused_with_503_and_the_others_answered(
-    engine: SearchEngine, settings: Search, monkeypatch: pytest.MonkeyPatch
+    engine: SearchEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = settings.model_copy(update={"queue": 2, "batch": 1})
+    small = replace(settings, queue=2, batch=1)
     go, real, batches = threading.Event(), SearchEngine.search, []
 
     def slow(self: SearchEngine, prepared: Any, top: int) -> Any:
@@ -346,7 +346,7 @@ def _wait(future: Any) -> bool:
 
 
 def test_searches_at_the_same_time_are_embedded_together(
-    engine: SearchEngine, settings: Search, monkeypatch: pytest.MonkeyPatch
+    engine: SearchEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, go, real, batches = threading.Event(), threading.Event(), SearchEngine.search, []
 

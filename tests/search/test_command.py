@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline_lib.run import Run
 from pipeline_lib.search.__main__ import main
-from pipeline_lib.search.opening import Run
 from tests.search.support import PHOTOS
 
 
@@ -20,7 +20,7 @@ def sketches(finished_run: Run) -> list[str]:
 
 
 def arguments(run: Run, *more: str) -> list[str]:
-    return [*more, "--params", str(run.root / "params.yaml")]
+    return [*more, "--run", str(run.folder)]
 
 
 def test_ranks_scores_and_paths_are_printed_for_each_sketch(
@@ -73,8 +73,8 @@ def test_names_that_are_not_utf_8_are_printed_all_the_same(
         said = capsys.readouterr()
         assert "caf\\xe9.png" in (json.loads(said.out)[0]["sketch"] if kind else said.out)
         assert "caf\\xe9.jpg: No such file" in said.err
-    assert main([odd, "--params", str(tmp_path / os.fsdecode(b"\xe9.yaml"))]) == 1
-    assert "\\xe9.yaml: can't be read" in capsys.readouterr().err
+    assert main([odd, "--run", str(tmp_path / os.fsdecode(b"\xe9"))]) == 1
+    assert "\\xe9: there is no finished run" in capsys.readouterr().err
 
 
 def test_a_grid_shows_the_sketch_and_what_was_found(
@@ -118,11 +118,16 @@ def test_a_number_of_photos_out_of_range_is_refused(
 def test_failures_are_one_sentence_without_a_traceback(
     sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([sketches[0], "--params", str(tmp_path / "none.yaml")]) == 1
-    assert "none.yaml: can't be read" in capsys.readouterr().err
-    (tmp_path / "params.yaml").write_text("paths: 3")
-    assert main([sketches[0], "--params", str(tmp_path / "params.yaml")]) == 1
-    assert "can't be used" in capsys.readouterr().err
+    assert main([sketches[0], "--run", str(tmp_path / "none")]) == 1
+    assert "none: there is no finished run" in capsys.readouterr().err
+    for record, words in (
+        ("{", "can't be read"),
+        ("3", "no record"),
+        ('{"params": 3, "weights": ""}', "can't be used"),
+    ):
+        (tmp_path / "run.json").write_text(record)
+        assert main([sketches[0], "--run", str(tmp_path)]) == 1
+        assert words in capsys.readouterr().err
 
 
 def test_searching_own_photos_before_they_are_indexed_says_how(

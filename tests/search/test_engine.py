@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment
+from pipeline_lib.index.facts import BuildJob
+from pipeline_lib.index.remote import RemoteFaiss
+from pipeline_lib.run import Run
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.messages import BuildJob
-from pipeline_lib.search.opening import Run, open_engine
-from pipeline_lib.search.remote import RemoteFaiss
+from pipeline_lib.search.opening import open_engine
 from tests.search.support import SKETCHES, embed, save_model, stored_vectors, with_params
 
 
 def test_a_query_is_embedded_exactly_as_the_embed_stage_embeds_it(engine: SearchEngine, finished_run: Run) -> None:
-    stored = stored_vectors(finished_run.data / "embeddings/sketches.parquet")
+    stored = stored_vectors(finished_run.embeddings / "sketches.parquet")
     assert len(stored) == SKETCHES
     for row, image_id in enumerate(engine.examples.image_ids):
         (vector,) = engine.encoder.raw([engine.prepare(engine.examples.load(row))])
@@ -30,7 +31,7 @@ def test_a_query_is_embedded_exactly_as_the_embed_stage_embeds_it(engine: Search
 
 
 def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, finished_run: Run) -> None:
-    folder = finished_run.data / "embeddings"
+    folder = finished_run.embeddings
     photos, sketches = (stored_vectors(folder / f"{name}.parquet") for name in ("photos", "sketches"))
     alignment = Alignment.load(folder / "alignment.safetensors").as_kind(finished_run.params.retrieval.alignment)
     gallery = alignment.apply(np.stack([photos[name] for name in engine.gallery.image_ids]), "photo")
@@ -52,14 +53,14 @@ def test_photos_rank_by_the_cosine_of_aligned_vectors(engine: SearchEngine, fini
         {"embed__layers": "fc6+pool5+conv4", "embed__apart": True, "embed__facing": 2.0},
     ],
 )
-def test_maps_mirror_images_and_hubs_that_count_less_are_searched_like_all_else(
+def test_maps_mirror_images_and_hubness_correction_are_searched_like_all_else(
     run: Run, changes: dict[str, object]
 ) -> None:
-    other = with_params(run, retrieval__alignment="pretext_csls", search__kind="exact", **changes)
+    other = with_params(run, retrieval__alignment="pretext_csls", **changes)
     embed(other)
-    folder = other.data / "embeddings"
+    folder = other.embeddings
     photos, sketches = (stored_vectors(folder / f"{name}.parquet") for name in ("photos", "sketches"))
-    alignment = Alignment.load(folder / "alignment.safetensors")
+    alignment = Alignment.load(folder / "alignment.safetensors").as_kind("pretext_csls")
     with closing(open_engine(other)) as engine:
         assert engine.facts.dimension == alignment.dimension + 1
         name = engine.examples.image_ids[0]
@@ -84,7 +85,7 @@ def test_a_photo_that_faces_the_other_way_is_less_alike_the_more_facing_counts(r
     assert turned[0] > turned[1] > turned[2]
 
 
-def test_lists_repeat_themselves_less_where_the_params_say_so(run: Run) -> None:
+def test_lists_are_diversified_where_the_params_say_so(run: Run) -> None:
     lists = []
     for weight in (0.0, 1.0):
         with closing(open_engine(with_params(run, retrieval__diversity=weight))) as engine:
@@ -119,8 +120,9 @@ def test_the_round_trip_to_the_process_that_holds_faiss_is_a_small_part_of_the_t
 
 def test_searching_loads_torch_here_and_faiss_in_the_worker(engine: SearchEngine, finished_run: Run) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline_lib.search.opening import Run, open_engine\n"
-        f"engine = open_engine(Run.read(Path({str(finished_run.root / 'params.yaml')!r})))\n"
+        "import sys; from pathlib import Path; from pipeline_lib.run import Run\n"
+        "from pipeline_lib.search.opening import open_engine\n"
+        f"engine = open_engine(Run.open(Path({str(finished_run.folder)!r})))\n"
         "engine.search([engine.prepare(engine.examples.load(0))], 3); import pipeline_lib.search.api\n"
         "print(sorted(name for name in ('faiss', 'torch') if name in sys.modules)); engine.close()"
     )
@@ -164,12 +166,12 @@ def test_a_worker_that_died_is_not_started_again_over_an_index_of_another_model(
 
 def test_a_request_that_fails_in_the_worker_is_told_and_the_next_is_answered(run: Run) -> None:
     with closing(RemoteFaiss()) as faiss:
-        facts = faiss.open(run.data / "index", 1)
+        facts = faiss.open(run.index, 1)
         worker = faiss.pid
-        with pytest.raises(PipelineError, match=r"process that holds FAISS has failed \(AssertionError"):
+        with pytest.raises(PipelineError, match=r"process that holds FAISS has failed \(ValueError"):
             faiss.search(np.zeros((1, facts.dimension + 1), np.float32), 1)
         (run.root / "file").touch()
-        table = run.data / "embeddings" / "photos.parquet"
+        table = run.embeddings / "photos.parquet"
         job = BuildJob((table,), None, "none", "exact", 0, run.root / "file" / "index")
         with pytest.raises(PipelineError, match=r"/file.*: (Not a directory|File exists)"):
             faiss.build(job)
@@ -179,8 +181,8 @@ def test_a_request_that_fails_in_the_worker_is_told_and_the_next_is_answered(run
 
 def test_the_worker_ends_when_its_parent_is_killed(finished_run: Run) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline_lib.search.remote import RemoteFaiss\n"
-        f"faiss = RemoteFaiss(); faiss.open(Path({str(finished_run.data / 'index')!r}), 1)\n"
+        "import sys, time; from pathlib import Path; from pipeline_lib.index.remote import RemoteFaiss\n"
+        f"faiss = RemoteFaiss(); faiss.open(Path({str(finished_run.index)!r}), 1)\n"
         "print(faiss.pid, flush=True); time.sleep(600)"
     )
     root = Path(__file__).resolve().parents[2]
@@ -204,16 +206,16 @@ def _runs(pid: int) -> bool:
     return not (state.exists() and state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")
 
 
-def test_a_run_that_was_never_made_says_what_to_do(tmp_path: Path, finished_run: Run) -> None:
-    (tmp_path / "params.yaml").write_text((finished_run.root / "params.yaml").read_text(encoding="utf-8"))
-    with pytest.raises(PipelineError, match="make repro"):
-        open_engine(Run.read(tmp_path / "params.yaml"))
+def test_a_run_that_was_never_made_says_what_to_do(tmp_path: Path) -> None:
+    for tell in ("make repro", "make run RECIPE="):
+        with pytest.raises(PipelineError, match=tell):
+            Run.open(tmp_path)
 
 
 def test_another_model_than_that_of_the_embeddings_is_refused(run: Run) -> None:
-    save_model(run, seed=1)
+    changed = save_model(run, seed=1)
     with pytest.raises(PipelineError, match=r"photos\.parquet.*another model.*dvc repro"):
-        open_engine(run)
+        open_engine(changed)
 
 
 def test_other_params_than_those_of_the_embeddings_are_refused(run: Run) -> None:
@@ -227,7 +229,7 @@ def test_another_alignment_than_that_of_the_index_is_refused(run: Run) -> None:
 
 
 def test_an_index_that_is_cut_is_named(run: Run) -> None:
-    path = run.data / "index/photos.faiss"
+    path = run.index / "photos.faiss"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(PipelineError, match=r"photos\.faiss.*build the index again"):
         open_engine(run)

@@ -20,15 +20,15 @@ from schemathesis.specs.openapi.checks import (
 
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import Run
+from pipeline_lib.search.settings import Settings
 
 EXAMPLES = 12
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.fixture(scope="module")
-def app(engine: SearchEngine, finished_run: Run) -> FastAPI:
-    return create_app(engine, finished_run.params.search, version="v", hosts=("testserver",))
+def app(engine: SearchEngine) -> FastAPI:
+    return create_app(engine, Settings(), version="v", hosts=("testserver",))
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.run import Run
 from pipeline_lib.search import opening, own_photos
 from pipeline_lib.search.encoder import QueryEncoder
 from pipeline_lib.search.gallery import Gallery
 from pipeline_lib.search.index_photos import main
-from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.search.opening import open_encoder, open_engine
 from pipeline_lib.search.own_photos import Update, update
-from pipeline_lib.search.own_record import Record, own_gallery
+from pipeline_lib.search.own_record import Record, own_folder, own_gallery
 from tests.conftest import scene
 from tests.pipeline.support import ROOT
 from tests.search.support import embed, save_model, with_params
@@ -59,7 +60,7 @@ def counted(run: Run) -> Counting:
 
 
 def ids_of(run: Run) -> list[str]:
-    return sorted(pq.read_table(run.own / "index/photos.parquet")["image_id"].to_pylist())
+    return sorted(pq.read_table(own_folder(run) / "index/photos.parquet")["image_id"].to_pylist())
 
 
 def change(path: Path, seed: int) -> None:
@@ -103,10 +104,9 @@ def test_an_update_embeds_only_what_is_new_or_changed_and_drops_what_is_gone(run
     assert (done.photos, done.removed) == (7, 1)  # what has changed is embedded again, and has not left
     assert ids_of(run) == ["0.jpg", "2.jpg", "4.jpg", "6.jpg", "new.png", "summer/3.jpg", "summer/5.jpg"]
 
-    fresh = with_params(run, paths__data="data")
-    shutil.copytree(run.own, run.root / "kept")
-    update(fresh, photos, counted(fresh), afresh=True)
-    before, after = (_vectors(folder) for folder in (run.root / "kept", run.own))
+    shutil.copytree(own_folder(run), run.root / "kept")
+    update(run, photos, counted(run), afresh=True)
+    before, after = (_vectors(folder) for folder in (run.root / "kept", own_folder(run)))
     assert before.keys() == after.keys()
     for name, vector in before.items():
         np.testing.assert_allclose(vector, after[name], rtol=1e-4, atol=1e-4)
@@ -132,7 +132,7 @@ def test_an_update_that_was_cut_off_goes_on_where_it_stopped(
     object.__setattr__(killed, "raw", raw)
     with pytest.raises(KeyboardInterrupt):
         update(run, photos, killed)
-    finished = sum(pq.read_metadata(path).num_rows for path in (run.own / "vectors").glob("*.parquet"))
+    finished = sum(pq.read_metadata(path).num_rows for path in (own_folder(run) / "vectors").glob("*.parquet"))
     assert 0 < finished < 7
     with pytest.raises(PipelineError, match=r"not finished.*make index PHOTOS="):
         open_engine(run, "own")
@@ -176,7 +176,7 @@ def test_an_index_that_is_updated_while_it_is_opened_is_refused(
 
 def test_a_record_that_is_cut_names_the_way_out(run: Run, photos: Path) -> None:
     update(run, photos, counted(run))
-    record = run.own / "record.json"
+    record = own_folder(run) / "record.json"
     record.write_bytes(record.read_bytes()[:30])
     for act in (lambda: open_engine(run), lambda: update(run, photos, counted(run))):
         with pytest.raises(PipelineError, match=r"record\.json: is damaged; .*AFRESH=1"):
@@ -187,7 +187,7 @@ def test_a_record_that_is_cut_names_the_way_out(run: Run, photos: Path) -> None:
 
 def test_a_changed_model_is_noticed_and_the_way_out_is_told(run: Run, photos: Path) -> None:
     update(run, photos, counted(run))
-    save_model(run, seed=5)
+    run = save_model(run, seed=5)
     embed(run)
     with pytest.raises(PipelineError, match=r"model.*changed.*AFRESH=1"):
         update(run, photos, counted(run))
@@ -231,12 +231,12 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused_in_words(run: Run, photos: 
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
     photos.rename(odd)
     command = [sys.executable, "-m", "pipeline_lib.search.index_photos", str(odd)]
-    command += ["--params", str(run.root / "params.yaml")]
+    command += ["--run", str(run.folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 1
     assert done.stderr.decode().endswith("\\xe9t\\xe9: the name is not UTF-8; rename the folder\n")
     assert b"Traceback" not in done.stderr
-    assert not run.own.exists()
+    assert not own_folder(run).exists()
 
 
 def test_files_that_could_not_be_read_are_tried_again(run: Run, photos: Path) -> None:
@@ -244,7 +244,7 @@ def test_files_that_could_not_be_read_are_tried_again(run: Run, photos: Path) ->
     small = with_params(run, catalog__max_pixels=100_000)
     done = update(small, photos, counted(small))
     assert done.bad.keys() == {"broken.jpg", "large.png"}
-    assert json.loads((run.own / "bad.json").read_text()) == done.bad
+    assert json.loads((own_folder(run) / "bad.json").read_text()) == done.bad
     # The file is the same; what kept it out is gone.
     done = update(run, photos, counted(run))
     assert (done.added, list(done.bad)) == (1, ["broken.jpg"])
@@ -259,7 +259,7 @@ def test_files_that_could_not_be_read_are_tried_again(run: Run, photos: Path) ->
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq"])
 def test_every_kind_of_index_serves_own_photos(run: Run, photos: Path, kind: str) -> None:
-    changed = with_params(run, search__kind=kind, search__dimension=16)
+    changed = with_params(run, index__kind=kind, index__dimension=16)
     done = update(changed, photos, counted(changed))
     assert "16 numbers of 32" in done.settings
     engine = open_engine(changed)
@@ -269,14 +269,14 @@ def test_every_kind_of_index_serves_own_photos(run: Run, photos: Path, kind: str
     finally:
         engine.close()
     # Another kind needs no photo to be embedded again.
-    other = with_params(run, search__kind="exact")
+    other = with_params(run, index__kind="exact")
     rest = counted(other)
     assert "exact" in update(other, photos, rest).settings
     assert rest.seen == []
 
 
 def test_the_command_tells_what_it_did(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(photos), "--params", str(run.root / "params.yaml")]
+    arguments = [str(photos), "--run", str(run.folder)]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "skipped broken.jpg" in said

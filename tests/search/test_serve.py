@@ -14,17 +14,19 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from pipeline_lib.run import Run
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.search.opening import open_encoder, open_engine
 from pipeline_lib.search.own_photos import update
-from pipeline_lib.search.serve import create
+from pipeline_lib.search.serve import create, main
+from pipeline_lib.search.settings import Settings
 from tests.conftest import scene
 from tests.pipeline.support import ROOT
 
 
 def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
     command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--name", "photos.example"]
-    command += ["--params", str(finished_run.root / "params.yaml")]
+    command += ["--run", str(finished_run.folder), "--threads", "1", "--queue", "8"]
     # Its own session, as of a terminal: a shell's background jobs would ignore the interrupt.
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -51,19 +53,17 @@ def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])  # noqa: S104  nothing listens
-def test_whatever_it_listens_on_the_server_answers_to_its_own_names_alone(
-    engine: SearchEngine, finished_run: Run, host: str
-) -> None:
+def test_whatever_it_listens_on_the_server_answers_to_its_own_names_alone(engine: SearchEngine, host: str) -> None:
     machine = socket.gethostname()
     known = ["localhost", "127.0.0.1", "192.168.1.7", machine, f"{machine}.local", "Photos.example", "two.example"]
-    with TestClient(create(engine, finished_run, host, ["photos.example", "Two.example"])) as client:
+    with TestClient(create(engine, Settings(), host, ["photos.example", "Two.example"])) as client:
         answers = {name: client.get("/api/health", headers={"host": f"{name}:8000"}) for name in (*known, "a.example")}
     assert [answers[name].status_code for name in known] == [200] * len(known)
     assert answers["a.example"].status_code == 400
 
 
-def test_the_name_that_it_listens_on_is_one_of_them(engine: SearchEngine, finished_run: Run) -> None:
-    with TestClient(create(engine, finished_run, "Nas.example"), base_url="http://nas.example") as client:
+def test_the_name_that_it_listens_on_is_one_of_them(engine: SearchEngine) -> None:
+    with TestClient(create(engine, Settings(), "Nas.example"), base_url="http://nas.example") as client:
         assert client.get("/api/health").status_code == 200
 
 
@@ -75,21 +75,26 @@ def test_a_photo_that_has_changed_under_its_name_gets_another_address(run: Run, 
         # The same path, and from the second time on the same size and pixels: what counts is when it was written.
         Image.fromarray(scene(seed)).save(folder / "one.png")
         update(run, folder, open_encoder(run, 1))
-        with closing(open_engine(run, "own")) as engine, TestClient(create(engine, run, "127.0.0.1")) as client:
+        with closing(open_engine(run, "own")) as engine, TestClient(create(engine, Settings(), "127.0.0.1")) as client:
             kept.append(engine.gallery.paths)
             versions.append(client.get("/api/model", headers={"host": "localhost"}).json()["version"])
     assert kept == [("one.png",)] * 3
     assert len(set(versions)) == 3
     with closing(open_engine(run, "own")) as engine:
-        again = create(engine, run, "127.0.0.1")
+        again = create(engine, Settings(), "127.0.0.1")
     assert again.state.service.version == versions[-1]
 
 
-def test_without_a_trained_model_the_server_says_what_to_run(finished_run: Run, tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_bytes((finished_run.root / "params.yaml").read_bytes())
-    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0"]
-    command += ["--params", str(tmp_path / "params.yaml")]
+def test_without_a_finished_run_the_server_says_what_to_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--run", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "run `make repro` first" in done.stderr
+    assert "make it with `make repro`, or with `make run RECIPE=NAME`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--threads=0", "--batch=many", "--queue=-1", "--queue=1025"])
+def test_a_limit_out_of_range_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([argument])
+    assert "is not a number from 1 to 1024" in capsys.readouterr().err

@@ -8,39 +8,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_lib.data.files import digest_of_file, write_json
+from pipeline_lib.embedding.alignment import Alignment, Domain
+from pipeline_lib.embedding.networks import beside, take_beside
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.retrieval.alignment import Alignment, Domain
-from pipeline_lib.retrieval.copies import copies, take
-from pipeline_lib.search.opening import Run, open_encoder, open_engine
+from pipeline_lib.files import digest_of_file
+from pipeline_lib.run import Run
+from pipeline_lib.search.opening import open_encoder, open_engine
 from pipeline_lib.search.own_photos import update
 from tests.search.support import embed, save_model, stored_vectors, with_params
 
 
 def another(run: Run, name: str, seed: int, **changes: object) -> Run:
     """A finished run in a folder of its own below the same root, with a network of another seed."""
-    shutil.copytree(run.data, run.root / name)
-    made = with_params(run, paths__data=name, **changes)
-    save_model(made, seed)
+    shutil.copytree(run.folder, run.root / name)
+    made = save_model(with_params(Run.open(run.root / name, run.root), **changes), seed)
     embed(made)
     return made
 
 
-def joined(run: Run, beside: list[str], **changes: object) -> Run:
-    """The first run again, with others beside it."""
-    made = with_params(run, paths__data="data", embed__beside=beside, **changes)
+def joined(run: Run, others: list[str], **changes: object) -> Run:
+    """The run again, with others beside it."""
+    made = with_params(run, embed__beside=others, **changes)
     embed(made)
     return made
 
 
 def digest(run: Run) -> str:
-    return digest_of_file(run.data / "model" / "encoder.safetensors")
+    return digest_of_file(run.weights)
 
 
 def similarities(run: Run) -> np.ndarray:
     """Of all sketches and photos, in the order of their names."""
-    folder = run.data / "embeddings"
-    alignment = Alignment.load(run.alignment_file).as_kind("pretext_whitened")
+    folder = run.embeddings
+    alignment = Alignment.load(folder / "alignment.safetensors").as_kind("pretext_whitened")
     sides: list[tuple[str, Domain]] = [("photos", "photo"), ("sketches", "sketch")]
     photos, sketches = (
         alignment.apply(np.stack([vectors[name] for name in sorted(vectors)]), domain)
@@ -63,7 +63,7 @@ def test_a_network_of_smaller_images_makes_them_from_those_of_the_largest(run: R
     alone = similarities(joined(run, [], embed__image_size=96))
     together = joined(run, ["other"], embed__image_size=96)
     networks = open_encoder(together, 1).networks
-    assert ([member.settings.sizes for member in networks.members], networks.size) == ([[96], [160]], 160)
+    assert ([member.params.embed.sizes for member in networks.members], networks.size) == ([[96], [160]], 160)
     assert float(np.abs(similarities(together) - (alone + apart) / 2).mean()) < 0.1
 
 
@@ -71,7 +71,7 @@ def test_drawings_are_searched_by_all_of_them_as_the_gallery_was_embedded(run: R
     other = another(run, "other", 1)
     together = joined(run, [f"other@{digest(other)[:12]}"])
     # What is searched needs the other run no more.
-    shutil.rmtree(other.data)
+    shutil.rmtree(other.folder)
     engine = open_engine(together)
     try:
         assert engine.facts.dimension == sum(open_encoder(together, 1).networks.widths())
@@ -89,9 +89,7 @@ def test_ones_own_index_asks_to_be_made_afresh_when_another_network_takes_part(r
     together = joined(run, ["other"])
     update(together, photos, open_encoder(together, 1))
     open_engine(together, "own").close()
-    another_seed = with_params(run, paths__data="other")
-    save_model(another_seed, 2)
-    embed(with_params(run, embed__beside=[]))
+    save_model(Run.open(run.root / "other", run.root), 2)
     changed = joined(run, ["other"])
     with pytest.raises(PipelineError, match="model, or section embed of the params, has changed"):
         open_engine(changed, "own")
@@ -107,7 +105,7 @@ def test_a_run_that_itself_joins_others_brings_them_along(run: Run) -> None:
 def test_files_that_a_file_manager_leaves_among_the_copies_are_no_networks(run: Run) -> None:
     another(run, "other", 1)
     together = joined(run, ["other"])
-    (together.data / "embeddings" / "beside" / ".DS_Store").touch()
+    (together.embeddings / "beside" / ".DS_Store").touch()
     assert len(open_encoder(together, 1).networks.members) == 2
 
 
@@ -115,15 +113,14 @@ def test_an_experiment_in_a_copy_of_the_repository_finds_runs_in_the_real_one(ru
     another(run, "other", 1)
     copy = run.root / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
     copy.mkdir(parents=True)
-    take([("other", "")], copy, tmp_path / "embeddings")
-    (folder,) = copies(tmp_path / "embeddings")
-    assert digest_of_file(folder / "encoder.safetensors") == digest_of_file(
-        run.root / "other/model/encoder.safetensors"
-    )
+    params = with_params(run, embed__beside=["other"]).params
+    take_beside(Run(tmp_path / "run", params, copy))
+    (folder,) = beside(tmp_path / "run" / "embeddings")
+    assert Run.open(folder).record == Run.open(run.root / "other").record
 
 
 def test_a_folder_without_a_run_is_named(run: Run) -> None:
-    with pytest.raises(PipelineError, match=r"embed\.beside: nothing: there is no finished run in .*nothing; make it"):
+    with pytest.raises(PipelineError, match=r"embed\.beside: nothing: .*nothing: there is no finished run .*make it"):
         joined(run, ["nothing"])
 
 
@@ -133,10 +130,10 @@ def test_a_run_whose_weights_have_changed_since_is_refused_with_the_digest_to_wr
         joined(run, ["other@00000000"])
 
 
-def test_a_run_of_before_networks_were_joined_says_what_to_do(run: Run) -> None:
+def test_a_run_without_a_record_says_what_to_do(run: Run) -> None:
     other = another(run, "other", 1)
-    write_json(other.data / "embeddings" / "system.json", {"seconds": 1.0})
-    with pytest.raises(PipelineError, match=r"system\.json does not say how its network embeds; make that run again"):
+    (other.folder / "run.json").unlink()
+    with pytest.raises(PipelineError, match=r"embed\.beside: other: .*run\.json is missing"):
         joined(run, ["other"])
 
 

@@ -17,9 +17,10 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.data.schemas import CATALOG, write_rows
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.training.contrast import departure, group_numbers, info_nce
-from pipeline_lib.training.loop import Trained, ViewSource, train
-from pipeline_lib.training.step import train_step
+from pipeline_lib.training.contrast import info_nce
+from pipeline_lib.training.keeping import departure
+from pipeline_lib.training.loop import Trained, train, train_step
+from pipeline_lib.training.streams import ViewSource, group_numbers
 from tests.conftest import catalog_frame
 
 Make = Callable[..., params.Params]
@@ -30,9 +31,9 @@ TINY = {
     "train.batch_images": 4,
     "train.epochs": 2,
     "train.pretrained": "none",
-    "train.contrast_weight": 1.0,
+    "train.objectives.contrast": 1.0,
     "train.threads": 1,
-    "train.checkpoint_seconds": 0.0,
+    "machine.checkpoint_seconds": 0.0,
     "contrast.batch_images": 6,
     "contrast.image_size": 64,
     "edges.short_side": 180,
@@ -92,7 +93,8 @@ def trained_with(
 ) -> Trained:
     settings = make_params({**TINY, **changes})
     source = ViewSource(pairs, settings.contrast, groups)
-    return train(settings.train, patches, IDS[:12], IDS[12:], Path(), scratch, source)
+    seconds = settings.machine.checkpoint_seconds
+    return train(settings.train, patches, IDS[:12], IDS[12:], Path(), scratch, source, seconds)
 
 
 def test_both_objectives_are_learned_and_told(
@@ -109,7 +111,7 @@ def test_both_objectives_are_learned_and_told(
 def test_contrast_alone_leaves_the_context_heads_as_they_were(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
 ) -> None:
-    changes: dict[str, object] = {"train.context_weight": 0.0, "train.weight_decay": 0.0}
+    changes: dict[str, object] = {"train.objectives.context": 0.0, "train.weight_decay": 0.0}
     once = trained_with(make_params, changes | {"train.epochs": 1}, pairs_folder, patches_folder, tmp_path / "a", {})
     twice = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "b", {})
     assert math.isnan(once.history[0]["train_loss"])
@@ -121,7 +123,7 @@ def test_contrast_alone_leaves_the_context_heads_as_they_were(
 def test_without_weight_the_contrast_changes_no_bit(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
 ) -> None:
-    changes: dict[str, object] = {"train.contrast_weight": 0.0}
+    changes: dict[str, object] = {"train.objectives.contrast": 0.0}
     given = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / "a", {})
     settings = make_params({**TINY, **changes}).train
     absent = train(settings, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "b")
@@ -133,7 +135,11 @@ def test_without_weight_the_contrast_changes_no_bit(
 def test_kept_photo_maps_move_less(make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path) -> None:
     moved = {}
     for weight in (1e-6, 10.0):
-        changes: dict[str, object] = {"train.pretrained": "conv2", "train.keep_weight": weight, "train.epochs": 4}
+        changes: dict[str, object] = {
+            "train.pretrained": "conv2",
+            "train.objectives.keeping": weight,
+            "train.epochs": 4,
+        }
         trained = trained_with(make_params, changes, pairs_folder, patches_folder, tmp_path / str(weight), {})
         moved[weight] = [row["departure"] for row in trained.history]
     assert moved[10.0][-1] < moved[1e-6][-1]
@@ -144,8 +150,8 @@ def test_kept_photo_maps_move_less(make_params: Make, pairs_folder: Path, patche
     "changes",
     [
         {},
-        {"train.pretrained": "conv1", "train.keep_weight": 1.0},
-        {"train.teacher": "alexnet", "train.teacher_weight": 1.0},
+        {"train.pretrained": "conv1", "train.objectives.keeping": 1.0},
+        {"train.teacher": "alexnet", "train.objectives.teacher": 1.0},
     ],
 )
 def test_a_run_that_goes_on_ends_in_the_same_bits(
@@ -200,7 +206,7 @@ def test_a_run_goes_on_only_where_the_same_images_belong_together(
             for name, group, part in zip(IDS, groups, split, strict=True)
         ]
         write_rows(tmp_path / "catalog.parquet", catalog_frame(rows).to_dict("records"), CATALOG)  # type: ignore[arg-type]  # columns are strings
-        broken = {"train.contrast_weight": weight, "train.learning_rate": 1e30, "train.batch_norm": False}
+        broken = {"train.objectives.contrast": weight, "train.learning_rate": 1e30, "train.batch_norm": False}
         with pytest.raises(PipelineError, match="diverged"):
             stage.main(make_params({**TINY, **broken}), tmp_path, tmp_path)
         return len(list((tmp_path / "checkpoints").glob("train-*/checkpoint.pt")))
@@ -219,26 +225,26 @@ def test_a_contrast_of_one_image_is_refused(
     rows = pq.read_table(next(iter(sorted(pairs_folder.glob("part-*.parquet")))))
     pq.write_table(rows.slice(0, 1), tmp_path / "one" / "part-00000.parquet")
     source = ViewSource(tmp_path / "one", settings.contrast, {})
-    with pytest.raises(PipelineError, match=r"train\.contrast_weight: a contrast needs two"):
+    with pytest.raises(PipelineError, match=r"train\.objectives\.contrast: a contrast needs two"):
         train(settings.train, patches_folder, IDS[:12], IDS[12:], Path(), tmp_path / "r", source)
 
 
-def test_two_objectives_without_weight_are_refused(make_params: Make) -> None:
-    with pytest.raises(PipelineError, match=r"context_weight: is 0, and contrast_weight too"):
-        make_params({"train.context_weight": 0.0, "train.contrast_weight": 0.0})
+def test_objectives_of_no_weight_are_refused(make_params: Make) -> None:
+    with pytest.raises(PipelineError, match=r"objectives: all weights are 0"):
+        make_params({"train.objectives.context": 0.0, "train.objectives.contrast": 0.0})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.contrast_weight": 0.0}, r"keep_weight: is measured on the contrast's views"),
+        ({"train.objectives.contrast": 0.0}, r"objectives\.keeping: is measured on the contrast's views"),
         (
-            {"train.contrast_weight": 0.0, "train.keep_weight": 0.0, "train.teacher_weight": 1.0},
-            r"teacher_weight: is measured on the contrast's views",
+            {"train.objectives.contrast": 0.0, "train.objectives.keeping": 0.0, "train.objectives.teacher": 1.0},
+            r"objectives\.teacher: is measured on the contrast's views",
         ),
-        ({"train.pretrained": "none"}, r"keep_weight: without pretrained layers"),
+        ({"train.pretrained": "none"}, r"objectives\.keeping: without pretrained layers"),
     ],
 )
 def test_keeping_what_is_not_there_is_refused(make_params: Make, changes: dict[str, object], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        make_params({"train.contrast_weight": 1.0, "train.keep_weight": 1.0, **changes})
+        make_params({"train.objectives.contrast": 1.0, "train.objectives.keeping": 1.0, **changes})

@@ -15,10 +15,9 @@ import pytest
 import torch
 
 from pipeline_lib import params
-from pipeline_lib.data.files import read_json
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.training.artefact import save_model
 from pipeline_lib.training.loop import train
+from pipeline_lib.training.summary import describe
 
 Make = Callable[..., params.Params]
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +28,6 @@ TINY = {
     "train.batch_images": 2,
     "train.epochs": 3,
     "train.pretrained": "none",
-    "train.checkpoint_seconds": 0.0,
     "train.threads": 2,
     "edges.short_side": 180,
     "patches.size": 64,
@@ -39,7 +37,7 @@ import pickle, sys
 from pathlib import Path
 from pipeline_lib.training.loop import train
 settings, patches, ids, scratch, out = pickle.loads(bytes.fromhex(sys.argv[1]))
-trained = train(settings, patches, ids[:12], ids[12:], Path(), scratch)
+trained = train(settings, patches, ids[:12], ids[12:], Path(), scratch, checkpoint_seconds=0.0)
 out.write_bytes(pickle.dumps({name: value.numpy().tobytes() for name, value in trained.model.state_dict().items()}))
 """
 
@@ -137,27 +135,19 @@ def test_photos_too_few_for_any_step_are_asked_for(make_params: Make, patches: P
 def test_weights_that_the_last_step_breaks_stop_training_before_they_are_kept(
     make_params: Make, patches: Path, tmp_path: Path
 ) -> None:
-    only = {"train.epochs": 1, "train.batch_images": 12, "train.checkpoint_seconds": 1000.0}
+    only = {"train.epochs": 1, "train.batch_images": 12}
     settings = make_params({**TINY, **only, "train.learning_rate": 1e30, "train.batch_norm": False}).train
     with pytest.raises(PipelineError, match=r"diverged in epoch 1; lower train\.learning_rate"):
-        train(settings, patches, IDS[:12], IDS[12:], Path(), tmp_path / "r")
+        train(settings, patches, IDS[:12], IDS[12:], Path(), tmp_path / "r", checkpoint_seconds=1000.0)
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
 
 
-def test_the_record_counts_the_images_that_have_patches_and_an_older_one_goes_before_the_weights_do(
-    make_params: Make, patches: Path, tmp_path: Path
-) -> None:
-    settings = make_params({**TINY, "train.epochs": 1})
-    trained = train(settings.train, patches, [*IDS[:12], "image/skipped"], IDS[12:], Path(), tmp_path / "r")
-    figures = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}
-    save_model(tmp_path / "model", trained, settings, figures, "digest")
-    assert read_json(tmp_path / "model" / "meta.json")["training_images"] == 12
-    # A folder in the weights' place can't be replaced: the second try ends half-way.
-    (tmp_path / "model" / "encoder.safetensors").unlink()
-    (tmp_path / "model" / "encoder.safetensors" / "in the way").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"encoder\.safetensors"):
-        save_model(tmp_path / "model", trained, settings, figures, "digest")
-    assert not (tmp_path / "model" / "meta.json").exists()
+def test_the_record_counts_the_images_that_have_patches(make_params: Make, patches: Path, tmp_path: Path) -> None:
+    settings = make_params({**TINY, "train.epochs": 1}).train
+    trained = train(settings, patches, [*IDS[:12], "image/skipped"], IDS[12:], Path(), tmp_path / "r")
+    record = describe(trained, settings, {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}, "digest")
+    assert record["training_images"] == 12
+    assert record["data_sha256"] == "digest"
 
 
 def test_a_loss_that_is_not_finite_stops_training(make_params: Make, patches: Path, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from torch.nn import functional
 from pipeline_lib import params
 from pipeline_lib.models.context import ContextNet, Logits
 from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
+from pipeline_lib.training.context import ContextPrediction
+from pipeline_lib.training.loop import Task, train_step
+from pipeline_lib.training.objective import Weighted
 from pipeline_lib.training.start import learning_rate, make_optimiser
-from pipeline_lib.training.step import ContextTask, Pairs, inputs_of, losses, train_step
+from pipeline_lib.training.streams import Pairs, PatchStream, Predictions, pair_losses, patch_inputs
 from pipeline_lib.training.summary import summarise
-from pipeline_lib.training.validation import Predictions
 
 Make = Callable[..., params.Params]
 CPU = torch.device("cpu")
@@ -33,12 +35,12 @@ def batch_of(count: int, *, seed: int = 0) -> Batch:
 def test_photo_patches_stand_before_the_edge_patches_of_their_image(make_params: Make) -> None:
     settings = make_params().train
     batch = batch_of(3)
-    images = inputs_of(batch, settings, CPU, None)
+    images = patch_inputs(batch, settings, CPU, None)
     assert images.shape == (24, 3, 40, 40)
     assert batch.photos is not None
     assert batch.edges is not None
-    only_photos = inputs_of(Batch(batch.image_ids, batch.photos, None), settings, CPU, None)
-    only_edges = inputs_of(Batch(batch.image_ids, None, batch.edges), settings, CPU, None)
+    only_photos = patch_inputs(Batch(batch.image_ids, batch.photos, None), settings, CPU, None)
+    only_edges = patch_inputs(Batch(batch.image_ids, None, batch.edges), settings, CPU, None)
     torch.testing.assert_close(images.view(3, 8, 3, 40, 40)[:, :4], only_photos.view(3, 4, 3, 40, 40))
     torch.testing.assert_close(images.view(3, 8, 3, 40, 40)[:, 4:], only_edges.view(3, 4, 3, 40, 40))
 
@@ -46,8 +48,8 @@ def test_photo_patches_stand_before_the_edge_patches_of_their_image(make_params:
 def test_colours_are_dropped_from_photos_alone_and_only_in_training(make_params: Make) -> None:
     settings = make_params({"train.color": "drop"}).train
     batch = batch_of(2)
-    plain = inputs_of(batch, settings, CPU, None).view(2, 8, 3, 40, 40)
-    dropped = inputs_of(batch, settings, CPU, torch.Generator().manual_seed(0)).view(2, 8, 3, 40, 40)
+    plain = patch_inputs(batch, settings, CPU, None).view(2, 8, 3, 40, 40)
+    dropped = patch_inputs(batch, settings, CPU, torch.Generator().manual_seed(0)).view(2, 8, 3, 40, 40)
     torch.testing.assert_close(plain[:, 4:], dropped[:, 4:])
     assert not torch.allclose(plain[:, :4], dropped[:, :4])
 
@@ -56,35 +58,50 @@ def test_the_loss_weighs_directions_equally() -> None:
     table = pair_table("photo")
     pairs = Pairs.of(table, CPU)
     logits = torch.randn(5, 12, 8, dtype=torch.float64)
-    loss, _, result = losses(Logits(logits, logits), pairs)
+    found = pair_losses(Logits(logits, logits), pairs)
     log_p = functional.log_softmax(logits.float(), -1)
     per_direction = []
     for way in range(8):
         columns = np.nonzero(table.directions == way)[0]
         per_direction.append(-log_p[:, columns, way].mean())
-    assert float(loss) == pytest.approx(float(torch.stack(per_direction).mean()), rel=1e-5)
-    assert result.correct.shape == (5, 12)
+    assert float(found.pair) == pytest.approx(float(torch.stack(per_direction).mean()), rel=1e-5)
+    assert found.correct.shape == (5, 12)
 
 
-def test_a_step_lowers_the_loss_on_its_own_batch(make_params: Make) -> None:
-    settings = make_params(
-        {"train.fc6": 64, "train.head": [32], "train.dropout": 0.0, "train.pretrained": "none"}
-    ).train
+def context_task(settings: params.Train, patches: Path) -> Task:
+    """Context prediction on the layouts of two images."""
+    stream = PatchStream(settings, patches, ["image/00", "image/01"], ["image/02"], CPU, "fp32")
+    (batch,) = stream.batches(0, 0, 1)
+    return Task(stream, batch, [Weighted(1.0, ContextPrediction())])
+
+
+def network(settings: params.Train) -> ContextNet:
     torch.manual_seed(0)
     table = pair_table("cross")
-    model = ContextNet(settings, 64, torch.from_numpy(table.first), torch.from_numpy(table.second))
+    return ContextNet(settings, 64, torch.from_numpy(table.first), torch.from_numpy(table.second)).train()
+
+
+def test_a_step_lowers_the_loss_on_its_own_batch(make_params: Make, patches_folder: Path) -> None:
+    changes = {"train.fc6": 64, "train.head": [32], "train.dropout": 0.0, "train.pretrained": "none"}
+    settings = make_params({**changes, "train.batch_images": 2}).train
+    model = network(settings)
     optimiser = make_optimiser(model, settings)
-    pairs = Pairs.of(table, CPU)
-    rng = np.random.default_rng(0)
-    batch = Batch(
-        ["a", "b"], rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8), rng.integers(0, 256, (2, 4, 64, 64), np.uint8)
-    )
-    images = inputs_of(batch, settings, CPU, None)
-    task = ContextTask(images, 2, pairs)
-    steps = [train_step(model, optimiser, task, None, "fp32").context for _ in range(30)]
-    found = [float(step.loss) for step in steps if step is not None]
+    task = context_task(settings, patches_folder)
+    found = [float(train_step(model, optimiser, [task], 0)["train_loss"]) for _ in range(30)]
     assert len(found) == 30
     assert found[-1] < 0.5 * found[0]
+
+
+def test_gradients_of_a_steps_tasks_add_up(make_params: Make, patches_folder: Path) -> None:
+    changes = {"train.fc6": 64, "train.head": [32], "train.dropout": 0.0, "train.pretrained": "none"}
+    settings = make_params({**changes, "train.batch_norm": False, "train.batch_images": 2}).train
+    task = context_task(settings, patches_folder)
+    models = [network(settings) for _ in range(2)]
+    twice = Task(task.stream, task.batch, [Weighted(2.0, ContextPrediction())])
+    for model, tasks in zip(models, ([task, task], [twice]), strict=True):
+        train_step(model, make_optimiser(model, settings), tasks, 0)
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(first, second)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero(make_params: Make) -> None:
@@ -115,19 +132,15 @@ def test_every_parameter_is_learned_once_and_pretrained_ones_at_their_own_rate(m
     assert decays[id(model.encoder.fc6.weight)] == settings.weight_decay
 
 
-def test_frozen_layers_stay_as_they_are_and_the_rest_learns(make_params: Make) -> None:
-    settings = make_params({"train.pretrained": "conv3", "train.frozen": "conv2", "train.fc6": 64}).train
-    torch.manual_seed(0)
-    table = pair_table("cross")
-    model = ContextNet(settings, 64, torch.from_numpy(table.first), torch.from_numpy(table.second)).train()
+def test_frozen_layers_stay_as_they_are_and_the_rest_learns(make_params: Make, patches_folder: Path) -> None:
+    changes = {"train.pretrained": "conv3", "train.frozen": "conv2", "train.fc6": 64, "train.batch_images": 2}
+    settings = make_params(changes).train
+    model = network(settings)
     optimiser = make_optimiser(model, settings)
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2, 4, 64, 64, 3), np.uint8)
-    batch = Batch(["a", "b"], pixels, pixels[..., 0])
-    task = ContextTask(inputs_of(batch, settings, CPU, None), 2, Pairs.of(table, CPU))
+    task = context_task(settings, patches_folder)
     for _ in range(2):
-        train_step(model, optimiser, task, None, "fp32")
+        train_step(model, optimiser, [task], 0)
     same = {name for name, value in model.encoder.state_dict().items() if torch.equal(value, before[name])}
     assert same == {name for name in before if name.startswith(("stages.0.", "stages.1."))}
 
@@ -165,4 +178,4 @@ def test_the_encoder_reads_shards_of_every_domain(make_params: Make, patches_fol
         settings = make_params({"train.domain": domain}).train
         shards = PatchShards(patches_folder, ["image/00", "image/01"], settings.domain)
         (batch,) = shards.epoch(0, 2, shuffle=None)
-        assert len(inputs_of(batch, settings, CPU, None)) == 2 * patches
+        assert len(patch_inputs(batch, settings, CPU, None)) == 2 * patches

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from numpy.testing import assert_allclose
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.models.context import ContextNet
 from pipeline_lib.pretext.views import ViewShards
 from pipeline_lib.training import teacher
-from pipeline_lib.training.teacher import TEMPERATURE, ask, relational_loss
+from pipeline_lib.training.objective import Setup
+from pipeline_lib.training.teacher import TEMPERATURE, Teaching, relational_loss
 
 Make = Callable[..., params.Params]
 IDS = [f"image/{number:02d}" for number in range(6)]
@@ -69,24 +73,25 @@ def test_the_gradient_is_finite_where_the_teacher_is_sure() -> None:
 
 
 @pytest.fixture
-def asked(make_params: Make, pairs_folder: Path) -> Callable[..., teacher.Teacher]:
-    settings = make_params({"train.teacher": "alexnet", "train.teacher_weight": 1.0})
-    shards = ViewShards(pairs_folder, IDS, settings.contrast)
-    return lambda scratch: ask(settings.train, shards, Path(), scratch, CPU, "fp32")
+def asked(make_params: Make, pairs_folder: Path) -> Callable[[Path], Teaching]:
+    settings = make_params({"train.teacher": "alexnet", "train.objectives.teacher": 1.0})
+    stream = SimpleNamespace(shards=ViewShards(pairs_folder, IDS, settings.contrast))
+    unused = cast("ContextNet", None)
+    return lambda scratch: Teaching.of(Setup(settings.train, unused, stream, Path(), scratch, CPU, "fp32"))
 
 
-def test_the_teacher_sees_every_training_photo_once(asked: Callable[..., teacher.Teacher], tmp_path: Path) -> None:
+def test_the_teacher_sees_every_training_photo_once(asked: Callable[[Path], Teaching], tmp_path: Path) -> None:
     found = asked(tmp_path)
     assert sorted(found.rows) == IDS
     assert found.vectors.shape == (6, 4 * 256)
     assert_allclose(found.vectors.norm(dim=1).numpy(), 1, rtol=1e-5)
-    both, rows = found.of([IDS[3], IDS[0]], CPU)
+    both, rows = found.told_of([IDS[3], IDS[0]], CPU)
     assert rows.tolist() == [found.rows[IDS[3]], found.rows[IDS[0]]]
     assert torch.equal(both[1], found.vectors[found.rows[IDS[0]]])
 
 
 def test_a_run_that_goes_on_does_not_ask_again_and_a_damaged_answer_is_made_anew(
-    asked: Callable[..., teacher.Teacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[[Path], Teaching], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = asked(tmp_path)
     (tmp_path / teacher.FILE).write_bytes(b"cut")

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipeline_lib.baselines.dpm.features import Features, features, pad, scaled
+from pipeline_lib.baselines.dpm.features import OUTSIDE, Features, features, pad, scaled
 from pipeline_lib.baselines.dpm.model import Component, Model, Piece
 
 Maps = NDArray[np.float32]
 
 RADIUS = 4
 SMALLEST_SIDE = 5  # cells: the coarsest level is not smaller
+# Longer images are scaled down; objects of a fifth of an image are still found at the finest level.
+LONG_SIDE = 400
+ROOT_SIDE, ROOT_CELL = 128, 16
 
 
 @dataclass(frozen=True)
@@ -216,3 +220,21 @@ def _box(piece: Piece, row: int, column: int, pixels: float) -> tuple[float, flo
     height, width = piece.filter.shape[:2]
     x, y = column * pixels, row * pixels
     return x, y, x + width * pixels, y + height * pixels
+
+
+def bounded(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """The image, uint8[H, W, 3], scaled to a long side of at most `LONG_SIDE` px, and the factor, at most 1."""
+    factor = min(1.0, LONG_SIDE / max(pixels.shape[:2]))
+    if factor == 1:
+        return pixels, 1.0
+    smaller = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return np.asarray(smaller, np.uint8), factor
+
+
+def appearance(image: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What a root looks like: HOG of the part of its box inside the image, scaled to a square: float32[D]."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (round(float(value)) for value in np.clip(box, 0, [width, height, width, height]))
+    inside = image[min(y0, height - 1) : max(y1, y0 + 1), min(x0, width - 1) : max(x1, x0 + 1)]
+    square = cv2.resize(inside, (ROOT_SIDE, ROOT_SIDE), interpolation=cv2.INTER_AREA)
+    return features(np.asarray(square, np.float32), ROOT_CELL)[..., :OUTSIDE].ravel()

@@ -20,9 +20,9 @@ from pipeline_lib.baselines.subspace.correlation import fit_cca, fit_pls
 from pipeline_lib.baselines.subspace.generalised import fit_blm, fit_gmlda, fit_gmmfa
 from pipeline_lib.baselines.subspace.projection import Classes, Matrix, Projections, Reduction
 from pipeline_lib.baselines.subspace.regression import fit_jfssl, fit_lcfs
-from pipeline_lib.data.split import held_out
-from pipeline_lib.retrieval.alignment import normalise
-from pipeline_lib.retrieval.vectors import Labels, Vectors
+from pipeline_lib.data.randomness import held_out
+from pipeline_lib.embedding.alignment import normalise
+from pipeline_lib.embedding.vectors import Labels, Vectors
 
 Supervision = Literal["classes", "pairs"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from pipeline_lib.retrieval.alignment import Domain, normalise
-from pipeline_lib.retrieval.vectors import Vectors
+from pipeline_lib.embedding.alignment import Domain, normalise
+from pipeline_lib.embedding.vectors import Vectors
 
 Matrix = NDArray[np.float64]
 Classes = NDArray[np.int64]

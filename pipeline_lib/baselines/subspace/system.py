@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,15 +27,15 @@ from pipeline_lib.baselines.system import (
     Vectors,
     VectorSystem,
 )
-from pipeline_lib.data.files import digest_of, replacing, write_json
+from pipeline_lib.embedding.alignment import normalise
+from pipeline_lib.embedding.vectors import Labels
+from pipeline_lib.files import digest_of, replacing, write_json
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.alignment import normalise
-from pipeline_lib.retrieval.vectors import Labels
 
 PROJECTIONS = "projections.safetensors"
 CHOSEN = "chosen.json"
 
-# Several methods of one process learn from the same vectors, which take longer to make than to learn from.
+# The methods of one process learn from the same vectors, which take longer to make than to learn from.
 _made: dict[str, tuple[Examples, Reduction]] = {}
 
 
@@ -49,15 +48,6 @@ class SubspaceSystem(ProjectedSystem):
     """
 
     method: str = "cca"
-    code: ClassVar[tuple[str, ...]] = (
-        "baselines/subspace/choose.py",
-        "baselines/subspace/correlation.py",
-        "baselines/subspace/generalised.py",
-        "baselines/subspace/projection.py",
-        "baselines/subspace/regression.py",
-        "baselines/subspace/system.py",
-        "baselines/project.py",
-    )
 
     @property
     @abstractmethod
@@ -72,7 +62,7 @@ class SubspaceSystem(ProjectedSystem):
 
     def fit(self, training: Training, folder: Path) -> None:
         """Embeds training images, reduces them, chooses settings; see `choose`."""
-        # The base learns beside, not in, the folder of this system's own files.
+        # The base gets a folder of its own, apart from this system's files.
         inner = folder / "base"
         inner.mkdir(exist_ok=True)
         self.base.fit(training, inner)
@@ -124,12 +114,12 @@ class SubspaceSystem(ProjectedSystem):
         if key not in _made:
             # One base at a time: its vectors may fill much of the memory.
             _made.clear()
-            embed = self.base.embedder(inner, training.settings)
+            embed = self.base.embedder(inner, training.run.params)
             chosen = pretext_sample(training.catalog)
             rows = {"photos": training.photos, "sketches": training.sketches}
             found = {name: _vectors(from_rows(frame, training.source), embed, name) for name, frame in rows.items()}
             unlabelled = [
-                _vectors(from_pairs(training.pairs, column, chosen), embed, column) for column in ("photo", "edges")
+                _vectors(from_pairs(training.run.pairs, column, chosen), embed, column) for column in ("photo", "edges")
             ]
             examples = Examples(
                 found["photos"], _labels(training.photos), found["sketches"], _labels(training.sketches)

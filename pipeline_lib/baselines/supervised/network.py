@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from pipeline_lib.baselines.supervised.recipe import Recipe
 from pipeline_lib.baselines.system import Domain
-from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.saved import START, load_encoder
 from pipeline_lib.params import Params
-from pipeline_lib.retrieval.encode import load_encoder
+from pipeline_lib.run import WEIGHTS
 
-FILES = {"imagenet": "start.safetensors", "context": "encoder.safetensors"}
+FILES = {"imagenet": START, "context": WEIGHTS}
 
 
 class Branch(nn.Module):
@@ -54,7 +55,7 @@ class TwoBranches(nn.Module):
     def forward(self, photos: Tensor, sketches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of photos float[P, D] and of sketches float[S, D], and the logits of all, photos first."""
         if self.shared:
-            # One pass, so that BatchNorm takes its moments over both domains, as it does at test time.
+            # One pass, so that BatchNorm takes its moments over both domains, as in evaluation.
             vectors, logits = self.photo(torch.cat([photos, sketches]).contiguous(memory_format=torch.channels_last))
             return vectors[: len(photos)], vectors[len(photos) :], logits
         (first, one), (second, two) = self.photo(photos), self.sketch(sketches)
@@ -93,13 +94,12 @@ def _branch(recipe: Recipe, settings: Params, model: Path | None, classes: int) 
     elif model is None:
         encoder = Encoder(settings.train, settings.patches.size)
     else:
-        loaded = load_encoder(model, FILES[recipe.start])
-        if loaded.train.encoder != recipe.layout:
+        if settings.train.encoder != recipe.layout:
             raise PipelineError(
-                f"{model}: its network is of the layout {loaded.train.encoder}, not {recipe.layout}; run the pipeline "
-                f"with train.encoder: {recipe.layout}"
+                f"{model}: its network is of the layout {settings.train.encoder}, not {recipe.layout}; run the "
+                f"pipeline with train.encoder: {recipe.layout}"
             )
-        encoder = loaded.encoder
+        encoder = load_encoder(model, settings, FILES[recipe.start]).encoder
     return Branch(encoder, settings.train.fc6, recipe.embedding, classes)
 
 
@@ -128,9 +128,9 @@ def load(network: TwoBranches, path: Path) -> None:
 
 
 def parameter_groups(network: TwoBranches, recipe: Recipe) -> list[dict[str, object]]:
-    """Weights by rate and decay: pretrained ones are changed more slowly, biases and BatchNorm do not decay.
+    """Weights by rate and decay: pretrained ones get a smaller rate, biases and BatchNorm do not decay.
 
-    fc6 before its training is not pretrained: it starts from random weights, though the convolutions before it do not.
+    An untrained fc6 counts as new: unlike the convolutions before it, it starts from random weights.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in network.named_parameters():

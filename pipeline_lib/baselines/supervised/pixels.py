@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_lib.baselines.system import Domain
-from pipeline_lib.data.files import replacing
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
 
 ROWS = 64
 

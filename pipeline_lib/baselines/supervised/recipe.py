@@ -20,7 +20,7 @@ class Recipe(Section):
         start: `imagenet`: the pipeline's network before its first step (pretrained convolutions, untrained fc6);
             `context`: the same network after context prediction; `none`: random weights.
         shared: one branch for both domains; else each has weights of its own (the paper's heterogeneous network).
-        layout: of the encoder where it starts from nothing; else that of the pipeline's network.
+        layout: of an encoder that starts from random weights; else that of the pipeline's network.
         image_size: px of the square that images are scaled to.
         embedding: numbers per vector.
         margin: of the loss, in distances between unit vectors, 0..2.
@@ -28,10 +28,10 @@ class Recipe(Section):
         epochs: each shows every photo once.
         photos: per batch.
         sketches_each: of every photo in a batch.
-        same_class: photos of one class that come together where there are as many, so that there are near misses.
+        same_class: photos of one class that a batch holds together, where there are as many, as hard negatives.
         learning_rate: peak of a linear warm-up followed by a cosine to 0.
         pretrained_rate: factor on the rate of layers that do not start from random weights.
-        shift: px by which an image is moved at most; mirrored are a photo and its sketches together.
+        shift: largest shift of an image, px; a photo and its sketches are flipped together.
         seed: of weights, order and augmentation.
     """
 

@@ -19,8 +19,8 @@ from pipeline_lib.baselines.supervised.losses import contrastive, distances, tri
 from pipeline_lib.baselines.supervised.network import TwoBranches, parameter_groups
 from pipeline_lib.baselines.supervised.recipe import Recipe
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.models.context import normalise
 from pipeline_lib.models.device import autocast
+from pipeline_lib.models.inputs import normalise
 from pipeline_lib.params import Train
 from pipeline_lib.training.checkpoint import Progress, restore, save
 
@@ -98,7 +98,7 @@ def train(
         recipe: how.
         settings: section `train` of the encoder.
         where: device, precision, threads.
-        checkpoint: file from which a run that was cut off goes on.
+        checkpoint: file from which an interrupted training resumes.
 
     Returns:
         A row per epoch: pair loss, class loss, share of sketches that find their photo in the batch.

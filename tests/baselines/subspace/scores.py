@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib.baselines.subspace.projection import Projections
-from pipeline_lib.retrieval.alignment import normalise
+from pipeline_lib.embedding.alignment import normalise
 
 Matrix = NDArray[np.float64]
 

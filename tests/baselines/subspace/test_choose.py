@@ -6,7 +6,7 @@ import pytest
 from pipeline_lib.baselines.subspace import choose as module
 from pipeline_lib.baselines.subspace.choose import METHODS, Examples, choose, reciprocal_rank
 from pipeline_lib.baselines.subspace.projection import Projections, Reduction, Side
-from pipeline_lib.retrieval.vectors import Labels
+from pipeline_lib.embedding.vectors import Labels
 from tests.baselines.subspace.scores import Planted
 
 

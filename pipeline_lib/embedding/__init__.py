@@ -1,0 +1,1 @@
+"""Vectors of whole images: export, layers, alignment of the two domains."""

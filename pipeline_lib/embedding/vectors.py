@@ -1,0 +1,207 @@
+"""Embedding tables: labels and float32 vectors, written in one place and read in batches of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline_lib.data.schemas import embeddings_schema
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
+
+Vectors = NDArray[np.float32]
+Strings = NDArray[np.str_]
+
+LABELS = ("image_id", "class_name", "instance_id")
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Who the rows of an embedding table are.
+
+    Attributes:
+        image_ids: str[N], unique.
+        class_names: str[N], "" where no class is known.
+        instance_ids: str[N], the photo that a sketch depicts ("" where none is known); a photo's own image_id.
+    """
+
+    image_ids: Strings
+    class_names: Strings
+    instance_ids: Strings
+
+    def __post_init__(self) -> None:
+        if not len(self.image_ids) == len(self.class_names) == len(self.instance_ids):
+            raise ValueError("image_ids, class_names and instance_ids must be of one length")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def clusters(self) -> Strings:
+        """str[N], equal for sketches of one photo; a query that names no photo stands alone."""
+        # No file name starts with this character, so that no query's own id meets another's photo.
+        alone = np.char.add("\x01", self.image_ids)
+        return np.where(self.instance_ids == "", alone, self.instance_ids)
+
+    @classmethod
+    def of(cls, image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str]) -> Labels:
+        """Labels from any three sequences of strings."""
+        columns = (np.array(list(column), dtype=np.str_) for column in (image_ids, class_names, instance_ids))
+        return cls(*columns)
+
+    def take(self, rows: NDArray[np.intp]) -> Labels:
+        """The labels of `rows`, int[K], in that order."""
+        return Labels(self.image_ids[rows], self.class_names[rows], self.instance_ids[rows])
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """An embedding table on disk: labels in memory, vectors read when asked for.
+
+    Attributes:
+        path: the Parquet file, columns as in `schemas.embeddings_schema`.
+        labels: of all rows, in the order of the file.
+        dimension: numbers per vector.
+    """
+
+    path: Path
+    labels: Labels
+    dimension: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def open(cls, path: Path) -> EmbeddingTable:
+        """Reads the labels of an embedding table.
+
+        Raises:
+            PipelineError: the file is missing, cut, has other columns, or an image_id occurs twice; names the file.
+        """
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                missing = {*LABELS, "vector"} - set(schema.names)
+                if missing:
+                    raise PipelineError(f"{path}: lacks the columns {sorted(missing)}; {_AGAIN}")
+                kind = schema.field("vector").type
+                if not (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()):
+                    raise PipelineError(f"{path}: column vector is {kind}, not float32 of a fixed size; {_AGAIN}")
+                table = file.read(columns=list(LABELS))
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{path}: can't be read ({failure}); {_AGAIN}") from failure
+        labels = Labels.of(*(table.column(name).to_pylist() for name in LABELS))
+        ids, counts = np.unique(labels.image_ids, return_counts=True)
+        if len(ids) != len(labels):
+            raise PipelineError(f"{path}: image_id {_some(ids[counts > 1])} occurs more than once; {_AGAIN}")
+        return cls(path, labels, kind.list_size)
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[Vectors]:
+        """Yields the vectors in order, as float32[<=rows, dimension]; read-only views where Arrow allows it.
+
+        Raises:
+            PipelineError: a vector is missing, not finite or all zeros; names the file and the images.
+        """
+        start = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
+                    column = batch.column(0)
+                    ids = self.labels.image_ids[start : start + len(column)]
+                    if column.null_count:
+                        lost = np.asarray(column.is_null())
+                        raise PipelineError(f"{self.path}: no vector for {_some(ids[lost])}; {_AGAIN}")
+                    vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.dimension)
+                    self._check(vectors, ids)
+                    yield vectors
+                    start += len(vectors)
+        except (OSError, pa.ArrowException) as failure:
+            raise PipelineError(f"{self.path}: can't be read ({failure}); {_AGAIN}") from failure
+
+    def read(self) -> Vectors:
+        """All vectors, float32[N, dimension], with one batch more than that in memory at most.
+
+        Raises:
+            PipelineError: as `batches`.
+        """
+        vectors = np.empty((len(self), self.dimension), np.float32)
+        start = 0
+        for batch in self.batches():
+            vectors[start : start + len(batch)] = batch
+            start += len(batch)
+        return vectors
+
+    def spread(self, most: int) -> Vectors:
+        """At most `most` vectors, evenly spread over the rows."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.intp))
+        seen, parts = 0, []
+        for batch in self.batches():
+            parts.append(batch[rows[(rows >= seen) & (rows < seen + len(batch))] - seen])
+            seen += len(batch)
+        return np.concatenate(parts)
+
+    def _check(self, vectors: Vectors, ids: Strings) -> None:
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        for bad, what in (~np.isfinite(squares), "not finite (NaN or infinity)"), (squares == 0, "all zeros"):
+            if bad.any():
+                raise PipelineError(
+                    f"{self.path}: the vector is {what} for {_some(ids[bad])}; such images can't be ranked: look at "
+                    "them and at the encoder's weights, then run the stage that embeds them again"
+                )
+
+
+def vector_table(
+    image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str], vectors: Vectors
+) -> pa.Table:
+    """Labels and vectors (float32[N, D]) as a table with the columns of `schemas.embeddings_schema`."""
+    width = vectors.shape[1]
+    labels = [pa.array(list(column), pa.string()) for column in (image_ids, class_names, instance_ids)]
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+    return pa.table([*labels, pa.FixedSizeListArray.from_arrays(flat, width)], schema=embeddings_schema(width))
+
+
+@contextmanager
+def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
+    """Writes an embedding table of `width` numbers a vector, part by part (`write_table`), whole or not at all."""
+    with replacing(path) as aside:
+        schema = embeddings_schema(width)
+        with pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False) as writer:
+            yield writer
+
+
+def open_retrieval(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The photos that are searched and the sketches that search them, of a folder of embeddings.
+
+    Raises:
+        PipelineError: as `EmbeddingTable.open`.
+    """
+    return _both(folder, "photos", "sketches")
+
+
+def open_pretext(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The pretext photos that alignments are fitted on and their edge maps, of a folder of embeddings.
+
+    Raises:
+        PipelineError: as `EmbeddingTable.open`.
+    """
+    return _both(folder, "pretext_photos", "pretext_edges")
+
+
+def _both(folder: Path, first: str, second: str) -> tuple[EmbeddingTable, EmbeddingTable]:
+    return EmbeddingTable.open(folder / f"{first}.parquet"), EmbeddingTable.open(folder / f"{second}.parquet")
+
+
+_AGAIN = "delete it and run `dvc repro` again"
+
+
+def _some(ids: Strings) -> str:
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(ids[:3].tolist()) + more

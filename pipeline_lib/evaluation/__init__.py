@@ -1,0 +1,1 @@
+"""What rankings are worth: metrics, comparison of systems, separation of domains."""

@@ -1,0 +1,1 @@
+"""FAISS indexes of galleries, rankings, and the process that holds FAISS."""

@@ -1,0 +1,84 @@
+"""The worker process that holds FAISS, and what it does when asked: build an index, open one, search it.
+
+torch and FAISS crash together on some systems, so each lives in a process of its own. This one is started by `remote`
+and ends with its parent, when the pipe between them closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+from pipeline_lib.embedding.alignment import Alignment
+from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
+from pipeline_lib.errors import PipelineError, in_words
+from pipeline_lib.index.facts import BuildJob, IndexFacts, index_key
+from pipeline_lib.index.photo_index import PhotoIndex
+
+
+def build(job: BuildJob) -> IndexFacts:
+    """Builds and writes an index.
+
+    Raises:
+        PipelineError: a table can't be read or holds vectors that can't be used, or the kind doesn't fit.
+    """
+    tables = [EmbeddingTable.open(path) for path in job.tables]
+    fitted = Alignment.load(job.alignment) if job.alignment else Alignment(tables[0].dimension)
+    alignment = fitted.as_kind(job.alignment_kind)
+    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced)
+    index.save(job.out)
+    return replace(index.facts, key=index_key(job.out))
+
+
+class Worker:
+    """Answers requests over a pipe: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity)."""
+
+    def __init__(self) -> None:
+        self._index: PhotoIndex | None = None
+
+    def open(self, folder: Path, threads: int) -> IndexFacts:
+        """Loads the index of a folder; later searches use `threads` threads."""
+        faiss.omp_set_num_threads(threads)
+        self._index = PhotoIndex.load(folder)
+        # Taken after reading: whoever took the key before the index changed then sees another one.
+        return replace(self._index.facts, key=index_key(folder))
+
+    def search(self, queries: Vectors, k: int, diversity: float) -> list[tuple[Any, Any]]:
+        """Rows (int64[K]) and scores (float32[K]) for each query."""
+        if self._index is None:
+            raise PipelineError("no index is open")
+        return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k, diversity)]
+
+    def answer(self, request: tuple[Any, ...]) -> tuple[str, Any]:
+        """The answer to one request; a failure is an answer too."""
+        commands: dict[str, Callable[..., Any]] = {"build": build, "open": self.open, "search": self.search}
+        try:
+            return "done", commands[request[0]](*request[1:])
+        except PipelineError as failure:
+            return "failed", str(failure)
+        except MemoryError:
+            return "failed", "not enough memory for the index; set index.kind to pq in params.yaml and run `dvc repro`"
+        except OSError as failure:
+            return "failed", in_words(failure)
+        except Exception as failure:  # noqa: BLE001  the asker is told, and the worker lives on
+            return "failed", f"the process that holds FAISS has failed ({type(failure).__name__}: {failure})"
+
+
+def serve(descriptor: int) -> None:
+    """Answers until the other end of the pipe is closed."""
+    worker = Worker()
+    with Connection(descriptor) as pipe:
+        while True:
+            try:
+                request = pipe.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                pipe.send(worker.answer(request))
+            except BrokenPipeError:
+                return

@@ -1,0 +1,78 @@
+"""From pixels to the encoder's input."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_lib import params
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as OpenCV's RGB2GRAY
+
+
+def normalise(pixels: Tensor, settings: params.Train) -> Tensor:
+    """Turns pixels into the encoder's input.
+
+    Args:
+        pixels: uint8[N, H, W, 3] (RGB) or uint8[N, H, W] (edge maps and drawings).
+        settings: `color` (grey, for photos) and `patch_norm`.
+
+    Returns:
+        float32[N, 3, H, W] in channels-last memory; by ImageNet's mean and deviation, or each image to mean 0 and
+        deviation 1 under `patch_norm`.
+    """
+    values = pixels.to(torch.float32)
+    if values.ndim == 4 and settings.color == "grey":
+        values = values @ values.new_tensor(GREY)
+    if settings.patch_norm:
+        if values.ndim == 3:
+            values = values.unsqueeze(-1).expand(-1, -1, -1, 3)
+        spread, mean = torch.std_mean(values, dim=(1, 2, 3), keepdim=True)
+        values = (values - mean) / (spread + 255e-3)
+    else:
+        # (x / 255 - mean) / deviation as one product and one sum over memory that is written once.
+        deviation = values.new_tensor(IMAGENET_STD)
+        scale, shift = 1 / (255.0 * deviation), -values.new_tensor(IMAGENET_MEAN) / deviation
+        values = values.mul_(scale) if values.ndim == 4 else values.unsqueeze(-1) * scale
+        values = values.add_(shift)
+    return values.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def drop_colours(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Keeps one channel and fills the other two with faint noise (Doersch et al. 2015, against chromatic aberration).
+
+    Args:
+        images: float[N, 3, H, W].
+        generator: source of the draw, on the CPU.
+
+    Returns:
+        float[N, 3, H, W].
+    """
+    kept = torch.randint(3, (len(images),), generator=generator)
+    mask = functional.one_hot(kept, 3).to(images).view(-1, 3, 1, 1)
+    spread = images.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
+    noise = torch.randn(images.shape, generator=generator).to(images) * (0.01 * spread)
+    return (images * mask + noise * (1 - mask)).contiguous(memory_format=torch.channels_last)
+
+
+def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tensor:
+    """A whole image as the encoder's input.
+
+    Args:
+        image: uint8[H, W, 3] RGB, or uint8[H, W].
+        size: px; the image is scaled to this square, bilinear with antialiasing, whatever its aspect ratio.
+        settings: section `train` (colour, normalisation).
+
+    Returns:
+        float32[1, 3, size, size].
+    """
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    scaled = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return normalise(scaled.permute(0, 2, 3, 1).contiguous(), settings)

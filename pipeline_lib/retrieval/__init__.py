@@ -1,1 +1,0 @@
-"""From images to ranked photos: embeddings, alignment, the index, metrics with intervals."""

@@ -1,0 +1,156 @@
+"""A run: a folder that explains itself. Whatever opens a model opens a run folder, and needs nothing else.
+
+`run.json` holds the run's one name, every param, the digest of its weights and of its data, the commit and versions
+that made it, and on which processor. `model/`, `embeddings/` and `index/` lie beside it, and what the pipeline made
+them from: `catalog.parquet`, `pairs/`, `baselines/`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import LIBRARY, digest_of_file, read_json, write_json
+from pipeline_lib.params import Params, parse
+
+RECORD: Final = "run.json"
+WEIGHTS: Final = "encoder.safetensors"
+PACKAGES: Final = ("torch", "numpy", "opencv-python", "opencv-python-headless", "pyarrow", "faiss-cpu")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the pipeline.
+
+    Attributes:
+        folder: of its artefacts.
+        params: all of its params.
+        root: the repository root, from which relative paths in its params lead.
+        record: content of `run.json`; empty while the pipeline is still making the run.
+    """
+
+    folder: Path
+    params: Params
+    root: Path = LIBRARY.parent
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the run, in every table."""
+        return self.params.name
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained network."""
+        return self.folder / "model"
+
+    @property
+    def weights(self) -> Path:
+        """The trained encoder."""
+        return self.model / WEIGHTS
+
+    @property
+    def embeddings(self) -> Path:
+        """Folder of vectors and of their alignment."""
+        return self.folder / "embeddings"
+
+    @property
+    def index(self) -> Path:
+        """Folder of the gallery's index."""
+        return self.folder / "index"
+
+    @property
+    def catalog(self) -> Path:
+        """The table of its images."""
+        return self.folder / "catalog.parquet"
+
+    @property
+    def pairs(self) -> Path:
+        """Folder of its pretext photos and their edge maps."""
+        return self.folder / "pairs"
+
+    @classmethod
+    def open(cls, folder: Path, root: Path = LIBRARY.parent) -> Run:
+        """Opens a finished run.
+
+        Args:
+            folder: that holds `run.json`.
+            root: as in `Run`.
+
+        Raises:
+            PipelineError: there is no finished run, its record can't be used, or its weights are not those recorded.
+        """
+        path = folder / RECORD
+        if not path.exists():
+            raise PipelineError(
+                f"{folder}: there is no finished run ({RECORD} is missing); make it with `make repro`, or with "
+                "`make run RECIPE=NAME`"
+            )
+        record = read_json(path)
+        if not isinstance(record, dict) or not {"params", "weights"} <= record.keys():
+            raise PipelineError(f"{path}: is no record of a run; make the run again")
+        run = cls(folder, parse(record["params"], str(path), complete=False), root, record)
+        found = digest_of_file(run.weights)
+        if found != record["weights"]:
+            raise PipelineError(
+                f"{run.weights}: its SHA-256 is {found[:12]}..., but {RECORD} says {str(record['weights'])[:12]}...; "
+                "the model has changed since the run was made: make the run again"
+            )
+        return run
+
+    def write_record(self, *, data: str) -> None:
+        """Writes `run.json` of a run whose model is finished.
+
+        Args:
+            data: digest of the images that it learned from.
+        """
+        write_json(
+            self.folder / RECORD,
+            {
+                "name": self.name,
+                "params": self.params.model_dump(mode="json"),
+                "weights": digest_of_file(self.weights),
+                "data": data,
+                "commit": commit(self.root),
+                "versions": versions(),
+                "threads": {"train": self.params.train.threads, "embed": self.params.embed.threads},
+                "processor": processor(),
+            },
+        )
+
+
+def commit(root: Path) -> str:
+    """The commit of a tree, with a plus where its files differ; "unknown" outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        found = subprocess.run(command, cwd=root, capture_output=True, check=False)
+    except OSError:  # git is not installed
+        return "unknown"
+    return found.stdout.decode().strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes; packages that are not installed are left out."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's own name; its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
