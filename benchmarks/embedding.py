@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.models import alexnet
 
 from benchmarks.timing import changed, compare, tell
-from pipeline_lib.embedding.encode import LoadedEncoder
-from pipeline_lib.embedding.fc6 import fc6_of
+from pipeline_lib.embedding.networks import fc6_of
 from pipeline_lib.models.device import choose_device, keep_freed_memory, use_threads
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.saved import LoadedEncoder
 
 TURNS = 9
 IMAGES = 512
@@ -54,7 +54,7 @@ def main() -> None:
 
     row = compare(
         f"embedding: the default at {values.embed.largest} px / plain AlexNet",
-        run(fc6_of(LoadedEncoder(encoder, values.train, {}, device), values.embed)),
+        run(fc6_of(LoadedEncoder(encoder, values, {}, device), values.embed)),
         run(bare),
         unit="images/s",
         goal=0.9,

@@ -38,15 +38,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, str(Path("stages").resolve()))
 from common import load_params
-from safetensors.torch import save_file
-from pipeline_lib.files import write_json
 from pipeline_lib.models.encoder import Encoder
-settings = load_params()
-folder = Path("data/model")
-folder.mkdir(parents=True)
-state = Encoder(settings.train, settings.patches.size).state_dict()
-save_file({key: value.contiguous() for key, value in state.items()}, folder / "encoder.safetensors")
-write_json(folder / "meta.json", {"params": settings.model_dump(include={"patches", "train"})})
+from pipeline_lib.models.saved import save_model
+params = load_params()
+state = Encoder(params.train, params.patches.size).state_dict()
+save_model(Path("data/model"), state, state, params, {})
 """
 
 

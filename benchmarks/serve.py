@@ -3,9 +3,9 @@
     python -m benchmarks.serve
 
 Each row is measured over HTTP, from a process other than the server's. `latency` sends one query after another;
-`load` sends 50 a second for a minute, each at its own time whether or not the ones before it are answered, and watches
-the resident memory of the server and of the process that holds FAISS. The large gallery: 100,000 vectors of fc6, each a
-real photo's with noise, indexed as one's own photos are. Thumbnails are not part of it.
+`load` sends 50 a second for a minute, on schedule whether or not earlier ones are answered, and watches the resident
+memory of the server and of the process that holds FAISS. The large gallery: 100,000 vectors of fc6, each a real photo's
+with noise, indexed as one's own photos are. Thumbnails are not part of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,18 +29,16 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil  # type: ignore[import-untyped]
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.run import ROOT, processor
-from pipeline_lib.data.schemas import embeddings_schema, read_catalog
+from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.vectors import EmbeddingTable
-from pipeline_lib.index.messages import BuildJob
+from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
+from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
-from pipeline_lib.search.opening import Run
-from pipeline_lib.search.own_record import Record, alignment_key, write_record
+from pipeline_lib.run import RECORD, Run
+from pipeline_lib.search.own_record import Record, alignment_file, alignment_key, model_key, own_folder, write_record
 
 RATE, SECONDS = 50, 60
 ONE_BY_ONE = 200
@@ -57,7 +54,7 @@ COLUMNS = [
 
 def drawings(run: Run, count: int) -> list[bytes]:
     """PNGs of the catalog's first drawings."""
-    catalog = read_catalog(run.data / "catalog.parquet")
+    catalog = read_catalog(run.catalog)
     source = open_source(run.params.catalog, run.root)
     rows = catalog[catalog["role"] == "query"].head(count)
     bodies = []
@@ -107,7 +104,7 @@ def send(address: str, folder: str, rate: float, count: int) -> dict[str, Any]:
 def server(run: Run, gallery: str) -> Iterator[tuple[str, psutil.Process]]:
     """A server in a process of its own: its address and process."""
     command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", gallery]
-    command += ["--params", str(run.root / "params.yaml")]
+    command += ["--run", str(run.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101  it is a pipe
         said = process.stdout.readline()
@@ -157,32 +154,27 @@ def measure(address: str, process: psutil.Process, folder: Path, rate: float, co
 
 def large_run(run: Run, place: Path, count: int) -> Run:
     """The same model, with an index of `count` perturbed photos as if they were one's own."""
-    shutil.copy(run.root / "params.yaml", place)
-    for name in ("model", "embeddings", "catalog.parquet"):
-        (place / run.params.paths.data).mkdir(exist_ok=True)
-        (place / run.params.paths.data / name).symlink_to((run.data / name).resolve())
-    large = Run.read(place / "params.yaml")
-    base = EmbeddingTable.open(run.data / "embeddings" / "photos.parquet").read()
+    for name in (RECORD, "model", "embeddings", "catalog.parquet"):
+        (place / name).symlink_to((run.folder / name).resolve())
+    large = Run.open(place)
+    base = EmbeddingTable.open(run.embeddings / "photos.parquet").read()
     spread = (NOISE * base.std(axis=0)).astype(np.float32)
     random = np.random.default_rng(3)
-    schema = embeddings_schema(base.shape[1])
-    shards = large.own / "vectors"
-    shards.mkdir(parents=True)
+    shards = own_folder(large) / "vectors"
     for number, start in enumerate(range(0, count, BLOCK)):
         size = min(BLOCK, count - start)
         block = base[random.integers(0, len(base), size)]
         block = block + spread * random.standard_normal(block.shape, np.float32)
-        names = pa.array([f"{start + row:07d}.jpg" for row in range(size)])
-        column = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), base.shape[1])
-        table = pa.table([names, pa.array([""] * size), names, column], schema=schema)
-        pq.write_table(table, shards / f"part-{number:05d}.parquet", compression="lz4", use_dictionary=False)
-    kind, search = run.params.retrieval.alignment, run.params.search
+        names = [f"{start + row:07d}.jpg" for row in range(size)]
+        with vector_writer(shards / f"part-{number:05d}.parquet", base.shape[1]) as writer:
+            writer.write_table(vector_table(names, [""] * size, names, block))
+    kind, index = run.params.retrieval.alignment, run.params.index
     tables = tuple(sorted(shards.glob("*.parquet")))
     faiss = RemoteFaiss()
-    faiss.build(BuildJob(tables, run.alignment_file, kind, search.kind, search.dimension, large.own / "index"))
+    out = own_folder(large) / "index"
+    faiss.build(BuildJob(tables, alignment_file(run), kind, index.kind, index.dimension, out))
     faiss.close()
-    key = alignment_key(large.alignment_file, kind)
-    write_record(large.own, Record(str(place), large.model_key(), key, "made for the benchmark"))
+    write_record(large, Record(str(place), model_key(large), alignment_key(large), "made for the benchmark"))
     return large
 
 
@@ -201,11 +193,11 @@ def rows(run: Run, folder: Path, gallery: str) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measures all rows and writes them."""
     parser = argparse.ArgumentParser(description="latency and load of the page's server")
-    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
+    parser.add_argument("--run", type=Path, default=ROOT / "data", help="folder of a finished run")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "serve.csv")
     parser.add_argument("--large", type=int, default=LARGE, help="photos of the large gallery; 0 leaves it out")
     asked = parser.parse_args()
-    run = Run.read(asked.params)
+    run = Run.open(asked.run)
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as place:
         folder, tree = Path(place, "drawings"), Path(place, "large")
         folder.mkdir()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from experiments import grid
+from experiments import recipes
 from pipeline_lib import params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,4 +97,4 @@ def changed(changes: dict[str, Any]) -> params.Params:
 def changed_values(changes: dict[str, Any]) -> dict[str, Any]:
     """As `changed`, as the plain mapping that params.yaml holds."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return grid.changed(values, changes, "params.yaml")
+    return recipes.changed(values, changes, "benchmarks")

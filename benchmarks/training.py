@@ -18,13 +18,17 @@ import torch
 from benchmarks.timing import changed, compare, tell
 from pipeline_lib.data.schemas import patches_schema, write_table
 from pipeline_lib.models.context import ContextNet
-from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
-from pipeline_lib.pretext.batches import Batch, PatchShards, pair_table
+from pipeline_lib.models.device import autocast, choose_device, choose_precision, keep_freed_memory, use_threads
+from pipeline_lib.pretext.batches import Batch
+from pipeline_lib.training.context import ContextPrediction
+from pipeline_lib.training.loop import Task, train_step
+from pipeline_lib.training.objective import Weighted, weighted_loss
 from pipeline_lib.training.start import learning_rate, make_optimiser, seed_of, start_network
-from pipeline_lib.training.step import ContextTask, Pairs, inputs_of, train_step
+from pipeline_lib.training.streams import Pairs, PatchOutputs, PatchStream, patch_inputs
 
 STEPS, TURNS = 24, 5  # as many steps as an epoch of the default run has
 ROW_GROUP, SHARD_GROUPS = 64, 4
+OBJECTIVES = (Weighted(1.0, ContextPrediction()),)
 
 
 class Trainer:
@@ -38,33 +42,66 @@ class Trainer:
         self.device = choose_device(self.settings)
         self.precision = choose_precision(self.settings, self.device)
         ids = write_patches(folder, STEPS * self.settings.batch_images, size)
-        self.shards = PatchShards(folder, ids, self.settings.domain)
-        self.model: ContextNet = start_network(self.settings, self.shards, folder, self.device)[0]
+        self.stream = PatchStream(self.settings, folder, ids, ids[:1], self.device, self.precision)
+        self.model: ContextNet = start_network(self.settings, self.stream.shards, folder, self.device)[0]
         self.model.train()
         self.optimiser = make_optimiser(self.model, self.settings)
-        self.pairs = Pairs.of(pair_table(self.settings.domain), self.device)
         self.number = 0
 
     def inputs(self, batch: Batch) -> torch.Tensor:
         """What the encoder is given for a batch."""
-        generator = torch.Generator().manual_seed(seed_of(self.settings, self.number))
-        return inputs_of(batch, self.settings, self.device, generator)
+        return patch_inputs(batch, self.settings, self.device, torch.Generator().manual_seed(0))
 
-    def step(self, images: torch.Tensor) -> float:
-        """One step as `training.loop` takes it, and its loss."""
+    def prepare_step(self) -> int:
+        """Sets the learning rate and torch's seed as `training.loop` does, and returns the seed."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.number, 1_000_000, self.settings) * group["factor"]
-        torch.manual_seed(seed_of(self.settings, self.number))
+        seed = seed_of(self.settings, self.number)
+        torch.manual_seed(seed)
         self.number += 1
-        task = ContextTask(images, self.settings.batch_images, self.pairs)
-        found = train_step(self.model, self.optimiser, task, None, self.precision).context
-        assert found is not None  # noqa: S101  the task above
-        return float(found.loss)
+        return seed
+
+    def step(self, batch: Batch) -> float:
+        """One step as `training.loop` takes it, and its loss."""
+        task = Task(self.stream, batch, OBJECTIVES)
+        return float(train_step(self.model, self.optimiser, [task], self.prepare_step())["train_loss"])
+
+    def step_from_memory(self, images: torch.Tensor) -> float:
+        """The same on the encoder's input."""
+        self.prepare_step()
+        count = self.settings.batch_images
+        return step_on(images, self.model, self.optimiser, self.stream.pairs, count, self.precision)
 
     def epoch(self) -> Iterator[Batch]:
         """Batches from the shards, in a new order."""
-        settings = self.settings
-        return self.shards.epoch(0, settings.batch_images, shuffle=(settings.seed, self.number), drop_last=True)
+        return self.stream.batches(self.number, 0, STEPS)
+
+
+def step_on(
+    images: torch.Tensor,
+    model: ContextNet,
+    optimiser: torch.optim.Optimizer,
+    pairs: Pairs,
+    count: int,
+    precision: str,
+) -> float:
+    """One step on the encoder's input, and its loss.
+
+    Args:
+        images: float32[B * P, 3, H, W].
+        model: in training mode.
+        optimiser: over the model's parameters.
+        pairs: of the patches of an image.
+        count: number of images B.
+        precision: `bf16` or `fp32`.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    with autocast(images.device, precision):
+        logits = model(images, count)
+    loss, figures = weighted_loss(OBJECTIVES, PatchOutputs(logits, pairs))
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(figures["train_loss"])
 
 
 def write_patches(folder: Path, images: int, size: int) -> list[str]:
@@ -92,13 +129,13 @@ def main() -> None:
             # A whole epoch with the reader's start: nothing was read ahead before the clock started.
             started = time.perf_counter()
             for batch in trainer.epoch():
-                trainer.step(trainer.inputs(batch))
+                trainer.step(batch)
             return STEPS / (time.perf_counter() - started)
 
         def from_memory() -> float:
             started = time.perf_counter()
             for images in memory:
-                trainer.step(images)
+                trainer.step_from_memory(images)
             return STEPS / (time.perf_counter() - started)
 
         row = compare(

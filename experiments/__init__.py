@@ -1,1 +1,1 @@
-"""The ablation and what is made of it; run through experiments/dvc.yaml, not part of plain `dvc repro`."""
+"""Runs of recipes, and the tables made of them: the ablation, the retrieval study, the comparison of systems."""

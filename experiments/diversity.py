@@ -3,13 +3,9 @@
 Hubness is corrected, photos are compared by their whitened vectors. Writes metrics/retrieval_study_diversity.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from pathlib import Path
 
-from experiments.measuring import BEST, Finished, Line, command, figures_of
-from experiments.run import RUNS
+from experiments.study import BEST, Finished, Line, command, figures_of, update_table
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.evaluation.evaluation import evaluate_rankings
 from pipeline_lib.index.diversity import diversify
@@ -18,25 +14,15 @@ from pipeline_lib.index.ranking import Ranked, Rows, rank_scores
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
-def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
-    """A line per run, part of Sketchy and weight.
-
-    Args:
-        names: of recipes.
-        runs: the folder that holds NAME/embeddings/ of each.
-
-    Raises:
-        PipelineError: a run's embeddings are missing.
-    """
-    for name in names:
-        row = Finished.open(name, runs)
-        compared = row.whitened()
-        for dataset, part in row.parts().items():
-            gallery, queries = row.labels(part)
-            found = list(rank_scores(row.scores(BEST, part), gallery.image_ids))
-            for weight in WEIGHTS:
-                values = figures_of(evaluate_rankings(_diverse(found, compared[part[0]], weight), gallery, queries))
-                yield {"name": name, "dataset": dataset, "alignment": BEST, "weight": weight, **values}
+def measure(row: Finished) -> Iterator[Line]:
+    """A line per part of Sketchy and weight."""
+    compared = row.whitened()
+    for dataset, part in row.parts().items():
+        gallery, queries = row.labels(part)
+        found = list(rank_scores(row.scores(BEST, part), gallery.image_ids))
+        for weight in WEIGHTS:
+            values = figures_of(evaluate_rankings(_diverse(found, compared[part[0]], weight), gallery, queries))
+            yield {"dataset": dataset, "alignment": BEST, "weight": weight, **values}
 
 
 def _diverse(found: list[Ranked], photos: Vectors, weight: float) -> Iterator[Ranked]:
@@ -48,4 +34,4 @@ def _diverse(found: list[Ranked], photos: Vectors, weight: float) -> Iterator[Ra
 
 
 if __name__ == "__main__":
-    command(measure, "retrieval_study_diversity", "figures of diversified lists (MMR)")
+    command(__doc__, lambda names: update_table("retrieval_study_diversity", names, measure))

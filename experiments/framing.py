@@ -7,11 +7,8 @@ settings by, on the four others (`_rest`), with photos cut to the object (`li201
 metrics/retrieval_study_framing.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,25 +16,25 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.measuring import RESAMPLES, SEED, Finished, Line, command, figures
-from experiments.run import RUNS
+from experiments.study import RESAMPLES, SEED, Finished, Line, command, figures, update_table
 from experiments.together import ALIGNMENTS
 from pipeline_lib.data import li2014
 from pipeline_lib.data.schemas import read_catalog
-from pipeline_lib.data.source import Entry, FileSource, open_source
+from pipeline_lib.data.source import FileSource, open_source, root_of
 from pipeline_lib.embedding.alignment import Domain, of_kind
 from pipeline_lib.embedding.export import catalog_images
 from pipeline_lib.embedding.networks import open_networks
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.evaluation import li_score
 from pipeline_lib.evaluation.evaluation import with_ends
-from pipeline_lib.files import resolve_path
 from pipeline_lib.models.device import use_threads
-from pipeline_lib.params import Catalog
 from pipeline_lib.run import Run
 
 Picture = NDArray[np.uint8]
 View = Callable[[Picture], Picture]
+Images = Callable[[Domain], Iterator[Picture]]
+Embed = Callable[[Iterable[Picture], Domain], dict[str, Vectors]]
+"""From pictures to aligned unit vectors, float32[N, D], of each kind of alignment."""
 INK = 200  # a drawing's pixels below this are ink, 0..255
 MARGIN = 0.08  # of the ink's longer side, on each side
 MIDDLE = 0.7  # of height and width
@@ -87,77 +84,72 @@ SKETCHES: Mapping[str, View] = {"whole": whole, "ink": around_ink}
 PHOTOS: Mapping[str, tuple[View, ...]] = {"whole": (whole,), "padded": (padded,), "whole or middle": (whole, middle)}
 
 
-class Embedder:
-    """A run's networks and alignments."""
-
-    def __init__(self, run: Run, row: Finished) -> None:
-        use_threads(run.params.embed.threads)
-        self.networks = open_networks(run)
-        self.alignments = {kind: of_kind(kind, row.photos, row.sketches) for kind in ALIGNMENTS}
+def embedder(run: Run, row: Finished) -> Embed:
+    """A run's networks and alignments, as a function of pictures and their domain."""
+    use_threads(run.params.embed.threads)
+    networks = open_networks(run)
+    alignments = {kind: of_kind(kind, row.photos, row.sketches) for kind in ALIGNMENTS}
 
     @torch.inference_mode()
-    def __call__(self, images: Iterable[Picture], domain: Domain) -> dict[str, Vectors]:
-        """Aligned unit vectors, float32[N, D], of each kind."""
+    def embed(images: Iterable[Picture], domain: Domain) -> dict[str, Vectors]:
         found, iterator = [], iter(images)
         while chunk := list(islice(iterator, BATCH)):
-            prepared = torch.cat([self.networks.prepare(image) for image in chunk])
-            vectors = self.networks.embed(prepared.contiguous(memory_format=torch.channels_last))
+            prepared = torch.cat([networks.prepare(image) for image in chunk])
+            vectors = networks.embed(prepared.contiguous(memory_format=torch.channels_last))
             found.append(vectors.float().cpu().numpy())
         raw = np.concatenate(found)
-        return {kind: alignment.apply(raw, domain) for kind, alignment in self.alignments.items()}
+        return {kind: alignment.apply(raw, domain) for kind, alignment in alignments.items()}
+
+    return embed
 
 
-def scores_by_view(
-    photos: Callable[[], Iterator[Picture]], sketches: Callable[[], Iterator[Picture]], embed: Embedder, what: str
-) -> Iterator[tuple[dict[str, str], Vectors]]:
+def scores_by_view(images: Images, embed: Embed, what: str) -> Iterator[tuple[dict[str, str], Vectors]]:
     """How sketches and photos are shown and aligned, and their similarities, float32[M, N]."""
-    views = sorted({view for some in PHOTOS.values() for view in some}, key=lambda view: view.__name__)
-    shown = {
-        view: embed((view(image) for image in photos()), "photo") for view in tqdm(views, desc=what, unit="photo view")
-    }
+    views = tqdm((whole, padded, middle), desc=what, unit="photo view")
+    shown = {view: embed(map(view, images("photo")), "photo") for view in views}
     for name, view in SKETCHES.items():
-        drawn = embed((view(image) for image in sketches()), "sketch")
+        drawn = embed(map(view, images("sketch")), "sketch")
         for place, some in PHOTOS.items():
             for kind, vectors in drawn.items():
                 how = {"sketches": name, "photos": place, "alignment": kind}
                 yield how, np.max([vectors @ shown[each][kind].T for each in some], axis=0)
 
 
-def of_sketchy(run: Run, row: Finished, embed: Embedder) -> Iterator[Line]:
+def of_sketchy(run: Run, row: Finished, embed: Embed) -> Iterator[Line]:
     """Lines of the classes that settings are chosen by."""
     catalog = read_catalog(run.catalog).set_index("image_id")
     source = open_source(run.params.catalog, run.root)
     ((dataset, part),) = row.parts(final=False).items()
-    sides = row.labels(part)
+    gallery, queries = row.labels(part)
 
-    def images(side: int) -> Iterator[Picture]:
-        rows = catalog.loc[sides[side].image_ids.tolist()].reset_index()
+    def images(domain: Domain) -> Iterator[Picture]:
+        rows = catalog.loc[(gallery if domain == "photo" else queries).image_ids.tolist()].reset_index()
         return (pixels for _, _, _, pixels in catalog_images(rows, source))
 
-    for how, scores in scores_by_view(lambda: images(0), lambda: images(1), embed, dataset):
-        yield {"dataset": dataset, **how, **figures(scores, *sides)}
+    for how, scores in scores_by_view(images, embed, dataset):
+        yield {"dataset": dataset, **how, **figures(scores, gallery, queries)}
 
 
-def of_li(root: Path, side: li2014.Side, settings: Catalog, embed: Embedder) -> Iterator[Line]:
+def of_li(run: Run, side: li2014.Side, embed: Embed) -> Iterator[Line]:
     """Lines of Li 2014, K = 5: of the source's ten classes and of the four others."""
-    source = FileSource(root, settings.max_pixels)
+    root = root_of(run.params.catalog, run.root)
+    source = FileSource(root, run.params.catalog.max_pixels)
     entries = list(li2014.entries(root, side))
-    photos, sketches = ([e for e in entries if (e.domain == "photo") is kind] for kind in (True, False))
-    place = {entry.image_id: number for some in (photos, sketches) for number, entry in enumerate(some)}
+    ids = {domain: [entry.image_id for entry in entries if entry.domain == domain] for domain in ("photo", "sketch")}
+    place = {image_id: number for some in ids.values() for number, image_id in enumerate(some)}
     name = "li2014" if side == "cropped" else "li2014_img"
 
-    def images(some: list[Entry]) -> Iterator[Picture]:
-        return (source.load(entry.path, entry.domain, entry.image_id) for entry in some)
+    def images(domain: Domain) -> Iterator[Picture]:
+        return (source.load(entry.path, domain, entry.image_id) for entry in entries if entry.domain == domain)
 
     ratings = li2014.read_ratings(root)
-    for how, scores in scores_by_view(lambda: images(photos), lambda: images(sketches), embed, name):
+    for how, scores in scores_by_view(images, embed, name):
         values = {}
         for rated in ratings:
-            rows, columns = ([place[image_id] for image_id in ids] for ids in (rated.sketches, rated.photos))
-            found = li_score.li_scores(scores[np.ix_(rows, columns)], rated.values, np.array(rated.photos))
-            values[rated.class_name] = found
+            part = np.ix_(*([place[image_id] for image_id in some] for some in (rated.sketches, rated.photos)))
+            values[rated.class_name] = li_score.li_scores(scores[part], rated.values, np.array(rated.photos))
         for ending, some in split(values).items():
-            yield {"dataset": name + ending, **how, **li_figures(some), "gallery": len(photos)}
+            yield {"dataset": name + ending, **how, **li_figures(some), "gallery": len(ids["photo"])}
 
 
 def split(by_class: Mapping[str, li_score.Values]) -> dict[str, dict[str, li_score.Values]]:
@@ -172,24 +164,14 @@ def li_figures(by_class: Mapping[str, li_score.Values]) -> Line:
     return with_ends("li_score_at_5", found) | {"queries": sum(map(len, by_class.values()))}
 
 
-def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
-    """All lines of runs.
-
-    Args:
-        names: of recipes.
-        runs: the folder that holds NAME/, the run of each.
-
-    Raises:
-        PipelineError: a run is not finished, or images are missing.
-    """
-    for name in names:
-        row, run = Finished.open(name, runs), Run.open(runs / name)
-        embed = Embedder(run, row)
-        catalog = run.params.catalog
-        root = resolve_path(catalog.root, run.root, "catalog.root")
-        of_all = (of_sketchy(run, row, embed), *(of_li(root, side, catalog, embed) for side in li2014.SIDES))
-        yield from ({"name": name, **line} for lines in of_all for line in lines)
+def measure(row: Finished) -> Iterator[Line]:
+    """All lines of a run."""
+    run = Run.open(row.photos.path.parents[1])
+    embed = embedder(run, row)
+    yield from of_sketchy(run, row, embed)
+    for side in li2014.SIDES:
+        yield from of_li(run, side, embed)
 
 
 if __name__ == "__main__":
-    command(measure, "retrieval_study_framing", "hits by what is shown of drawings and photos")
+    command(__doc__, lambda names: update_table("retrieval_study_framing", names, measure))

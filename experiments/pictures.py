@@ -4,10 +4,7 @@ Charts without photos go to metrics/ablation/pictures/, which git keeps; retriev
 Maps, filters and grids need the run of the row that is kept, so they are drawn where that row was made.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from experiments.analyse import CLASSES, PER_CLASS, systems_of
-from experiments.claims import DEFAULT, START, UNTRAINED
-from experiments.recipes import ROOT, Recipes
-from experiments.run import RUNS
-from experiments.table import KIND, ROWS, finished, flat, history
+from experiments.recipes import ROOT
+from experiments.table import CLASSES, KIND, PER_CLASS, REFERENCE, ROWS, START, UNTRAINED, Record, flat, history
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import of_kind
-from pipeline_lib.embedding.vectors import open_pretext, open_retrieval
+from pipeline_lib.embedding.vectors import EmbeddingTable, open_pretext, open_retrieval
 from pipeline_lib.evaluation.comparison import System, measure
 from pipeline_lib.evaluation.evaluation import rankings_table
 from pipeline_lib.files import replacing
@@ -37,8 +31,6 @@ OUT = ROWS / "pictures"
 SEED = 0
 PRETEXT_POINTS = 300
 QUERIES, NEIGHBOURS = 12, 8
-
-Record = dict[str, Any]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -55,19 +47,19 @@ def curves(records: list[Record]) -> Figure:
     # Other seeds repeat rows that carry a claim.
     shown = [record for record in records if record["seed"] == 0]
     histories = {record["name"]: history(record["name"]) for record in shown}
-    default = {"the default": histories[DEFAULT]} if DEFAULT in histories else {}
+    reference = {REFERENCE: histories[REFERENCE]} if REFERENCE in histories else {}
     for record in shown:
         if record["group"] in ("claim", "grid"):
             name = f"{record['pretrained']}, {'BN' if record['batch_norm'] else 'plain'}"
             panel = panels.setdefault(titles[record["domain"]], {})
         else:
-            name, panel = record["name"], panels.setdefault(topic(record), dict(default))
+            name, panel = record["name"], panels.setdefault(topic(record), dict(reference))
         panel[name] = histories[record["name"]]
     return validation_curves(panels)
 
 
 def topic(record: Record) -> str:
-    """What a row that differs from the default in one thing is about."""
+    """What a row that differs from the reference in one thing is about."""
     if record["group"] == "encoder":
         return "other networks"
     sections = {key.partition(".")[0] for key in record["set"]}
@@ -78,12 +70,7 @@ def topic(record: Record) -> str:
 
 def bars(record: Record) -> dict[str, Figure]:
     """hit@5 of the source's ten classes under each protocol, before, after and beside frozen AlexNet and HOG."""
-    shown = {
-        "fc6, trained": DEFAULT,
-        "fc6, untrained": UNTRAINED,
-        "pool5, frozen": START,
-        "HOG": "hog",
-    }
+    shown = {"fc6, trained": REFERENCE, "fc6, untrained": UNTRAINED, "pool5, frozen": START, "HOG": "hog"}
     found = record["per_class"][KIND]
     return {
         column: class_bars(
@@ -97,45 +84,38 @@ def bars(record: Record) -> dict[str, Figure]:
     }
 
 
+def points(tables: tuple[EmbeddingTable, EmbeddingTable], rows: list[NDArray[np.int64]]) -> MapPoints:
+    """Some rows of photos and of the drawings or edge maps of photos, aligned."""
+    alignment = of_kind(KIND, *tables)
+    photos, drawn = (table.labels.take(some) for table, some in zip(tables, rows, strict=True))
+    a = alignment.apply(tables[0].read()[rows[0]], "photo")
+    b = alignment.apply(tables[1].read()[rows[1]], "sketch")
+    place = {name: row for row, name in enumerate(photos.image_ids.tolist())}
+    meant = enumerate(drawn.instance_ids.tolist(), start=len(a))
+    pairs = np.array([(place[name], row) for row, name in meant if name in place])
+    classes = np.concatenate([photos.class_names, drawn.class_names])
+    return MapPoints(np.concatenate([a, b]), np.arange(len(classes)) < len(a), classes, pairs)
+
+
 def sketchy_points(system: System) -> MapPoints:
     """Photos and sketches of the source's ten classes."""
-    photos, sketches = open_retrieval(system.folder)
-    alignment = of_kind(KIND, photos, sketches)
-    rows = [np.isin(table.labels.class_names, CLASSES) for table in (photos, sketches)]
-    a = alignment.apply(photos.read()[rows[0]], "photo")
-    b = alignment.apply(sketches.read()[rows[1]], "sketch")
-    place = {name: row for row, name in enumerate(photos.labels.image_ids[rows[0]].tolist())}
-    pairs = [
-        (place[name], len(a) + row)
-        for row, name in enumerate(sketches.labels.instance_ids[rows[1]].tolist())
-        if name in place
-    ]
-    classes = np.concatenate([photos.labels.class_names[rows[0]], sketches.labels.class_names[rows[1]]])
-    return MapPoints(np.concatenate([a, b]), np.arange(len(a) + len(b)) < len(a), classes, np.array(pairs))
+    tables = open_retrieval(system.folder)
+    return points(tables, [np.flatnonzero(np.isin(table.labels.class_names, CLASSES)) for table in tables])
 
 
 def pretext_points(system: System) -> MapPoints:
     """Some pretext photos and their own edge maps."""
-    photos, edges = open_pretext(system.folder)
-    alignment = of_kind(KIND, photos, edges)
-    rows: NDArray[np.int64] = np.sort(np.random.default_rng(SEED).permutation(len(photos))[:PRETEXT_POINTS])
-    a = alignment.apply(photos.read()[rows], "photo")
-    b = alignment.apply(edges.read()[rows], "sketch")
-    count = len(rows)
-    pairs = np.stack([np.arange(count), np.arange(count) + count], axis=1)
-    return MapPoints(np.concatenate([a, b]), np.arange(2 * count) < count, np.full(2 * count, ""), pairs)
+    tables = open_pretext(system.folder)
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(tables[0]))[:PRETEXT_POINTS])
+    return points(tables, [rows, rows])
 
 
-def draw_kept(run: Run) -> None:
-    """What needs the embeddings and weights of the row that keeps them."""
-    found = {system.name: system for system in systems_of(run)}
-    systems = {"before training": found[UNTRAINED], "after training": found[DEFAULT]}
-    maps = {
-        "sketchy": {title: sketchy_points(system) for title, system in systems.items()},
-        "pretext": {title: pretext_points(system) for title, system in systems.items()},
-    }
-    for name, points in maps.items():
-        save(embedding_maps(points, SEED), OUT / f"map_{name}.png")
+def draw_kept(run: Run, found: dict[str, System]) -> None:
+    """What needs the embeddings and weights of the row that keeps them, given its systems by name."""
+    systems = {"before training": found[UNTRAINED], "after training": found[REFERENCE]}
+    for name, points_of in (("sketchy", sketchy_points), ("pretext", pretext_points)):
+        maps = {title: points_of(system) for title, system in systems.items()}
+        save(embedding_maps(maps, SEED), OUT / f"map_{name}.png")
     kernels = {
         title: load_file(run.model / f"{name}.safetensors")["stages.0.0.weight"]
         for title, name in (("conv1 before training", "start"), ("conv1 after training", "encoder"))
@@ -151,17 +131,14 @@ def draw_kept(run: Run) -> None:
     print(f"pictures: {path.relative_to(ROOT)}")
 
 
-def draw(recipes: Recipes) -> None:
+def draw(records: list[Record]) -> None:
     """Draws what can be drawn from the rows that are made."""
-    records = [record for record in finished(recipes) if "skipped" not in record]
     if not records:
         print("pictures: no row is made yet")
         return
     save(curves(records), OUT / "curves.png")
     save(carry_over(pd.DataFrame([flat(record) for record in records])), OUT / "carry_over.png")
     for record in records:
-        if record["name"] == DEFAULT:
+        if record["name"] == REFERENCE:
             for name, figure in bars(record).items():
                 save(figure, OUT / f"classes_{name.removesuffix('_hit_at_5')}.png")
-    if (RUNS / DEFAULT).is_dir():
-        draw_kept(Run.open(RUNS / DEFAULT))

@@ -5,12 +5,10 @@ ablation and of the retrieval study are recipes with a `group`. Names that begin
 runs of their own.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,34 +41,39 @@ class Recipe(BaseModel):
     before: bool = False  # of the ablation: also measures the start weights, and keeps its run for pictures
     note: str = ""  # for the ablation's table
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a file; a PipelineError names it and the key that is wrong."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ValidationError as failure:
+            words = [
+                f"{'.'.join(map(str, error['loc'])) or 'whole file'}: {error['msg']}" for error in failure.errors()
+            ]
+            raise PipelineError(f"{path}: {'; '.join(words)}") from failure
+        except (OSError, ValueError, yaml.YAMLError) as failure:
+            raise PipelineError(f"{path}: can't be read ({failure})") from failure
+
 
 class Recipes:
     """All recipes below a folder: `all` by name, the file of each in `places`."""
 
     def __init__(self, folder: Path = RECIPES, params: Path = ROOT / "params.yaml") -> None:
-        """Reads them.
-
-        Raises:
-            PipelineError: two files have one name, or a file can't be used; names the file and the key.
-        """
+        """Reads them; a PipelineError names a file that can't be used and its key, or two files of one name."""
         self.places: dict[str, Path] = {}
         for path in sorted(folder.rglob("*.yaml")):
             if path.stem in self.places or path.stem in RESERVED:
                 other = self.places.get(path.stem, ROOT / "metrics" / path.stem)
                 raise PipelineError(f"{path}: {other} has the same name; rename the recipe")
             self.places[path.stem] = path
-        self.all = {name: _read(path) for name, path in self.places.items()}
+        self.all = {name: Recipe.read(path) for name, path in self.places.items()}
         self.defaults: dict[str, Any] = yaml.safe_load(params.read_text(encoding="utf-8"))
         # A recipe may turn on an objective that params.yaml does not list.
         objectives = self.defaults["train"]["objectives"]
         self.defaults["train"]["objectives"] = dict.fromkeys(OBJECTIVES, 0.0) | objectives
 
     def __getitem__(self, name: str) -> Recipe:
-        """A recipe that can be run.
-
-        Raises:
-            PipelineError: there is none of that name; lists those there are.
-        """
+        """A recipe that can be run; where there is none of that name, a PipelineError lists those there are."""
         if name not in self.all or name.startswith("_"):
             known = sorted(self.all, key=lambda other: (len(self.places[other].parts), other))
             listed = ", ".join(other for other in known if not other.startswith("_"))
@@ -119,7 +122,7 @@ class Recipes:
 
 
 def changed(values: dict[str, Any], changes: dict[str, Any], source: str) -> dict[str, Any]:
-    """A copy of nested values with some leaves changed, given as `{"train.epochs": 26}`.
+    """A copy of nested values with some leaves changed, such as `{"train.epochs": 26}`.
 
     Raises:
         PipelineError: a key is no leaf of the values; the message begins with `source`.
@@ -134,13 +137,3 @@ def changed(values: dict[str, Any], changes: dict[str, Any], source: str) -> dic
             raise PipelineError(f"{source}: {key} is no key of params.yaml; correct its name")
         place[leaf] = value
     return values
-
-
-def _read(path: Path) -> Recipe:
-    try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as failure:
-        words = [f"{'.'.join(map(str, error['loc'])) or 'whole file'}: {error['msg']}" for error in failure.errors()]
-        raise PipelineError(f"{path}: {'; '.join(words)}") from failure
-    except (OSError, ValueError, yaml.YAMLError) as failure:
-        raise PipelineError(f"{path}: can't be read ({failure})") from failure

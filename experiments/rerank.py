@@ -9,16 +9,11 @@ Lists start from `pretext_csls`; photos are compared by their whitened vectors. 
 Writes metrics/retrieval_study_rerank.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments.measuring import BEST, Finished, Line, command, figures
-from experiments.run import RUNS
+from experiments.study import BEST, Finished, Line, command, figures, update_table
 from pipeline_lib.embedding.vectors import Vectors
 
 FOUND = (3, 10, 30)  # photos found first that become queries, too
@@ -28,38 +23,26 @@ NEIGHBOURS = (10, 20)  # k1; k2 is 0.3 of it, as in the paper's settings
 
 
 def expanded(scores: Vectors, alike: Vectors, found: int, weight: float) -> Vectors:
-    """Scores that the photos found first contribute to.
+    """Scores that the photos found first contribute to, float32[M, N].
 
     Args:
         scores: float32[M, N], drawings against photos.
         alike: float32[N, N], photos against photos.
         found: how many of each drawing's photos contribute, at most N.
         weight: of their mean similarity, beside the score.
-
-    Returns:
-        float32[M, N].
     """
-    votes = _weights(scores, found)
-    return np.asarray(scores + weight * (votes @ alike), np.float32)
+    return np.asarray(scores + weight * (_weights(scores, found) @ alike), np.float32)
 
 
 def jaccard(scores: Vectors, alike: Vectors, neighbours: int) -> Vectors:
     """How much the photos that a drawing found and a photo's mutual neighbours overlap, 0..1.
 
-    Args:
-        scores: as in `expanded`.
-        alike: as in `expanded`.
-        neighbours: k1, how many neighbours count, at most N.
-
-    Returns:
-        float32[M, N], the sum of smaller over the sum of larger weights (eq. 10 of the paper, 1 minus the distance).
+    It is the sum of smaller over the sum of larger weights (eq. 10 of the paper, 1 minus the distance), float32[M, N].
+    `scores` and `alike` are as in `expanded`; `neighbours` is k1, how many neighbours count, at most N.
     """
     codes = _codes(alike, neighbours)
-    few = max(1, round(0.3 * neighbours))
-    drawn = _weights(scores, few) @ codes
-    overlap = np.empty(scores.shape, np.float32)
-    sums = codes.sum(axis=1)
-    for row, code in enumerate(drawn):
+    overlap, sums = np.empty(scores.shape, np.float32), codes.sum(axis=1)
+    for row, code in enumerate(_weights(scores, max(1, round(0.3 * neighbours))) @ codes):
         columns = np.flatnonzero(code)
         smaller = np.minimum(codes[:, columns], code[columns]).sum(axis=1)
         overlap[row] = smaller / (sums + code.sum() - smaller)
@@ -86,7 +69,7 @@ def _codes(alike: Vectors, neighbours: int) -> Vectors:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def settings(scores: Vectors, alike: Vectors) -> Iterator[tuple[dict[str, Any], Vectors]]:
+def settings(scores: Vectors, alike: Vectors) -> Iterator[tuple[Line, Vectors]]:
     """Every setting with its scores; the first leaves them as they are."""
     yield {"method": "none", "photos": 0, "weight": 0.0}, scores
     for found in FOUND:
@@ -98,25 +81,14 @@ def settings(scores: Vectors, alike: Vectors) -> Iterator[tuple[dict[str, Any], 
             yield {"method": "jaccard", "photos": neighbours, "weight": weight}, scores + weight * overlap
 
 
-def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
-    """A line per run, part of Sketchy and setting.
-
-    Args:
-        names: of recipes.
-        runs: the folder that holds NAME/embeddings/ of each.
-
-    Raises:
-        PipelineError: a run's embeddings are missing.
-    """
-    for name in names:
-        row = Finished.open(name, runs)
-        compared = row.whitened()
-        for dataset, part in row.parts().items():
-            shown = compared[part[0]]
-            for how, scores in settings(row.scores(BEST, part), shown @ shown.T):
-                found = figures(scores, *row.labels(part))
-                yield {"name": name, "dataset": dataset, "alignment": BEST, **how, **found}
+def measure(row: Finished) -> Iterator[Line]:
+    """A line per part of Sketchy and setting."""
+    compared = row.whitened()
+    for dataset, part in row.parts().items():
+        shown = compared[part[0]]
+        for how, scores in settings(row.scores(BEST, part), shown @ shown.T):
+            yield {"dataset": dataset, "alignment": BEST, **how, **figures(scores, *row.labels(part))}
 
 
 if __name__ == "__main__":
-    command(measure, "retrieval_study_rerank", "figures of lists re-ranked by how alike the photos are")
+    command(__doc__, lambda names: update_table("retrieval_study_rerank", names, measure))

@@ -6,8 +6,6 @@ after an interruption the same command continues. The artefacts are fetched to d
 recipes at the top of recipes/ to metrics/NAME/, which git keeps.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -15,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,19 +21,20 @@ import yaml
 
 from experiments.recipes import DEFAULT, RECIPES, ROOT, Recipes
 from pipeline_lib.errors import PipelineError, in_words
-from pipeline_lib.files import digest_of, exclusive, publish_folder, resolve_path
+from pipeline_lib.files import digest_of, exclusive, publish_folder, read_json, resolve_path
 from pipeline_lib.run import RECORD, Run
 from tools.show import main as show
 
 RUNS: Final = ROOT / "data" / "runs"
 METRICS: Final = ROOT / "metrics"
 DVC: Final = (sys.executable, "-m", "dvc")
-# Experiments are commits; this is their author where git has not been told one.
+# Experiments are commits that nobody reads; git may not have been told an author.
 AUTHOR: Final = {f"GIT_{who}_{what}": "dvc@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 LEFT: Final = ("data/patches",)
 """Artefacts that stay in DVC's cache: only training reads them."""
 UNREAD: Final = (*LEFT, "data/pairs")
 """Artefacts that no measurement of a row reads."""
+STOPPED: Final = "the same command again goes on where it stopped"
 
 
 def make(
@@ -44,21 +43,18 @@ def make(
     """Makes a run and publishes it; an older run of that name is replaced at the end and not before.
 
     Args:
-        name: of the recipe.
+        name: of the recipe, one of `recipes`.
         recipes: all of them.
         more: values of leaf keys that come on top of the recipe, such as `catalog.root`.
         targets: stages to end with; empty for the whole pipeline.
         left: artefacts that are not fetched.
-
-    Returns:
-        The run's folder.
 
     Raises:
         PipelineError: the recipe can't be used, the tree can't hold experiments, or a stage failed.
     """
     if name == DEFAULT:
         raise PipelineError("the recipe default is params.yaml itself: make it with `make repro`; its run is data/")
-    if git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+    if not has_commit():
         raise PipelineError(
             f"{ROOT}: is no git repository with a commit, and a run is a DVC experiment, which is based on one: "
             "clone the repository, or `git init && git add -A && git commit -m start`"
@@ -80,14 +76,7 @@ def make(
 def made(name: str, recipes: Recipes, root: str, targets: Sequence[str]) -> Run:
     """The run of a row of a table, made now unless it is there with the row's params.
 
-    Args:
-        name: of the recipe.
-        recipes: all of them.
-        root: folder of images; empty for the recipe's own.
-        targets: stages to end with.
-
-    Raises:
-        PipelineError: as `make`.
+    Arguments and errors are those of `make`; `root` is the folder of images, empty for the recipe's own.
     """
     more = absolute(name, recipes, {"catalog.root": root or recipes.params_of(name).catalog.root})
     if (RUNS / name / RECORD).exists():
@@ -96,6 +85,46 @@ def made(name: str, recipes: Recipes, root: str, targets: Sequence[str]) -> Run:
         if there and run.params.model_copy(update={"machine": wanted.machine}) == wanted:
             return run
     return Run.open(make(name, recipes, more, targets, UNREAD))
+
+
+def rows_command(
+    about: str,
+    groups: Collection[str],
+    folder: Path,
+    make_row: Callable[[str, Recipes, str], None],
+    tables: Callable[[Recipes], None],
+) -> None:
+    """The command line that makes rows, recipes of some groups whose records lie in a folder, and then their tables."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("names", nargs="*", help="recipes; without any, all rows that are not made yet")
+    parser.add_argument("--root", default="", help="folder that holds VOCdevkit/ and sketchy/ (default: as the recipe)")
+    parser.add_argument("--table", action="store_true", help="make no row")
+    given = parser.parse_args()
+    failed = []
+    try:
+        recipes = Recipes()
+        there = {record["name"] for record in records_of(recipes, groups, folder) if "skipped" not in record}
+        names = given.names or [name for name in recipes.rows(groups) if name not in there]
+        for name in names:
+            recipes.params_of(name)  # an unknown recipe is told before hours of work
+        for name in [] if given.table else names:
+            try:
+                make_row(name, recipes, given.root)
+            except PipelineError as failure:
+                failed.append(str(failure))
+        tables(recipes)
+    except PipelineError as failure:
+        failed.append(str(failure))
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; {STOPPED}")
+    if failed:
+        sys.exit("error: " + "\n".join(failed))
+
+
+def records_of(recipes: Recipes, groups: Collection[str], folder: Path) -> list[dict[str, Any]]:
+    """The records of rows of some groups, in their order: those that are made, and those skipped, with the reason."""
+    paths = [folder / f"{name}.json" for name in recipes.rows(groups)]
+    return [read_json(path) for path in paths if path.exists()]
 
 
 def absolute(name: str, recipes: Recipes, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,20 +150,20 @@ def absolute(name: str, recipes: Recipes, more: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def git(*arguments: str) -> str | None:
-    """What git answers in the repository; None where it fails or is not installed."""
-    try:
-        found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False, text=True)
-    except OSError:
-        return None
-    return None if found.returncode else found.stdout
+def has_commit() -> bool:
+    """Whether the tree is a git repository with a commit."""
+    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    return (
+        bool(shutil.which("git")) and not subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+    )
 
 
 def call(command: Sequence[str]) -> int:
-    """Runs a command in the repository, live, and stops it if this process is stopped; returns its exit status."""
+    """Runs a command in the repository, live, and stops it with this process; returns its exit status."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    author = {} if git("config", "user.name") and git("config", "user.email") else AUTHOR
-    environment = {**author, **os.environ, "PATH": path}
+    environment = {**AUTHOR, **os.environ, "PATH": path}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # the same as Ctrl-C
     with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as running:
         try:
             return running.wait()
@@ -156,20 +185,17 @@ def spelled(value: object) -> str:
 def outs_of(targets: Sequence[str]) -> list[str]:
     """What the stages up to `targets` write, by dvc.yaml; all stages where there are no targets."""
     stages: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-
-    def paths(name: str, *kinds: str) -> list[str]:
-        entries = [entry for kind in kinds for entry in stages[name].get(kind, [])]
-        return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
-
-    outs = {name: paths(name, "outs", "metrics", "plots") for name in stages}
+    outs: dict[str, list[str]] = {}
+    for name, stage in stages.items():
+        entries = [*stage.get("outs", []), *stage.get("metrics", [])]
+        outs[name] = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
     waiting, wanted = list(targets or stages), set[str]()
     while waiting:
         name = waiting.pop()
         if name not in stages:
             raise PipelineError(f"--targets: there is no stage {name}; stages are {', '.join(stages)}")
         wanted.add(name)
-        deps = set(paths(name, "deps"))
-        waiting += [other for other in stages if other not in wanted and deps & set(outs[other])]
+        waiting += [other for other in stages if other not in wanted and set(stages[name]["deps"]) & set(outs[other])]
     return [out for name in stages if name in wanted for out in outs[name]]
 
 
@@ -187,23 +213,9 @@ def fetch(name: str, outs: Iterable[str], aside: Path) -> Path:
     return RUNS / name
 
 
-def keep_metrics(name: str) -> Path:
-    """Copies a run's metrics to metrics/NAME/."""
-    aside = METRICS / f".{name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(RUNS / name / "metrics", aside)
-    publish_folder(aside, METRICS / name)
-    return METRICS / name
-
-
 def go_on(name: str) -> str:
     """How an unfinished run is continued."""
-    return f"the same command again goes on where it stopped (make run RECIPE={name}, or python -m experiments.run)"
-
-
-def stopped(*_: object) -> None:
-    """What a signal that ends the process does: the same as Ctrl-C."""
-    raise KeyboardInterrupt
+    return f"{STOPPED} (make run RECIPE={name}, or python -m experiments.run)"
 
 
 def main() -> None:
@@ -216,18 +228,18 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=[], metavar="STAGE", help="stages to end with (default: all)")
     given = parser.parse_args()
     places = {"catalog.root": given.root, "catalog.sketches": given.sketches}
-    settings = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stopped)
+    more = {key: place for key, place in places.items() if place}
+    more |= {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
     try:
         recipes, metrics = Recipes(), "none for git"
-        folder = make(
-            given.name, recipes, {key: text for key, text in places.items() if text} | settings, given.targets
-        )
+        folder = make(given.name, recipes, more, given.targets)
         # Neither variations of recipes nor rows of tables nor private photos.
         public = recipes.places[given.name].parent == RECIPES and not given.set and not given.targets
         if public and recipes.params_of(given.name).catalog.dataset != "folder":
-            metrics = str(keep_metrics(given.name))
+            metrics = str(METRICS / given.name)
+            aside = METRICS / f".{given.name}.tmp"
+            shutil.copytree(folder / "metrics", aside, dirs_exist_ok=True)
+            publish_folder(aside, METRICS / given.name)
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
     except OSError as failure:

@@ -4,16 +4,12 @@ Sketchy is measured on the classes that settings are chosen by, other sets whole
 metrics/retrieval_study_shrinkage.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from experiments.measuring import Finished, Line, command, figures
-from experiments.run import RUNS
+from experiments.study import Finished, Line, command, figures, write_table
 from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.embedding.vectors import open_pretext
 from pipeline_lib.embedding.whitening import Whitening
@@ -22,18 +18,9 @@ VALUES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 CHAIN = ("mean", "whitening")
 
 
-def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
-    """A line per run and value of the constant.
-
-    Args:
-        names: of recipes.
-        runs: the folder that holds NAME/embeddings/ of each.
-
-    Raises:
-        PipelineError: a table is missing or can't be used.
-    """
-    for name in names:
-        row = Finished.open(name, runs)
+def measure(names: list[str]) -> Iterator[Line]:
+    """A line per run and value of the constant."""
+    for row in map(Finished.open, names):
         first, second = open_pretext(row.photos.path.parent)
         means = Alignment(first.dimension).fitted(CHAIN[:1], first, second)
         differences = means.pairs(first, second, len(first))
@@ -50,4 +37,4 @@ def measure(names: list[str], runs: Path = RUNS) -> Iterator[Line]:
 
 
 if __name__ == "__main__":
-    command(measure, "retrieval_study_shrinkage", "hits by the shrinkage of the whitening", by_name=False)
+    command(__doc__, lambda names: write_table("retrieval_study_shrinkage", measure(names)))

@@ -1,34 +1,33 @@
-"""Gathers the finished rows of the ablation: metrics/ablation/*.json -> metrics/ablation.csv and ablation.md."""
+"""The finished rows of the ablation and their tables: metrics/ablation/*.json -> metrics/ablation.csv, ablation.md."""
 
-from __future__ import annotations
-
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, Final
 
 import pandas as pd
 
-from experiments.measuring import write_table
-from experiments.recipes import ABLATION, ROOT, Recipes
-from pipeline_lib.files import read_json, write_text
+from experiments.recipes import ROOT
+from experiments.study import write_table
+from pipeline_lib.files import write_text
 
 ROWS = ROOT / "metrics" / "ablation"
+REFERENCE: Final = "cross-conv5-bn-s0"
+"""The row that others change one thing in; its network is kept, and start weights are measured beside it."""
+UNTRAINED, START = f"{REFERENCE}-untrained", f"{REFERENCE}-start"
 KIND: Final = "pretext_mean"
 """The alignment whose figures stand in the table; the others are in each row's JSON."""
 FIGURES = ("instance_hit_at_5", "instance_hit_at_10", "in_class_hit_at_5", "class_hit_at_5", "class_hit_at_10")
+CLASSES = ("airplane", "bicycle", "car_(sedan)", "cat", "chair", "cow", "dog", "horse", "motorcycle", "sheep")
+"""The source's ten classes, by Sketchy's names."""
+PER_CLASS = ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")
+SETTINGS = ("encoder", "domain", "pretrained", "batch_norm", "epochs", "seed")
 TITLES = {
     "claim": "Runs that carry a claim, three seeds",
     "grid": "The rest of the grid, one seed",
-    "ablation": "One change against the default (cross, conv5, BatchNorm)",
-    "length": "Longer training of the default",
+    "ablation": f"One change in `{REFERENCE}`",
+    "length": f"Longer training of `{REFERENCE}`",
     "encoder": "Other encoders",
 }
 Record = dict[str, Any]
-
-
-def finished(recipes: Recipes, folder: Path = ROWS) -> list[Record]:
-    """The records of all rows that have been made, in their order; skipped ones hold nothing but a reason."""
-    paths = [folder / f"{name}.json" for name in recipes.rows(ABLATION)]
-    return [read_json(path) for path in paths if path.exists()]
 
 
 def history(name: str) -> pd.DataFrame:
@@ -39,11 +38,7 @@ def history(name: str) -> pd.DataFrame:
 def flat(record: Record) -> Record:
     """One line of metrics/ablation.csv."""
     pretext, found = record["pretext"], record["retrieval"][KIND]
-    line = {
-        key: record[key]
-        for key in ("name", "group", "dataset", "encoder", "domain", "pretrained", "batch_norm", "epochs", "seed")
-    }
-    line["training_images"] = record["training_images"]
+    line = {key: record[key] for key in ("name", "group", "dataset", *SETTINGS, "training_images")}
     for name in ("accuracy", "accuracy_one_patch"):
         low, high = pretext[f"{name}_ci95"]
         line |= {f"pretext_{name}": pretext[name], f"pretext_{name}_ci95": f"{low:.4f}-{high:.4f}"}
@@ -54,10 +49,22 @@ def flat(record: Record) -> Record:
     return line | {"alignment": KIND, "seconds": record["seconds"], "commit": record["commit"]}
 
 
-def percent(values: list[float]) -> str:
+def percent(values: Iterable[float]) -> str:
     """`33.1 [31.0, 35.2]` of a fraction and its interval."""
-    value, low, high = (100 * number for number in values)
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in values))
+
+
+def cells(record: Record) -> list[str]:
+    """One line of metrics/ablation.md."""
+    pretext, found = record["pretext"], record["retrieval"][KIND]
+    note = f" ({record['note']})" if record["note"] else ""
+    return [
+        f"`{record['name']}`{note}",
+        percent([pretext["accuracy"], *pretext["accuracy_ci95"]]),
+        f"{100 * pretext['accuracy_one_patch']:.1f}",
+        *(percent(found[name]) for name in PER_CLASS),
+        f"{record['seconds']:.0f}",
+    ]
 
 
 def markdown(order: list[str], records: list[Record]) -> str:
@@ -67,38 +74,24 @@ def markdown(order: list[str], records: list[Record]) -> str:
         order: names of all rows.
         records: those that are made or skipped.
     """
-    done = [record for record in records if "skipped" not in record]
     skipped = [record for record in records if "skipped" in record]
-    images = sorted({record["training_images"] for record in done})
+    done = [record for record in records if "skipped" not in record]
+    images = " or ".join(map(str, sorted({record["training_images"] for record in done})))
     lines = [
         "# The ablation",
         "",
-        (f"Written by `make ablation`; {len(done)} of {len(order)} rows are made, {len(skipped)} skipped."),
+        f"Written by `make ablation`; {len(done)} of {len(order)} rows are made, {len(skipped)} skipped.",
         (
-            f"Trained on {' or '.join(map(str, images)) or 'no'} photos of VOC 2012 and `photos/`, without those that "
-            "occur in a benchmark, for 26 epochs unless the row says otherwise; linear warm-up over a tenth of the "
-            "steps, then a cosine to 0. Pretext: accuracy on held-out photos, chance 12.5 %. Retrieval: fc6 on Sketchy "
-            "at 224 px, whole gallery, means of pretext photos and edges removed. Hits in %, 95 % intervals."
+            f"Trained on {images or 'no'} photos of VOC 2012 and `photos/`, without those that occur in a benchmark, "
+            "for 26 epochs unless the row says otherwise; linear warm-up over a tenth of the steps, then a cosine to "
+            "0. Pretext: accuracy on held-out photos, chance 12.5 %. Retrieval: fc6 on Sketchy at 224 px, whole "
+            "gallery, means of pretext photos and edges removed. Hits in %, 95 % intervals."
         ),
     ]
+    head = ["| row | pretext | one patch | instance@5 | in class@5 | class@5 | seconds |", "|---" * 7 + "|"]
     for group, title in TITLES.items():
-        rows = [record for record in done if record["group"] == group]
-        if not rows:
-            continue
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| row | pretext | one patch | instance@5 | in class@5 | class@5 | seconds |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for record in rows:
-            pretext, found = record["pretext"], record["retrieval"][KIND]
-            note = f" ({record['note']})" if record["note"] else ""
-            cells = [f"`{record['name']}`{note}", percent([pretext["accuracy"], *pretext["accuracy_ci95"]])]
-            cells.append(f"{100 * pretext['accuracy_one_patch']:.1f}")
-            cells += [percent(found[name]) for name in ("instance_hit_at_5", "in_class_hit_at_5", "class_hit_at_5")]
-            lines.append("| " + " | ".join([*cells, f"{record['seconds']:.0f}"]) + " |")
+        rows = [f"| {' | '.join(cells(record))} |" for record in done if record["group"] == group]
+        lines += ["", f"## {title}", "", *head, *rows] if rows else []
     if skipped:
         lines += ["", "## Skipped", "", "`make ablation` makes these where their weights are at hand.", ""]
         lines += [f"- `{record['name']}`: {record['skipped']}" for record in skipped]
@@ -108,9 +101,8 @@ def markdown(order: list[str], records: list[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(recipes: Recipes) -> None:
-    """Writes both files."""
-    records, order = finished(recipes), recipes.rows(ABLATION)
+def write(order: list[str], records: list[Record]) -> None:
+    """Writes both files; arguments as in `markdown`."""
     write_table("ablation", [flat(record) for record in records if "skipped" not in record])
     write_text(ROOT / "metrics" / "ablation.md", markdown(order, records))
     print(f"ablation: {len(records)} of {len(order)} rows gathered")

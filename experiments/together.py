@@ -4,31 +4,21 @@ Their similarities are added up, each network aligned by itself: the same as joi
 length 1. Writes metrics/retrieval_study_together.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
-from experiments.measuring import BEST, Finished, Line, command, figures
 from experiments.run import RUNS
+from experiments.study import BEST, Finished, Line, command, figures, write_table
 from pipeline_lib.errors import PipelineError
 
 ALIGNMENTS = ("pretext_whitened", BEST)
 
 
 def measure(combinations: list[str], runs: Path = RUNS) -> Iterator[Line]:
-    """A line per combination, alignment and part of Sketchy.
-
-    Args:
-        combinations: names of recipes, joined by +.
-        runs: the folder that holds NAME/embeddings/ of each.
-
-    Raises:
-        PipelineError: a run's embeddings are missing, or two runs do not hold the same images.
-    """
+    """A line per combination, alignment and part of Sketchy; all networks must have embedded the same images."""
     members = {text: text.split("+") for text in combinations}
     opened = {name: Finished.open(name, runs) for names in members.values() for name in names}
     first = next(iter(opened.values()))
@@ -46,4 +36,4 @@ def measure(combinations: list[str], runs: Path = RUNS) -> Iterator[Line]:
 
 
 if __name__ == "__main__":
-    command(measure, "retrieval_study_together", "figures of several networks together", by_name=False)
+    command(__doc__, lambda names: write_table("retrieval_study_together", measure(names)))

@@ -4,8 +4,6 @@ Keys of stored results take their code from here, so that a changed file makes e
 have had a say in.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

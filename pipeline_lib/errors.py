@@ -1,7 +1,5 @@
 """The one exception of this program: what went wrong, where, and the way out; and the system's own words."""
 
-from __future__ import annotations
-
 
 class PipelineError(Exception):
     """A failure that the user can act on.

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and keys that tell whether unfinished work still fits its inputs."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

@@ -6,8 +6,6 @@ the ratio of summed numerators to summed denominators. The same clusters and see
 makes differences between two systems paired.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

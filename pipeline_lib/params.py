@@ -5,8 +5,6 @@ params.yaml. A key that came after the first release has a default here: what ru
 params.yaml itself must name every key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -404,4 +402,8 @@ def fingerprint(section: Section, leave_out: Iterable[str] = ()) -> dict[str, An
         for name, field in type(section).model_fields.items()
         if not field.is_required()
     }
-    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+    kept = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+    # An objective without weight is no objective.
+    return {
+        name: {k: v for k, v in value.items() if v} if name == "objectives" else value for name, value in kept.items()
+    }

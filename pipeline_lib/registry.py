@@ -4,8 +4,6 @@ Each of these is a module of its own and a line here. Names are strings, so that
 torch or a reader, and a run loads what it uses and nothing else.
 """
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -15,7 +13,7 @@ DATASETS: Final[dict[str, str]] = {
     "voc_sketchy": "pipeline_lib.data.voc_sketchy:VocSketchySource",
     "folder": "pipeline_lib.data.folder:FolderSource",
 }
-"""`catalog.dataset`: a class with `of(catalog, root)`, see `data.source.Source`."""
+"""`catalog.dataset`: a class with `of(catalog, base)`, see `data.source.Source`."""
 
 
 @dataclass(frozen=True)

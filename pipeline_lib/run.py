@@ -5,15 +5,13 @@ that made it, and on which processor. `model/`, `embeddings/` and `index/` lie b
 them from: `catalog.parquet`, `pairs/`, `baselines/`.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import LIBRARY, digest_of_file, read_json, write_json
@@ -76,7 +74,7 @@ class Run:
         return self.folder / "pairs"
 
     @classmethod
-    def open(cls, folder: Path, root: Path = LIBRARY.parent) -> Run:
+    def open(cls, folder: Path, root: Path = LIBRARY.parent) -> Self:
         """Opens a finished run.
 
         Args:
@@ -126,13 +124,19 @@ class Run:
 
 
 def commit(root: Path) -> str:
-    """The commit of a tree, with a plus where its files differ; "unknown" outside of git."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    """The commit of a tree, with a plus where its code differs; "unknown" outside of git.
+
+    Params are not looked at: an experiment changes them, and they stand in the record.
+    """
+    code = ("pipeline_lib", "stages")
     try:
-        found = subprocess.run(command, cwd=root, capture_output=True, check=False)
+        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, check=False)
+        command = ["git", "diff", "--quiet", "HEAD", "--", *code]
+        differs = subprocess.run(command, cwd=root, capture_output=True, check=False).returncode
     except OSError:  # git is not installed
         return "unknown"
-    return found.stdout.decode().strip() or "unknown"
+    name = found.stdout.decode().strip()
+    return f"{name}{'+' if differs else ''}" if name and not found.returncode else "unknown"
 
 
 def versions() -> dict[str, str]:

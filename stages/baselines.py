@@ -1,6 +1,6 @@
 """Embeds the same images by what the run is read beside: its start weights at pool5, its untrained fc6, and HOG.
 
-Reads data/catalog.parquet, data/pairs and data/model. Writes data/baselines/NAME-start, NAME-untrained and hog.
+Reads data/catalog.parquet, data/pairs and data/model. Writes data/baselines/start, untrained and hog.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     network = load_encoder(data / "model", params, START)
     supervision = "none" if params.train.pretrained == "none" else "imagenet"
     folder, pairs = data / "baselines.unfinished", data / "pairs"
-    start, untrained, hog = (folder / name for name in (f"{params.name}-start", f"{params.name}-untrained", "hog"))
+    start, untrained, hog = (folder / name for name in ("start", "untrained", "hog"))
     # Where both see images of one size, one pass serves both: fc6 is then a small addition to pool5.
     jobs = [(params.baselines.image_size, {start: pool5_of(network)})]
     jobs.append((params.embed.largest, {untrained: fc6_of(network, params.embed)}))
@@ -42,7 +42,8 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     seconds[hog] = export_hog(hog, catalog, source, pairs, params)
     for path in (start, untrained, hog):
         fit_pretext(path).save(path / FILE_NAME)
-        record = {"system": path.name, "supervision": "none" if path == hog else supervision}
+        name = "hog" if path == hog else f"{{run}}-{path.name}"
+        record = {"system": name, "supervision": "none" if path == hog else supervision}
         write_json(path / "system.json", {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
     publish_folder(folder, data / "baselines")
 

@@ -1,4 +1,4 @@
-"""Lists and checks the images, and splits them: catalog.root -> data/catalog.parquet, excluded.parquet, catalog.json."""
+"""Lists and checks the images, and splits them -> data/catalog.parquet, excluded.parquet, catalog.json."""
 
 from __future__ import annotations
 

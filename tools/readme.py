@@ -1,7 +1,5 @@
 """Makes README's table, metrics/retrieval_study.md and the charts of docs from metrics: `python -m tools.readme`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Prints the comparison of systems as a table: `python -m tools.show metrics`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The frozen AlexNet that the source's own model starts from, at pool5 and at fc6. Trained on ImageNet, not here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

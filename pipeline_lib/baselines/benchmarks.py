@@ -1,7 +1,5 @@
 """The benchmarks: Sketchy with its parts, the embedded OpenMoji set, and Li et al. 2014."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Makes the vectors of a system: a few hundred images at a time in any process, or projected from stored vectors."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence

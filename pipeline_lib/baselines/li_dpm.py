@@ -5,8 +5,6 @@ aligned by matching the models themselves; a photo ranks by how well its compone
 well the two placements match as star graphs. Photos without a detection come last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What each system found on each part of each benchmark, query by query. Neither torch nor faiss is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache

@@ -4,8 +4,6 @@
 `system.json`, whose `key` is a hash of everything they depend on. What fits its key is never made again.
 """
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import time
@@ -15,15 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.baselines.embedding import (
-    EmbedTask,
-    Inputs,
-    embed_shard,
-    from_pairs,
-    from_rows,
-    join_shards,
-    project_tables,
-)
+from pipeline_lib.baselines import embedding
 from pipeline_lib.baselines.system import (
     RECORD,
     SKIPPED,
@@ -78,8 +68,10 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
     out = home / benchmark.name
     reason = system.inapplicable(benchmark)
     if reason:
-        shutil.rmtree(out, ignore_errors=True)
-        write_json(out / SKIPPED, {"system": system.name, "supervision": system.supervision, "reason": reason})
+        skipped = {"system": system.name, "supervision": system.supervision, "reason": reason}
+        if not (out / SKIPPED).exists() or read_json(out / SKIPPED) != skipped:
+            shutil.rmtree(out, ignore_errors=True)
+            write_json(out / SKIPPED, skipped)
         return out
     folder, fitted = _fitted(system, benchmark.training, home)
     content = [frame[["image_id", "content"]].to_numpy().tolist() for frame in (benchmark.gallery, benchmark.queries)]
@@ -100,7 +92,7 @@ def run_system(system: System, benchmark: Benchmark, store: Path) -> Path:
     if isinstance(system, VectorSystem):
         record["forms"] = list(system.forms_on(benchmark.training))
         if isinstance(system, ProjectedSystem) and base:
-            record |= project_tables(system, base, stored, folder, scratch)
+            record |= embedding.project_tables(system, base, stored, folder, scratch)
         else:
             record |= _vectors(system, benchmark, folder, scratch)
     elif isinstance(system, ScoreSystem):
@@ -149,27 +141,27 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
     made = system.ready(benchmark)
     if made is not None:
         return _taken_over(made, scratch)
-    training = benchmark.training
-    parts: dict[str, Sequence[Inputs]] = {
-        "photos": from_rows(benchmark.gallery, benchmark.source),
-        "sketches": from_rows(benchmark.queries, benchmark.source),
+    training, params = benchmark.training, benchmark.training.run.params
+    parts: dict[str, Sequence[embedding.Inputs]] = {
+        "photos": embedding.from_rows(benchmark.gallery, benchmark.source),
+        "sketches": embedding.from_rows(benchmark.queries, benchmark.source),
     }
     if (folder / ALIGNMENT).exists():
         shutil.copyfile(folder / ALIGNMENT, scratch / ALIGNMENT)
     elif "pretext_mean" in system.forms:
         chosen = pretext_sample(training.catalog)
-        parts["pretext_photos"] = from_pairs(training.run.pairs, "photo", chosen)
-        parts["pretext_edges"] = from_pairs(training.run.pairs, "edges", chosen)
+        parts["pretext_photos"] = embedding.from_pairs(training.run.pairs, "photo", chosen)
+        parts["pretext_edges"] = embedding.from_pairs(training.run.pairs, "edges", chosen)
     # One call for all tables: every process starts once.
     tasks = {
         name: [
-            EmbedTask(scratch / f"{name}-shards/part-{number:05d}.parquet", system, folder, training.run.params, given)
+            embedding.EmbedTask(scratch / f"{name}-shards/part-{number:05d}.parquet", system, folder, params, given)
             for number, given in enumerate(inputs)
         ]
         for name, inputs in parts.items()
     }
     outcomes = map_shards(
-        embed_shard,
+        embedding.embed_shard,
         [task for some in tasks.values() for task in some],
         workers=system.processes,
         description=f"{system.name} {benchmark.name}",
@@ -180,7 +172,7 @@ def _vectors(system: VectorSystem, benchmark: Benchmark, folder: Path, scratch: 
     for name, some in tasks.items():
         # Each shard keeps its own time, so that the sum does not depend on interruptions.
         seconds[name] = sum(stats[task.path]["seconds"] / stats[task.path]["processes"] for task in some)
-        join_shards([task.path for task in some], scratch / f"{name}.parquet")
+        embedding.join_shards([task.path for task in some], scratch / f"{name}.parquet")
     for name in tasks:
         shutil.rmtree(scratch / f"{name}-shards")
     if "pretext_photos" in parts:

@@ -1,7 +1,5 @@
 """Ours: what the pipeline's runs embed, each under the name of its run, and the same networks before training."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +116,7 @@ class UntrainedRun(TrainedRun):
 
     def made(self, run: Run) -> Path:
         """What the baselines stage wrote."""
-        return run.folder / "baselines" / self.name
+        return run.folder / "baselines" / "untrained"
 
     def functions(self, run: Run) -> tuple[Callable[[NDArray[np.uint8]], Tensor], Callable[[Tensor], Tensor]]:
         """As the baselines stage embeds."""

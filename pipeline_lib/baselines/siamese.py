@@ -4,12 +4,11 @@ What they start from shows whether context prediction helps as pretraining: `sia
 start from the network that the pipeline starts from, `..._from_context` from the same network after context prediction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline_lib.baselines.embedding import from_rows
-from pipeline_lib.baselines.supervised import pixels
-from pipeline_lib.baselines.supervised.batches import PairBatches
+from pipeline_lib.baselines.supervised.batches import PairBatches, Pixels, square, write
 from pipeline_lib.baselines.supervised.network import build, load, save
 from pipeline_lib.baselines.supervised.recipe import Recipe
 from pipeline_lib.baselines.supervised.training import Where, inputs, train
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.files import digest_of_file, read_json, write_json
 from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.params import Params
 
@@ -42,10 +40,13 @@ class PairNetwork(VectorSystem):
     recipe: Recipe
 
     @classmethod
-    def of(cls, name: str, recipe: Recipe) -> PairNetwork:
+    def of(cls, name: str, recipe: Recipe) -> Self:
         """The row of a recipe."""
-        uses_model = recipe.start != "none"
-        return cls(name, "pairs", paired=True, uses_model=uses_model, forms=("none",), processes=1, recipe=recipe)
+        return cls(name, "pairs", paired=True, forms=("none",), processes=1, recipe=recipe)
+
+    def learned_from(self, training: Training) -> tuple[object, ...]:
+        """The run's model, where it starts from that."""
+        return (digest_of_file(training.run.weights),) if self.recipe.start != "none" else ()
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """It needs pairs to learn from, and start weights that are what its name says."""
@@ -97,14 +98,14 @@ class PairNetwork(VectorSystem):
 
         @torch.inference_mode()
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:
-            scaled = np.stack([pixels.square(image.pixels, self.recipe.image_size, domain) for image in images])
+            scaled = np.stack([square(image.pixels, self.recipe.image_size, domain) for image in images])
             vectors: Vectors = network.embed(inputs(scaled, settings.train, device), domain).float().cpu().numpy()
             return vectors
 
         return embed
 
 
-def _scaled(folder: Path, domain: Domain, rows: pd.DataFrame, training: Training, size: int) -> pixels.Pixels:
+def _scaled(folder: Path, domain: Domain, rows: pd.DataFrame, training: Training, size: int) -> Pixels:
     path = folder / f"{domain}.parquet"
 
     def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -112,8 +113,8 @@ def _scaled(folder: Path, domain: Domain, rows: pd.DataFrame, training: Training
             yield from ((image.image_id, image.pixels) for image in given)
 
     if not path.exists():
-        pixels.write(path, images(), size, domain)
-    return pixels.Pixels.open(path)
+        write(path, images(), size, domain)
+    return Pixels.open(path)
 
 
 _SIAMESE = partial(Recipe, loss="contrastive", margin=1.0)

@@ -5,8 +5,6 @@ of their edge maps, half and half. A sketch and a photo are compared by the inte
 paper's weights 1/4, 1/4 and 1/2 for the three levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

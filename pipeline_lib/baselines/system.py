@@ -4,8 +4,6 @@ A system is one file of this folder that ends in `SYSTEMS = (...)`. Nothing list
 soon as it is there. Each file is loaded in a process of its own, so it may import torch or faiss (not both).
 """
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline_lib.data.source import FileSource, Source
-from pipeline_lib.files import digest_of_file
 from pipeline_lib.params import Params
 from pipeline_lib.registry import ALIGNMENTS
 from pipeline_lib.run import Run
@@ -123,21 +120,19 @@ class System(ABC):
         name: of the row.
         supervision: the strongest labels it has seen: none, imagenet, classes or pairs.
         paired: whether it learns from `Training.photos` and `sketches`, so that only unseen parts are fair.
-        uses_model: whether it starts from the run's model, so that a new model makes its results void.
     """
 
     name: str
     supervision: Supervision
     paired: bool = field(default=False, kw_only=True)
-    uses_model: bool = field(default=False, kw_only=True)
 
     def inapplicable(self, benchmark: Benchmark) -> str:  # noqa: ARG002  what a subclass asks
         """Why this benchmark has no row of it, for the table; "" where it has."""
         return ""
 
-    def learned_from(self, training: Training) -> tuple[object, ...]:
-        """What its results depend on besides images, params and code: the model it starts from."""
-        return (digest_of_file(training.run.weights),) if self.uses_model else ()
+    def learned_from(self, training: Training) -> tuple[object, ...]:  # noqa: ARG002  what a subclass asks
+        """What its results depend on besides images, params and code, such as the weights that it starts from."""
+        return ()
 
     def fit(self, training: Training, folder: Path) -> None:  # noqa: B027  most systems learn nothing
         """Learns, and writes what it learned to `folder`. Called once, and again only if something changed.

@@ -1,7 +1,5 @@
 """The catalog: opens every image once, leaves out bad images and leaks, and gives each image its role and split."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,27 +23,15 @@ LISTED = 50  # bad images that the summary names at most
 
 @dataclass(frozen=True)
 class Built:
-    """A finished catalog.
+    """A finished catalog."""
 
-    Attributes:
-        table: columns as in `schemas.CATALOG`.
-        excluded: columns as in `schemas.EXCLUDED`.
-        summary: counts, for JSON.
-    """
-
-    table: pa.Table
-    excluded: pa.Table
-    summary: dict[str, Any]
+    table: pa.Table  # columns as in `schemas.CATALOG`
+    excluded: pa.Table  # columns as in `schemas.EXCLUDED`
+    summary: dict[str, Any]  # counts, for JSON
 
 
 def build_catalog(source: Source, catalog: params.Catalog, scratch: Path, workers: int) -> Built:
-    """Lists, opens, checks and splits all images of a source.
-
-    Args:
-        source: where the images come from.
-        catalog: the params section.
-        scratch: a folder for finished shards, see `measure.read_images`.
-        workers: processes; 0 takes one per core.
+    """Lists, opens, checks and splits all images of a source; `scratch` and `workers` as in `measure.read_images`.
 
     Raises:
         PipelineError: too many images are bad, two share an id, or too few are left to search or to train on.

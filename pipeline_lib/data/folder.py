@@ -4,8 +4,6 @@ Sketches lie in a folder below the root and have the name of their photo (`cat 1
 CSV with the columns `sketch,photo`, both relative to the root.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import unicodedata
@@ -64,7 +62,8 @@ def _walk(top: Path) -> Iterator[tuple[str, bool]]:
         for name, is_folder in names:
             inside = f"{folder}/{name}" if folder else name
             if not is_folder and _is_image(top / inside):
-                yield inside, _storable(inside)
+                # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
+                yield inside, inside == inside.encode("utf-8", "replace").decode()
         waiting.extend(f"{folder}/{name}" if folder else name for name, is_folder in reversed(names) if is_folder)
 
 
@@ -88,14 +87,6 @@ def _is_image(path: Path) -> bool:
     return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:] == b"WEBP") or head[4:12] == b"ftypavif"
 
 
-def _storable(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _composed(name: str) -> str:
     """A name with its accents composed (NFC), so that both Unicode forms of it are equal."""
     return unicodedata.normalize("NFC", name)
@@ -103,13 +94,9 @@ def _composed(name: str) -> str:
 
 @dataclass(frozen=True)
 class FolderSource(FileSource):
-    """One's own photos: each is in the gallery, and also trained on under a second id.
+    """One's own photos: each is in the gallery, and also trained on under a second id."""
 
-    Attributes:
-        sketches: "" or where the sketches are, relative to the root: a folder or a CSV file.
-    """
-
-    sketches: str
+    sketches: str  # "" or where the sketches are, relative to the root: a folder or a CSV file
     trains_on_gallery: ClassVar[bool] = True
 
     @classmethod

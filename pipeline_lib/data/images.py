@@ -3,8 +3,6 @@
 The content decides what a file is, never its extension.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from typing import Final
@@ -20,8 +18,6 @@ from pipeline_lib.errors import PipelineError
 # signature (TGA), since any bytes could pass for one.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "SGI")
 ORIENTATION: Final = 0x0112  # EXIF tag
-MAX_8: Final = 255
-MAX_16: Final = 65535
 
 
 class BadImage(Exception):  # noqa: N818  names the image, not the error
@@ -29,7 +25,7 @@ class BadImage(Exception):  # noqa: N818  names the image, not the error
 
 
 def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Decodes an image file of any common format.
+    """Decodes an image file of any common format to uint8[H, W, 3], RGB.
 
     Grey, CMYK, palette and 16-bit images become 8-bit RGB; transparency is laid on white; an animation gives its first
     frame; EXIF orientation is applied.
@@ -37,9 +33,6 @@ def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     Args:
         data: the file's bytes.
         max_pixels: images with more are refused before they are decoded. Pillow itself refuses more than 178,956,970.
-
-    Returns:
-        uint8[H, W, 3], RGB.
 
     Raises:
         BadImage: the bytes are empty, truncated, of an unknown format or hold too many pixels.
@@ -103,24 +96,19 @@ def _to_8_bit(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
     """Grey values of 16 or 32 bits, or floating point, as uint8[H, W]."""
     grey = np.nan_to_num(values.astype(np.float64))
     if mode.startswith("I;16"):
-        scale = float(MAX_16)
+        scale = 65535.0
     else:
         # These modes don't define white: take the smallest common range that holds all values.
         largest = grey.max(initial=0.0)
-        ranges = ([1.0] if mode == "F" else []) + [float(MAX_8), float(MAX_16)]
+        ranges = ([1.0] if mode == "F" else []) + [255.0, 65535.0]
         scale = next((white for white in ranges if largest <= white), largest)
-    return np.asarray(np.clip(grey * (MAX_8 / scale), 0, MAX_8).round(), np.uint8)
+    return np.asarray(np.clip(grey * (255 / scale), 0, 255).round(), np.uint8)
 
 
 def resize_short_side(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scales an image so that its shorter side is `side` px, keeping its aspect ratio.
+    """Scales uint8[H, W] or uint8[H, W, 3] so that its shorter side is `side` px, keeping its aspect ratio.
 
-    Args:
-        image: uint8[H, W] or uint8[H, W, 3].
-        side: px.
-
-    Returns:
-        The scaled image, same channels; averaged over areas when it shrinks, cubic when it grows.
+    Pixels are averaged over areas when it shrinks, and interpolated cubically when it grows.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -141,11 +129,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes (lossless) of uint8[H, W, 3] RGB or uint8[H, W] grey.
-
-    Raises:
-        PipelineError: the image can't be encoded.
-    """
+    """PNG bytes (lossless); image and errors as in `encode_jpeg`."""
     return _encode(".png", image, [])
 
 
@@ -161,10 +145,7 @@ def _encode(extension: str, image: NDArray[np.uint8], options: list[int]) -> byt
 
 
 def decode_encoded(data: bytes, *, grey: bool = False) -> NDArray[np.uint8]:
-    """Reads what `encode_jpeg` or `encode_png` wrote; for any other bytes use `decode`.
-
-    Returns:
-        uint8[H, W, 3] RGB, or uint8[H, W] if `grey`.
+    """What `encode_jpeg` or `encode_png` wrote, as uint8[H, W, 3] RGB, or uint8[H, W] if `grey`; else use `decode`.
 
     Raises:
         BadImage: the bytes are truncated or not an image.
@@ -180,12 +161,7 @@ def decode_encoded(data: bytes, *, grey: bool = False) -> NDArray[np.uint8]:
 
 
 def square(image: NDArray[np.uint8], side: int) -> Image.Image:
-    """An image fitted into a square of `side` px, centred on light grey.
-
-    Args:
-        image: uint8[H, W, 3] RGB or uint8[H, W].
-        side: px.
-    """
+    """An image, uint8[H, W, 3] RGB or uint8[H, W], fitted into a square of `side` px, centred on light grey."""
     picture = Image.fromarray(image).convert("RGB")
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -1,7 +1,5 @@
 """Photos recognised by name or perceptual fingerprint: which leak into training, and which are duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,43 +10,27 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-BLOCK = 1 << 17  # pairs compared at a time: 1 MB, however many images there are
+BLOCK = 1 << 17  # pairs compared at a time: bounds the memory to 1 MB, however many images there are
 
 
 def fingerprint(image: NDArray[np.uint8]) -> str:
     """The 64-bit perceptual hash of an image (ImageHash's `phash`), which scaling and re-encoding hardly change.
 
-    The signs of the 8 x 8 lowest frequencies of the 32 x 32 grey image, relative to their median.
-
-    Args:
-        image: uint8[H, W, 3], RGB.
-
-    Returns:
-        16 hex digits.
+    The signs of the 8 x 8 lowest frequencies of the 32 x 32 grey image (of uint8[H, W, 3], RGB), relative to their
+    median, as 16 hex digits.
     """
     return str(imagehash.phash(Image.fromarray(image)))
 
 
-def as_bits(fingerprints: list[str]) -> NDArray[np.uint64]:
-    """Fingerprints as uint64[N], for `near_pairs`."""
-    return np.array([int(text, 16) for text in fingerprints], np.uint64)
-
-
-def near_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, *, block: int = BLOCK) -> NDArray[np.int64]:
-    """All pairs of fingerprints that differ in at most `bits` bits.
-
-    Args:
-        a: uint64[N].
-        b: uint64[M].
-        bits: largest Hamming distance, 0 to 64.
-        block: pairs compared at a time; bounds the memory.
+def near_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    """All pairs of fingerprints, uint64[N] and uint64[M], that differ in at most `bits` (0 to 64) bits.
 
     Returns:
         int64[K, 3], rows (index in a, index in b, distance) sorted by the indices.
     """
     found = [np.empty((0, 3), np.int64)]
-    wide = max(1, min(len(b), block))
-    tall = max(1, block // wide)
+    wide = max(1, min(len(b), BLOCK))
+    tall = max(1, BLOCK // wide)
     for top in range(0, len(a), tall):
         rows = a[top : top + tall, None]
         for left in range(0, len(b), wide):
@@ -62,32 +44,19 @@ def near_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, *, block
 
 @dataclass(frozen=True)
 class Photos:
-    """What photos are recognised by; both of one length.
+    """What photos are recognised by; both of one length."""
 
-    Attributes:
-        names: the original images' names, "" where unknown.
-        fingerprints: 16 hex digits each, "" where the photo can't be read.
-    """
-
-    names: Sequence[str]
-    fingerprints: Sequence[str]
+    names: Sequence[str]  # the original images' names, "" where unknown
+    fingerprints: Sequence[str]  # 16 hex digits each, "" where the photo can't be read
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A training photo that is also a reserved photo.
+    """A training photo that is also a reserved photo."""
 
-    Attributes:
-        index: of the training photo.
-        reason: "name" or "fingerprint".
-        match: index of the reserved photo.
-        distance: differing bits of the fingerprints; -1 if it was recognised by its name or through a duplicate.
-    """
-
-    index: int
-    reason: str
-    match: int
-    distance: int
+    index: int  # of the training photo
+    reason: str  # "name" or "fingerprint"
+    match: int  # index of the reserved photo
 
 
 def find_leaks(training: Photos, apart: Photos, bits: int, groups: NDArray[np.int64]) -> list[Leak]:
@@ -105,17 +74,17 @@ def find_leaks(training: Photos, apart: Photos, bits: int, groups: NDArray[np.in
         At most one leak per training photo, sorted by index: by name, else by the nearest fingerprint.
     """
     by_name = {name: n for n, name in reversed(list(enumerate(apart.names))) if name}
-    leaks = {n: Leak(n, "name", by_name[name], -1) for n, name in enumerate(training.names) if name in by_name}
+    leaks = {n: Leak(n, "name", by_name[name]) for n, name in enumerate(training.names) if name in by_name}
     rows, ours = _readable(training)
     columns, theirs = _readable(apart)
     pairs = near_pairs(ours, theirs, bits)
-    for row, column, distance in pairs[np.argsort(pairs[:, 2], kind="stable")].tolist():
+    for row, column, _ in pairs[np.argsort(pairs[:, 2], kind="stable")].tolist():
         index = int(rows[row])
-        leaks.setdefault(index, Leak(index, "fingerprint", int(columns[column]), distance))
+        leaks.setdefault(index, Leak(index, "fingerprint", int(columns[column])))
     tainted = {int(groups[index]): leaks[index].match for index in sorted(leaks, reverse=True)}
     for index, group in enumerate(groups.tolist()):
         if group in tainted:
-            leaks.setdefault(index, Leak(index, "fingerprint", tainted[group], -1))
+            leaks.setdefault(index, Leak(index, "fingerprint", tainted[group]))
     return [leaks[index] for index in sorted(leaks)]
 
 
@@ -154,4 +123,4 @@ def _equal(keys: Sequence[str]) -> NDArray[np.int64]:
 def _readable(photos: Photos) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Indices (int64[K]) and fingerprints (uint64[K]) of the photos that have one."""
     rows = [n for n, text in enumerate(photos.fingerprints) if text]
-    return np.array(rows, np.int64), as_bits([photos.fingerprints[n] for n in rows])
+    return np.array(rows, np.int64), np.array([int(photos.fingerprints[n], 16) for n in rows], np.uint64)

@@ -4,8 +4,6 @@
 must stay out of training wherever this benchmark is measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,19 +33,12 @@ CRITERIA = 4
 
 @dataclass(frozen=True)
 class Ratings:
-    """How similar people found the photos and sketches of one class.
-
-    Attributes:
-        class_name: of the class.
-        photos: image_ids in the order of the columns.
-        sketches: image_ids in the order of the rows.
-        values: uint8[S, P], 0..8: the sum of four ratings (view, configuration, body, zoom), each 0..2.
-    """
+    """How similar people found the photos and sketches of one class."""
 
     class_name: str
-    photos: tuple[str, ...]
-    sketches: tuple[str, ...]
-    values: NDArray[np.uint8]
+    photos: tuple[str, ...]  # image_ids in the order of the columns
+    sketches: tuple[str, ...]  # image_ids in the order of the rows
+    values: NDArray[np.uint8]  # uint8[S, P], 0..8: sum of four ratings (view, configuration, body, zoom), each 0..2
 
 
 def entries(root: Path, side: Side) -> Iterator[Entry]:

@@ -1,10 +1,7 @@
 """Opens every image of a source once: its size, fingerprint and digest, or what is wrong with it."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +33,12 @@ MEASURED = pa.schema(
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """Some images to open.
+    """Some images to open."""
 
-    Attributes:
-        path: the shard to write, columns as in MEASURED.
-        rows: how many images.
-        listing: the shard that lists them, columns as in LISTING.
-        source: where they come from.
-    """
-
-    path: Path
-    rows: int
-    listing: Path
-    source: Source
+    path: Path  # the shard to write, columns as in MEASURED
+    rows: int  # how many images
+    listing: Path  # the shard that lists them, columns as in LISTING
+    source: Source  # where they come from
 
 
 def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
@@ -81,7 +71,8 @@ def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
 def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
     """Writes the list of images in shards, so that neither this process nor a task holds all of it."""
     tasks: list[MeasureTask] = []
-    waiting = _rows(source)
+    images = chain(source.entries(), source.reserved())
+    waiting = ({**asdict(entry), "signature": source.signature(entry.path)} for entry in images)
     while rows := list(islice(waiting, ROWS)):
         # Named by their content, so that a shard of unchanged files is found again.
         key = digest_of(rows)[:24]
@@ -94,12 +85,6 @@ def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
         if old not in current:
             old.unlink()
     return tasks
-
-
-def _rows(source: Source) -> Iterator[dict[str, str]]:
-    for images in (source.entries(), source.reserved()):
-        for entry in images:
-            yield {**asdict(entry), "signature": source.signature(entry.path)}
 
 
 def measure(task: MeasureTask) -> Stats:

@@ -4,8 +4,6 @@ The pictures of half of the emoji train the pretext task. The other half are sea
 their outlines, made to look drawn by hand, the queries.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import re
@@ -62,11 +60,6 @@ def group_of(stem: str) -> str:
     return "-".join(f"{code:04X}" for code in bare or codes)
 
 
-def in_gallery(group: str, fraction: float, seed: int) -> bool:
-    """Whether a group is searched instead of trained on: by hash, for about `fraction` of all groups."""
-    return stable_fraction(seed, group) < fraction
-
-
 @functools.cache
 def svg_folder(version: str) -> Path:
     """The folder of the installed package's SVGs.
@@ -90,22 +83,17 @@ def svg_folder(version: str) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Which emoji are used (stems of their files, in order) and why the others are not."""
-
-    kept: tuple[str, ...]
-    excluded: tuple[Excluded, ...]
-
-
 @functools.lru_cache(maxsize=4)
-def survey(version: str, min_ink: float, only: frozenset[str] | None = None) -> Survey:
+def survey(version: str, min_ink: float, only: frozenset[str] | None) -> tuple[tuple[str, ...], tuple[Excluded, ...]]:
     """Draws all emoji once, in about 6 s on one core.
 
     Args:
         version: of the package.
         min_ink: pictures and drawings of which a smaller fraction (0..1) is visible are left out.
         only: consider only these stems; None for all.
+
+    Returns:
+        Which emoji are used (stems of their files, in order), and why the others are not.
 
     Raises:
         PipelineError: the package is missing, of another version or empty.
@@ -138,31 +126,24 @@ def survey(version: str, min_ink: float, only: frozenset[str] | None = None) -> 
         left.append(stem)
         pictures.append(descriptor(picture, 0))
         drawings.append(descriptor(drawing, 255))
-    leaders = (
-        first_of_each([(np.stack(pictures), SAME_PICTURE), (np.stack(drawings), SAME_DRAWING)]).tolist() if left else []
-    )
+    kinds = [(np.stack(pictures), SAME_PICTURE), (np.stack(drawings), SAME_DRAWING)] if left else []
+    leaders = first_of_each(kinds).tolist() if left else []
     out.update({left[n]: ("duplicate", f"{DATASET}/{left[at]}") for n, at in enumerate(leaders) if at != n})
-    return Survey(
-        tuple(left[n] for n, leader in enumerate(leaders) if leader == n),
-        tuple(Excluded(f"svg/{stem}.svg", DATASET, *out[stem]) for stem in ordered if stem in out),
-    )
+    kept = tuple(left[n] for n, leader in enumerate(leaders) if leader == n)
+    return kept, tuple(Excluded(f"svg/{stem}.svg", DATASET, *out[stem]) for stem in ordered if stem in out)
 
 
 @dataclass(frozen=True)
 class OpenMojiSource:
     """Reader of the embedded data set. The package has no classes, so class_name stays "".
 
-    Attributes:
-        settings: section `catalog.openmoji`.
-        gallery_fraction: fraction of the groups that is searched.
-        seed: of the choice of these groups.
-        only: consider only these emoji (stems such as "1F98A"); None for all.
+    About `gallery_fraction` of the groups are searched instead of trained on, chosen by their hash with `seed`.
     """
 
     settings: params.OpenMoji
     gallery_fraction: float
     seed: int
-    only: frozenset[str] | None = None
+    only: frozenset[str] | None = None  # consider only these emoji (stems such as "1F98A"); None for all
     recognises: ClassVar[bool] = False  # `survey` has removed the duplicates
     trains_on_gallery: ClassVar[bool] = False
 
@@ -171,7 +152,7 @@ class OpenMojiSource:
         """The reader that section `catalog` asks for; the images come from the installed package, not from a root."""
         return cls(catalog.openmoji, catalog.gallery_fraction, catalog.seed)
 
-    def _survey(self) -> Survey:
+    def _survey(self) -> tuple[tuple[str, ...], tuple[Excluded, ...]]:
         return survey(self.settings.version, self.settings.min_ink, self.only)
 
     def entries(self) -> Iterator[Entry]:
@@ -180,10 +161,11 @@ class OpenMojiSource:
         Raises:
             PipelineError: the package is missing or of another version.
         """
-        for stem in self._survey().kept:
+        kept, _ = self._survey()
+        for stem in kept:
             group = group_of(stem)
             name, path, group_id = f"{DATASET}/{stem}", f"svg/{stem}.svg", f"{DATASET}/{group}"
-            searched = in_gallery(group, self.gallery_fraction, self.seed)
+            searched = stable_fraction(self.seed, group) < self.gallery_fraction
             role = "gallery" if searched else "pretext"
             yield Entry(name, DATASET, role, "photo", path, instance_id=name, group_id=group_id)
             if searched:
@@ -195,7 +177,7 @@ class OpenMojiSource:
 
     def excluded(self) -> Iterable[Excluded]:
         """Flags, skin tones, almost empty emoji, and duplicates of another, which `detail` names."""
-        return self._survey().excluded
+        return self._survey()[1]
 
     def _file(self, path: str) -> Path:
         return svg_folder(self.settings.version).parent / path
@@ -205,11 +187,7 @@ class OpenMojiSource:
         return signature_of(self._file(path))
 
     def content(self, path: str) -> str:
-        """SHA-256 (hex) of the SVG.
-
-        Raises:
-            PipelineError: the file can't be read.
-        """
+        """See `digest_of_file`."""
         return digest_of_file(self._file(path))
 
     def load(self, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:

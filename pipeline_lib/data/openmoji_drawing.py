@@ -4,8 +4,6 @@ The children of an SVG's root are layers with fixed names. Names recur deeper do
 `skin-b` inside `skin`), so only a child of the root says what its layer is for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -32,19 +30,13 @@ BACKGROUND = {"picture": "#000000", "drawing": "#ffffff"}
 """Every fill but black contrasts with black: the darkest is 63 of 255 away in grey. On white, white objects vanish and
 yellow ones come within 40 of it, too little for Canny's usual thresholds; a quarter of the edge maps would be empty."""
 
+# Gaussian sigma of the displacement field, fraction of the side: strokes bend, but joints stay closed.
 SMOOTHNESS = 0.08
-"""Gaussian sigma of the displacement field, fraction of the side: strokes bend, but joints stay closed."""
-BLUR = 1.0
-"""Sigma in px on thumbnails of 64 px, so that lines a pixel apart still overlap."""
+BLUR = 1.0  # sigma in px on thumbnails of 64 px, so that lines a pixel apart still overlap
 
 
 def rasterise(svg: str, part: Part, size: int) -> NDArray[np.uint8]:
-    """Draws one part of an OpenMoji SVG.
-
-    Args:
-        svg: the file's text.
-        part: "picture" (the fills, on black) or "drawing" (the lines, black on white).
-        size: side of the result, px.
+    """Draws the "picture" (the fills, on black) or "drawing" (the lines, black on white) of an OpenMoji SVG's text.
 
     Returns:
         uint8[size, size, 3], RGB.
@@ -79,12 +71,9 @@ def read_svg(path: Path) -> str:
 
 
 def displacement(size: int, amplitude: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth random displacement field.
+    """A smooth random displacement field for an image of `size` px a side.
 
-    Args:
-        size: side of the image, px.
-        amplitude: length of the longest displacement, fraction of the side.
-        rng: source of the draw.
+    `amplitude` is the length of the longest displacement, as a fraction of the side.
 
     Returns:
         float64[2, size, size]: how far each pixel moves in x and in y, px.
@@ -121,14 +110,8 @@ def hand_drawn(drawing: NDArray[np.uint8], settings: params.OpenMoji, rng: np.ra
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     from_x = cos * x + sin * y + middle + field[0]
     from_y = -sin * x + cos * y + middle + field[1]
-    bent = cv2.remap(
-        drawing,
-        from_x.astype(np.float32),
-        from_y.astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(255, 255, 255),
-    )
+    x, y, white = from_x.astype(np.float32), from_y.astype(np.float32), (255, 255, 255)
+    bent = cv2.remap(drawing, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=white)
     return np.asarray(bent, dtype=np.uint8)
 
 
@@ -139,11 +122,7 @@ def visible(image: NDArray[np.uint8], background: int) -> float:
 
 
 def descriptor(image: NDArray[np.uint8], background: int) -> NDArray[np.float32]:
-    """A vector to compare thumbnails by: the blurred difference from the background.
-
-    Args:
-        image: uint8[64, 64, 3].
-        background: 0..255.
+    """A vector to compare thumbnails (uint8[64, 64, 3]) by: the blurred difference from the background (0..255).
 
     Returns:
         float32[32 * 32 * 3] of length 1; zeros for an empty image.

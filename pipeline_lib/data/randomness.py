@@ -3,8 +3,6 @@
 Choices by hash need no list of what was chosen: new images change nothing for the old ones.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline_lib.errors import PipelineError
 
-TEST_FRACTION = 0.2
+TEST_FRACTION = 0.2  # of each class, see `held_out`
 
 
 def generator_for(*parts: object) -> np.random.Generator:
@@ -53,16 +51,15 @@ def split_groups(group_ids: list[str], val_fraction: float, seed: int) -> NDArra
     return np.array([place[group] < bound for group in group_ids], bool)
 
 
-def held_out(photos: Iterable[tuple[str, str]], fraction: float = TEST_FRACTION) -> frozenset[str]:
+def held_out(photos: Iterable[tuple[str, str]]) -> frozenset[str]:
     """The depicted photos that systems which learn from pairs of photo and sketch are tested on, and never see.
 
-    The photos of each class are sorted by the SHA-256 of their id, and the first round(fraction * count) are held out,
-    at least one where the class has two. So there is no seed, other classes do not affect the choice, and the sketches
-    of a photo go with it.
+    The photos of each class are sorted by the SHA-256 of their id, and the first round(TEST_FRACTION * count) are held
+    out, at least one where the class has two. So there is no seed, other classes do not affect the choice, and the
+    sketches of a photo go with it.
 
     Args:
         photos: (instance_id, class_name) of the photos that are depicted, in any order; duplicates count once.
-        fraction: of each class, in 0..1.
 
     Returns:
         The instance_ids of the test part.
@@ -72,8 +69,6 @@ def held_out(photos: Iterable[tuple[str, str]], fraction: float = TEST_FRACTION)
         by_class[class_name].add(instance_id)
     chosen: set[str] = set()
     for members in by_class.values():
-        count = round(fraction * len(members))
-        if fraction > 0 and len(members) > 1:
-            count = max(1, count)
+        count = max(round(TEST_FRACTION * len(members)), 1 if len(members) > 1 else 0)
         chosen.update(sorted(members, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count])
     return frozenset(chosen)

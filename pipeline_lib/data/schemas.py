@@ -4,8 +4,6 @@ Parquet has no 8-bit type, so uint8 tensors are `binary` columns (row-major byte
 `numpy.frombuffer` views them without copying.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

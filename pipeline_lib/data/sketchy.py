@@ -4,8 +4,6 @@
 `256x256/sketch/<rendering>/<class>/n02691156_58-1.png`, `-2.png`, ...
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +20,7 @@ DRAWING_OF = re.compile(r"(?P<photo>.+)-\d+")
 
 
 def entries(root: Path, rendering: Rendering) -> Iterator[Entry]:
-    """Photos as gallery, then sketches as queries.
-
-    Args:
-        root: the folder that holds `sketchy/256x256` or `256x256`.
-        rendering: which renderings of photos and sketches to read.
+    """Photos as gallery, then sketches as queries; `root` holds `sketchy/256x256` or `256x256`.
 
     Raises:
         PipelineError: the data set or the rendering is not there.
@@ -37,18 +31,10 @@ def entries(root: Path, rendering: Rendering) -> Iterator[Entry]:
             f"{root}: holds neither {HOMES[0]} nor {HOMES[1]}; catalog.root must hold the Sketchy database in its "
             "official layout (it is fetched from its home page)"
         )
-    yield from _photos(root, home, rendering.photo)
-    yield from _sketches(root, home, rendering.sketch)
-
-
-def _photos(root: Path, home: str, rendering: str) -> Iterator[Entry]:
-    for class_name, path in _images(root, f"{home}/photo", rendering, "photo"):
+    for class_name, path in _images(root, f"{home}/photo", rendering.photo, "photo"):
         stem = Path(path).stem
         yield Entry(f"{DATASET}/photo/{class_name}/{stem}", DATASET, "gallery", "photo", path, class_name, name=stem)
-
-
-def _sketches(root: Path, home: str, rendering: str) -> Iterator[Entry]:
-    for class_name, path in _images(root, f"{home}/sketch", rendering, "sketch"):
+    for class_name, path in _images(root, f"{home}/sketch", rendering.sketch, "sketch"):
         stem = Path(path).stem
         depicts = DRAWING_OF.fullmatch(stem)
         photo = f"{DATASET}/photo/{class_name}/{depicts['photo'] if depicts else stem}"

@@ -3,8 +3,6 @@
 A new data set is a module with one class, mostly a `FileSource`, and its line in `registry.DATASETS`.
 """
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,29 +20,17 @@ from pipeline_lib.files import digest_of_file, resolve_path
 
 @dataclass(frozen=True)
 class Entry:
-    """One image that a reader found; nothing is opened yet.
+    """One image that a reader found; nothing is opened yet."""
 
-    Attributes:
-        image_id: unique in the catalog.
-        dataset: the data set's name.
-        role: "pretext", "gallery" or "query"; "reserved" for images that must only stay out of training.
-        domain: "photo" or "sketch".
-        path: POSIX, relative to the source's root.
-        class_name: "" where unknown.
-        instance_id: of a sketch, the image_id of the photo it depicts; "" is the image's own id.
-        group_id: shared by images that must be in the same split; "" is a group of its own.
-        name: the original image's name, by which it is recognised across data sets (VOC: "2008_000123"); "" for none.
-    """
-
-    image_id: str
-    dataset: str
-    role: str
-    domain: str
-    path: str
-    class_name: str = ""
-    instance_id: str = ""
-    group_id: str = ""
-    name: str = ""
+    image_id: str  # unique in the catalog
+    dataset: str  # the data set's name
+    role: str  # "pretext", "gallery" or "query"; "reserved" for images that must only stay out of training
+    domain: str  # "photo" or "sketch"
+    path: str  # POSIX, relative to the source's root
+    class_name: str = ""  # "" where unknown
+    instance_id: str = ""  # of a sketch, the image_id of the photo it depicts; "" is the image's own id
+    group_id: str = ""  # shared by images that must be in the same split; "" is a group of its own
+    name: str = ""  # the original's, by which it is recognised across data sets (VOC: "2008_000123"); "" for none
 
 
 @dataclass(frozen=True)
@@ -100,29 +86,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """What all readers of image files share; a subclass adds `entries`.
+    """What all readers of image files share; a subclass adds `entries`."""
 
-    Attributes:
-        root: the folder that paths are relative to.
-        max_pixels: larger images are refused before they are decoded.
-    """
-
-    root: Path
-    max_pixels: int
+    root: Path  # the folder that paths are relative to
+    max_pixels: int  # larger images are refused before they are decoded
     recognises: ClassVar[bool] = True
     trains_on_gallery: ClassVar[bool] = False
 
     @classmethod
     def of(cls, catalog: params.Catalog, base: Path) -> Self:
-        """The reader that section `catalog` asks for.
-
-        Args:
-            catalog: the params section.
-            base: repository root, from which a relative `catalog.root` leads.
-
-        Raises:
-            PipelineError: `catalog.root` is no folder, or begins with "~".
-        """
+        """The reader that section `catalog` asks for; `base` as in `root_of`, errors too."""
         return cls(root_of(catalog, base), catalog.max_pixels)
 
     def reserved(self) -> Iterable[Entry]:
@@ -138,11 +111,7 @@ class FileSource:
         return signature_of(self.root / path)
 
     def content(self, path: str) -> str:
-        """SHA-256 (hex) of the file's bytes.
-
-        Raises:
-            PipelineError: the file can't be read.
-        """
+        """See `digest_of_file`."""
         return digest_of_file(self.root / path)
 
     def load(self, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:  # noqa: ARG002  one protocol for all
@@ -175,7 +144,11 @@ def signature_of(file: Path) -> str:
 
 
 def root_of(catalog: params.Catalog, base: Path) -> Path:
-    """The folder that `catalog.root` names; arguments and errors as in `FileSource.of`."""
+    """The folder that `catalog.root` names; a relative one leads from the repository root `base`.
+
+    Raises:
+        PipelineError: it is no folder, or begins with "~".
+    """
     root = resolve_path(catalog.root, base, "catalog.root")
     if not root.is_dir():
         raise PipelineError(f"catalog.root: {root} is not a folder; set it to the one that holds the images")
@@ -183,6 +156,6 @@ def root_of(catalog: params.Catalog, base: Path) -> Path:
 
 
 def open_source(catalog: params.Catalog, base: Path) -> Source:
-    """The reader of `catalog.dataset`; arguments and errors as in `FileSource.of`."""
+    """The reader of `catalog.dataset`; `base` as in `root_of`, errors too."""
     source: Source = registry.load(registry.DATASETS[catalog.dataset]).of(catalog, base)
     return source

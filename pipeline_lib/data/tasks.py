@@ -4,8 +4,6 @@ A task is a picklable description of one output file; `work(task) -> stats` is a
 knows how the work is spread, so that another engine can replace the process pool.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading
@@ -13,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -76,36 +75,28 @@ def _finish(work: Callable[[Task], Stats], task: Task) -> Stats:
 
 
 def map_shards(
-    work: Callable[[Task], Stats],
-    tasks: Sequence[Task],
-    *,
-    workers: int,
-    description: str,
-    unit: str,
-    retries: int = 1,
+    work: Callable[[Task], Stats], tasks: Sequence[Task], *, workers: int, description: str, unit: str
 ) -> list[Outcome[Task]]:
-    """Runs `work` on every unfinished task, with a progress bar on standard error.
+    """Runs `work` on every task whose shard is unfinished, with a progress bar on standard error.
 
     Args:
         work: a module-level function; it writes `task.path` and returns stats with at least `rows`, the rows written.
-        tasks: what to do; tasks whose shard is finished are not done again.
+        tasks: what to do; a failed one is tried again once.
         workers: processes; 0 takes one per core, 1 works in this process.
         description: of the progress bar.
         unit: of its rate.
-        retries: how often a failed task is tried again.
 
     Returns:
         One outcome per task, in the order of `tasks`. Failures are returned, never raised.
     """
-    outcomes: dict[int, Outcome[Task]] = {}
-    for number, task in enumerate(tasks):
-        stats = finished_stats(task.path)
-        if stats is not None:
-            outcomes[number] = Outcome(task, stats, None)
+    finished = ((number, task, finished_stats(task.path)) for number, task in enumerate(tasks))
+    outcomes = {number: Outcome(task, stats, None) for number, task, stats in finished if stats is not None}
+    # Counted once: a task that killed its worker must not be tried again in this process when it alone is left.
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
     total = sum(task.rows for task in tasks)
     done = sum(tasks[number].rows for number in outcomes)
     with tqdm(total=total, initial=done, desc=description, unit=unit, unit_scale=True, mininterval=1.0) as bar:
-        for _ in range(1 + retries):
+        for _ in range(2):
             left = [n for n in range(len(tasks)) if n not in outcomes or outcomes[n].error is not None]
             if not left:
                 break
@@ -119,26 +110,26 @@ def map_shards(
 def _once(
     work: Callable[[Task], Stats], tasks: list[tuple[int, Task]], workers: int
 ) -> Iterator[tuple[int, Outcome[Task]]]:
-    count = min(workers or os.cpu_count() or 1, len(tasks))
-    if count == 1:
+    if workers == 1:
         for number, task in tasks:
-            try:
-                yield number, Outcome(task, _finish(work, task), None)
-            except Exception as failure:  # noqa: BLE001  the outcome of the task
-                yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
+            yield number, _outcome(task, partial(_finish, work, task))
         return
     # Spawned, since the threads of OpenCV and Arrow do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_finish, work, task): (number, task) for number, task in tasks}
         for future in as_completed(futures):
             number, task = futures[future]
-            try:
-                yield number, Outcome(task, future.result(), None)
-            except BrokenProcessPool:
-                yield number, Outcome(task, None, "a worker process died (out of memory?); lower machine.workers")
-            except Exception as failure:  # noqa: BLE001
-                yield number, Outcome(task, None, f"{type(failure).__name__}: {failure}")
+            yield number, _outcome(task, future.result)
+
+
+def _outcome(task: Task, result: Callable[[], Stats]) -> Outcome[Task]:
+    try:
+        return Outcome(task, result(), None)
+    except BrokenProcessPool:
+        return Outcome(task, None, "a worker process died (out of memory?); lower machine.workers")
+    except Exception as failure:  # noqa: BLE001  the outcome of the task
+        return Outcome(task, None, f"{type(failure).__name__}: {failure}")
 
 
 def _end_with_parent() -> None:

@@ -1,7 +1,5 @@
 """PASCAL VOC 2012 in its official layout: `VOCdevkit/VOC2012/JPEGImages`, `ImageSets/Main/trainval.txt`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,10 +12,7 @@ HOME: Final = "VOCdevkit/VOC2012"
 
 
 def entries(root: Path) -> Iterator[Entry]:
-    """The photos that `trainval.txt` lists, all for the pretext task.
-
-    Args:
-        root: the folder that holds `VOCdevkit`.
+    """The photos that `trainval.txt` lists, all for the pretext task; `root` holds `VOCdevkit`.
 
     Raises:
         PipelineError: the data set is not there, or lists nothing.

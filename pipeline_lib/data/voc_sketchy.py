@@ -1,7 +1,5 @@
 """VOC 2012 and any other photos to train on, Sketchy to search, Li 2014 reserved for its own benchmark."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +18,9 @@ KNOWN_NAME = re.compile(r"\d{4}_\d{6}|n\d{8}_\d+")
 
 @dataclass(frozen=True)
 class VocSketchySource(FileSource):
-    """Real photos: role pretext from VOC and `photos/`, role gallery and query from Sketchy.
+    """Real photos: role pretext from VOC and `photos/`, role gallery and query from Sketchy."""
 
-    Attributes:
-        rendering: which Sketchy renderings to read.
-    """
-
-    rendering: params.Rendering
+    rendering: params.Rendering  # which Sketchy renderings to read
 
     @classmethod
     def of(cls, catalog: params.Catalog, base: Path) -> Self:

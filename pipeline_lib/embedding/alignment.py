@@ -14,8 +14,6 @@ drawings:
 A step is a class in a file of its own, a line in `registry.STEPS`, and its place in a chain of `registry.ALIGNMENTS`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,7 +76,7 @@ class Step(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: Alignment) -> Self:
+    def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: "Alignment") -> Self:
         """Fits it on pretext photos and their edge maps, in the same order.
 
         Args:
@@ -88,7 +86,7 @@ class Step(ABC):
         """
 
     @abstractmethod
-    def apply(self, vectors: Vectors, domain: Domain, before: Alignment) -> Vectors:
+    def apply(self, vectors: Vectors, domain: Domain, before: "Alignment") -> Vectors:
         """Changes vectors, float32[N, D], that went through the steps before."""
 
     @abstractmethod
@@ -114,7 +112,7 @@ class Mean(Step):
     sketch: Vectors
 
     @classmethod
-    def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: Alignment) -> Self:
+    def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: "Alignment") -> Self:
         """Takes the means, table by table in batches.
 
         Raises:
@@ -132,7 +130,7 @@ class Mean(Step):
             )
         return cls(_mean(photos, before), _mean(edges, before))
 
-    def apply(self, vectors: Vectors, domain: Domain, before: Alignment) -> Vectors:  # noqa: ARG002
+    def apply(self, vectors: Vectors, domain: Domain, before: "Alignment") -> Vectors:  # noqa: ARG002
         """Subtracts the domain's mean."""
         return vectors - (self.photo if domain == "photo" else self.sketch)
 
@@ -146,7 +144,7 @@ class Mean(Step):
         return cls(*(np.asarray(arrays[name], np.float32) for name in ("photo", "sketch")))
 
 
-def _mean(table: EmbeddingTable, before: Alignment) -> Vectors:
+def _mean(table: EmbeddingTable, before: "Alignment") -> Vectors:
     total = np.zeros(before.width, np.float64)
     for batch in table.batches():
         for view in before.views(batch):
@@ -249,7 +247,7 @@ class Alignment:
         parts = [part for pair in zip(*(self.split(side) for side in sides), strict=True) for part in pair]
         return normalise(np.hstack(parts), [2 * width for width in self.widths], SMALLEST_NORM)
 
-    def fitted(self, chain: Chain, photos: EmbeddingTable, edges: EmbeddingTable) -> Alignment:
+    def fitted(self, chain: Chain, photos: EmbeddingTable, edges: EmbeddingTable) -> Self:
         """The same with the steps of a chain, fitted one after the other as far as they are not yet."""
         found = replace(self, chain=())
         for name in chain:
@@ -258,7 +256,7 @@ class Alignment:
             found = replace(found, steps={**found.steps, longer: step}, chain=longer)
         return found
 
-    def as_kind(self, kind: Kind) -> Alignment:
+    def as_kind(self, kind: Kind) -> "Alignment":
         """The part of a fitted alignment that a kind uses.
 
         Raises:
@@ -285,7 +283,7 @@ class Alignment:
             save_file(arrays, str(aside))
 
     @classmethod
-    def load(cls, path: Path) -> Alignment:
+    def load(cls, path: Path) -> Self:
         """Reads what `save` wrote; `as_kind` chooses a chain.
 
         Raises:

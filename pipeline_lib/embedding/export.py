@@ -1,7 +1,5 @@
 """From whole images to Parquet tables of vectors, a batch at a time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack

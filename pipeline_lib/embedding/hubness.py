@@ -6,8 +6,6 @@ drawings, so no query is looked at. The other half of the equation, how similar 
 the same for all photos of a query and does not change their order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self

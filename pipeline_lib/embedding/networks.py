@@ -5,8 +5,6 @@ the same length, and the alignment fitted part by part (`alignment.Alignment.wid
 the parts' own similarities.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

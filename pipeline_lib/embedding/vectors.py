@@ -1,11 +1,10 @@
 """Embedding tables: labels and float32 vectors, written in one place and read in batches of bounded memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -52,12 +51,12 @@ class Labels:
         return np.where(self.instance_ids == "", alone, self.instance_ids)
 
     @classmethod
-    def of(cls, image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str]) -> Labels:
+    def of(cls, image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str]) -> Self:
         """Labels from any three sequences of strings."""
         columns = (np.array(list(column), dtype=np.str_) for column in (image_ids, class_names, instance_ids))
         return cls(*columns)
 
-    def take(self, rows: NDArray[np.intp]) -> Labels:
+    def take(self, rows: NDArray[np.intp]) -> "Labels":
         """The labels of `rows`, int[K], in that order."""
         return Labels(self.image_ids[rows], self.class_names[rows], self.instance_ids[rows])
 
@@ -80,7 +79,7 @@ class EmbeddingTable:
         return len(self.labels)
 
     @classmethod
-    def open(cls, path: Path) -> EmbeddingTable:
+    def open(cls, path: Path) -> Self:
         """Reads the labels of an embedding table.
 
         Raises:

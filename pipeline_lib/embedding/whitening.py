@@ -12,8 +12,6 @@ eigenvalues l, and g = (l / (s t) + 1)^(-1/2) - 1: few directions suffice, and a
 matrix of that side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self

@@ -1,11 +1,9 @@
 """A run's network and the systems that it is read beside, on the same queries: figures, and paired differences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -54,8 +52,13 @@ class System:
     alignments: tuple[str, ...]
 
     @classmethod
-    def read(cls, folder: Path) -> System:
+    def read(cls, folder: Path, run: str = "") -> Self:
         """Reads `system.json` of a folder of embeddings.
+
+        Args:
+            folder: of the embeddings.
+            run: name of the run that they belong to, which stands for {run} in a system's name: recipes that embed
+                alike share a folder through DVC's cache, so the folder can't tell whose it is.
 
         Raises:
             PipelineError: the file is missing or lacks a key, or an alignment is unknown.
@@ -63,7 +66,7 @@ class System:
         path = folder / "system.json"
         values = read_json(path)
         try:
-            name, supervision = str(values["system"]), str(values["supervision"])
+            name, supervision = str(values["system"]).format(run=run), str(values["supervision"])
             seconds = None if values["seconds"] is None else float(values["seconds"])
             wanted = set(values["alignments"])
         except (KeyError, TypeError, ValueError) as failure:

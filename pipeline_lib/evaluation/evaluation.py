@@ -3,8 +3,6 @@
 `evaluate_rankings` is where every system is measured, whether an index or a table of scores ranks its photos.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any

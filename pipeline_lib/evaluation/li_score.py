@@ -5,8 +5,6 @@ photos of the ratings that people gave the pair (four criteria, 0..2 each), so 0
 figure is the mean over a class's sketches, then over classes. It is no percentage and can't be compared with hit rates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -11,10 +11,9 @@ A query counts where it carries the label that the protocol asks for. If it does
 instance_id, no class_name), the value is undefined: NaN, and the query is left out of that mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ class Truth:
     gallery_class: Rows
 
     @classmethod
-    def of(cls, queries: Labels, gallery: Labels) -> Truth:
+    def of(cls, queries: Labels, gallery: Labels) -> Self:
         """From the labels of both sides: a query's instance_id is the image_id of its photo."""
         rows = {image_id: row for row, image_id in enumerate(gallery.image_ids.tolist())}
         numbers = {name: number for number, name in enumerate(np.unique(gallery.class_names).tolist())}

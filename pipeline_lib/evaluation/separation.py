@@ -3,8 +3,6 @@
 All take L2-normalised vectors (see `alignment`), photos and sketches of one data set.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

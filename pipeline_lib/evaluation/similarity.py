@@ -1,10 +1,8 @@
 """Scores of sketches against photos from their vectors: cosine after an alignment, or a similarity of histograms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +102,7 @@ class _Part(EmbeddingTable):
     vectors: Vectors
 
     @classmethod
-    def of(cls, table: EmbeddingTable, rows: Rows) -> _Part:
+    def of(cls, table: EmbeddingTable, rows: Rows) -> Self:
         return cls(table.path, table.labels.take(rows), table.dimension, table.read()[rows])
 
     def batches(self, rows: int = 0) -> Iterator[Vectors]:  # noqa: ARG002  one batch is small enough

@@ -5,8 +5,6 @@ like one already in it must be that much nearer to the drawing. Where a network 
 then show several guesses instead of one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

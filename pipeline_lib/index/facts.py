@@ -1,7 +1,5 @@
 """What is told of an index and asked of the process that holds FAISS; loads neither torch nor faiss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final

@@ -12,8 +12,6 @@ the exact neighbours; it is for galleries whose vectors do not fit in memory.
 This module imports faiss, so a process that holds torch must not import it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final

@@ -3,14 +3,12 @@
 This module imports faiss, so a process that holds torch must not import it.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -38,14 +36,9 @@ class PhotoIndex:
     """
 
     def __init__(self, index: faiss.Index, image_ids: Strings, alignment: str, folder: Path | None = None) -> None:
-        """Names the rows of a FAISS index.
+        """Names the rows of a FAISS index by inner product.
 
-        Args:
-            index: by inner product.
-            image_ids: as the attribute.
-            alignment: that the vectors went through, by its name in `retrieval.alignment`; queries must go through the
-                same.
-            folder: as the attribute.
+        Its vectors went through `alignment` (of `retrieval.alignment`); queries must go through the same.
         """
         if index.ntotal != len(image_ids):
             raise ValueError(f"{index.ntotal} vectors, but {len(image_ids)} image_ids")
@@ -63,15 +56,10 @@ class PhotoIndex:
         name: str,
         kind: str = "exact",
         reduced: int = 0,
-    ) -> PhotoIndex:
-        """Aligns and adds a gallery batch by batch.
+    ) -> Self:
+        """Aligns a gallery, of one table or several, and adds it batch by batch.
 
-        Args:
-            photos: one table, or several that are the gallery together.
-            alignment: that the vectors go through.
-            name: of that alignment.
-            kind: as `index.kind`.
-            reduced: as `index.dimension`.
+        `name` is the alignment's; `kind` and `reduced` are as `index.kind` and `index.dimension`.
 
         Raises:
             PipelineError: a vector can't be used, or the kind doesn't fit; names the file and image, or `index.kind`.
@@ -127,7 +115,7 @@ class PhotoIndex:
 
         Args:
             batches: aligned queries, float32[B, D] each.
-            diversity: the weight of `diversify`.
+            diversity: as in `search`.
         """
         step = block_rows(len(self))
         for batch in batches:
@@ -203,7 +191,7 @@ class PhotoIndex:
             shutil.rmtree(aside, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: Path) -> PhotoIndex:
+    def load(cls, folder: Path) -> Self:
         """Reads what `save` wrote.
 
         Raises:

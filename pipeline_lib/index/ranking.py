@@ -1,9 +1,8 @@
 """Orders a gallery by score, ties by image_id, so that every figure is reproducible to the last digit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class TieBreak:
     place: Rows
 
     @classmethod
-    def of(cls, image_ids: Strings) -> TieBreak:
+    def of(cls, image_ids: Strings) -> Self:
         """From the gallery's image_ids, str[N], unique."""
         by_id = np.argsort(image_ids, kind="stable").astype(np.int64)
         place = np.empty_like(by_id)

@@ -1,7 +1,5 @@
 """The other end of the worker's pipe: FAISS for a process that must not load it."""
 
-from __future__ import annotations
-
 import multiprocessing
 import subprocess
 import sys
@@ -59,8 +57,8 @@ class RemoteFaiss:
         Raises:
             PipelineError: it can't be read; names the file.
         """
+        request = ("open", folder, threads)
         with self._lock:
-            request = ("open", folder, threads)
             facts: IndexFacts = self._ask(request)
             self._opened = (request, facts)
         return facts

@@ -4,9 +4,8 @@ torch and FAISS crash together on some systems, so each lives in a process of it
 and ends with its parent, when the pipe between them closes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,13 +71,6 @@ class Worker:
 def serve(descriptor: int) -> None:
     """Answers until the other end of the pipe is closed."""
     worker = Worker()
-    with Connection(descriptor) as pipe:
+    with Connection(descriptor) as pipe, suppress(EOFError, OSError):
         while True:
-            try:
-                request = pipe.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                pipe.send(worker.answer(request))
-            except BrokenPipeError:
-                return
+            pipe.send(worker.answer(pipe.recv()))

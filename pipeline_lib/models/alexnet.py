@@ -4,8 +4,6 @@
 the source of this project draws it: wider convolutions, conv2 with stride 2, local response normalisation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

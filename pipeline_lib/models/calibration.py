@@ -1,7 +1,5 @@
 """BatchNorm that does not disturb pretrained layers: scale and shift from one pass over training patches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Every patch is encoded once and used in all its pairs: 8 encoder passes (4 regions, 2 domains) serve 24 pairs.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import NamedTuple
 

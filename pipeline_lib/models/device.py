@@ -1,7 +1,5 @@
 """Where and how exactly numbers are computed: device, threads, mixed precision."""
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
 
@@ -25,7 +23,10 @@ def choose_device(settings: params.Train) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """Sets the compute threads of torch and OpenCV, on which bits depend: the order of sums, and of drawn strokes."""
+    """Sets the compute threads of torch and OpenCV. Bits depend on both: the order of sums, and the edges Canny finds.
+
+    Between one and several threads OpenCV's Canny differs in a few pixels, and its default is one thread per core.
+    """
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
 

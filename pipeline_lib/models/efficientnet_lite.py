@@ -6,8 +6,6 @@ The published weights were trained in TensorFlow, which pads so that an output h
 stride, rounded up, the odd pixel at the right and the bottom.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Encoders that end in fc6: a trunk of convolutions from the registry, and a linear layer that reads its last map."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import torch

@@ -1,7 +1,5 @@
 """From pixels to the encoder's input."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

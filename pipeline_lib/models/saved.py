@@ -1,7 +1,5 @@
 """A trained network as files: `encoder.safetensors`, `start.safetensors` (before the first step), `meta.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

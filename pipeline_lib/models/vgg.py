@@ -1,7 +1,5 @@
 """VGG16: configuration D of Simonyan and Zisserman (2015)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from pipeline_lib.models.alexnet import Conv, table_stages

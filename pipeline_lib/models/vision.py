@@ -1,7 +1,5 @@
 """GoogLeNet (Szegedy et al. 2015, with BatchNorm) and ResNet-18 (He et al. 2016): torchvision's, up to the last map."""
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision import models
 

@@ -1,7 +1,5 @@
 """Weights to start from: where they come from, that they are what they claim, and that they fit."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import io

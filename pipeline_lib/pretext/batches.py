@@ -5,10 +5,9 @@ rows are shuffled. So memory does not grow with the data set, and training can r
 steps before it. A thread reads ahead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +73,9 @@ class PatchShards:
         photo, edge = "photo_patches", "edge_patches"
         self.columns = {"cross": [photo, edge], "photo": [photo], "edges": [edge]}[domain]
         wanted, shards = frozenset(image_ids), shard_paths(folder)
-        self.size = patch_side(shards[0])
+        with opened_shard(shards[0]) as file:
+            shape: str = file.schema_arrow.metadata[b"edge_patches"].decode()  # "uint8[4,size,size]"
+            self.size = int(shape.removesuffix("]").split(",")[1])
         self._groups = [group for path in shards for group in wanted_groups(path, wanted, draws=True)]
         if not self._groups:
             raise PipelineError(f"{folder}: holds no patches of the wanted images; run `dvc repro patches` again")
@@ -104,84 +105,45 @@ class PatchShards:
     def _read(
         self, draw: int, batch: int, shuffle: tuple[object, ...] | None, start: int, *, drop_last: bool
     ) -> Iterator[Batch]:
+        rows = self._rows(draw, shuffle, start * batch)
+        while chunk := list(islice(rows, batch)):
+            if len(chunk) < batch and drop_last:
+                return
+            names = [name for name, _ in chunk]
+            patches = {column: np.stack([row[column] for _, row in chunk]) for column in self.columns}
+            chunk.clear()  # it keeps row groups in memory
+            yield Batch(names, patches.get("photo_patches"), patches.get("edge_patches"))
+
+    def _rows(
+        self, draw: int, shuffle: tuple[object, ...] | None, skipped: int
+    ) -> Iterator[tuple[str, dict[str, NDArray[np.uint8]]]]:
+        """Image_ids of a draw, but the first `skipped`, with the images' patches per column: views into a row group."""
         groups = [group for group in self._groups if group.draw == draw]
         rng = None if shuffle is None else generator_for(*shuffle)
         if rng is not None:
             groups = [groups[k] for k in rng.permutation(len(groups))]
-        skipped, rest = start * batch, _Rows()
         for first in range(0, len(groups), WINDOW):
             window = groups[first : first + WINDOW]
             order = np.array([(g, k) for g, group in enumerate(window) for k in range(len(group.rows))])
             if rng is not None:
                 rng.shuffle(order)
             # Rows before the start of a resumed epoch are counted, not read.
-            passed = min(skipped, len(order))
-            skipped -= passed
-            order = order[passed:]
-            if len(order) == 0:
-                continue
-            decoded = [self._decode(group) for group in window]
-            for at in range(0, len(order), batch):
-                yield from self._fill(rest, decoded, window, order[at : at + batch], batch)
-        if rest.image_ids and not drop_last:
-            yield rest.take(len(rest.image_ids))
-
-    def _fill(
-        self,
-        rest: _Rows,
-        decoded: list[dict[str, NDArray[np.uint8]]],
-        window: list[RowGroup],
-        order: NDArray[np.int64],
-        batch: int,
-    ) -> Iterator[Batch]:
-        for g, k in order:
-            row = window[g].rows[k]
-            rest.add(window[g].image_ids[k], {name: values[row] for name, values in decoded[g].items()})
-            if len(rest.image_ids) == batch:
-                yield rest.take(batch)
+            order, skipped = order[skipped:], max(0, skipped - len(order))
+            decoded = [self._decode(group) for group in window] if len(order) else []
+            for g, k in order:
+                row = window[g].rows[k]
+                yield window[g].image_ids[k], {name: values[row] for name, values in decoded[g].items()}
 
     def _decode(self, group: RowGroup) -> dict[str, NDArray[np.uint8]]:
         with opened_shard(group.path) as file:
             table = file.read_row_group(group.number, columns=self.columns)
         shapes = {"photo_patches": (4, self.size, self.size, 3), "edge_patches": (4, self.size, self.size)}
-        return {name: _view(table[name].combine_chunks(), shapes[name]) for name in self.columns}
+        return {name: _view(table[name], shapes[name]) for name in self.columns}
 
 
-def patch_side(path: Path) -> int:
-    """The side of the patches in a shard, px.
-
-    Raises:
-        PipelineError: the shard is truncated or damaged.
-    """
-    with opened_shard(path) as file:
-        shape: str = file.schema_arrow.metadata[b"edge_patches"].decode()
-        return int(shape.removeprefix("uint8[").removesuffix("]").split(",")[1])
-
-
-def _view(column: pa.Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The rows of a `binary` column as one uint8 tensor, without copying."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    _, offsets, values = column.buffers()
-    first = int(np.frombuffer(offsets, np.int32)[column.offset])
-    return np.frombuffer(values, np.uint8)[first:][: len(column) * int(np.prod(shape))].reshape(len(column), *shape)
-
-
-class _Rows:
-    """Rows of the next batch: views into row groups, copied when the batch is full."""
-
-    def __init__(self) -> None:
-        self.image_ids: list[str] = []
-        self.values: dict[str, list[NDArray[np.uint8]]] = {"photo_patches": [], "edge_patches": []}
-
-    def add(self, image_id: str, values: dict[str, NDArray[np.uint8]]) -> None:
-        self.image_ids.append(image_id)
-        for name, value in values.items():
-            self.values[name].append(value)
-
-    def take(self, count: int) -> Batch:
-        names = self.image_ids[:count]
-        photos, edges = (self.values[name] for name in ("photo_patches", "edge_patches"))
-        batch = Batch(names, np.stack(photos) if photos else None, np.stack(edges) if edges else None)
-        self.image_ids, self.values = [], {name: [] for name in self.values}
-        return batch
+def _view(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The rows of a `binary` column as one uint8 tensor, without copying where it has one chunk."""
+    rows = column.combine_chunks()
+    _, offsets, values = rows.buffers()
+    first = int(np.frombuffer(offsets, np.int32)[rows.offset])
+    return np.frombuffer(values, np.uint8)[first:][: len(rows) * int(np.prod(shape))].reshape(len(rows), *shape)

@@ -4,8 +4,6 @@ Each view has its own blur, density and width of lines; some strokes are removed
 middle, and the rest is bent. What a network can still match is what drawings by people keep, too.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +12,21 @@ from pipeline_lib import params
 
 CANVAS = 256
 """Side in px at which edges are taken: that of Sketchy's drawings, and the short side of the pipeline's edge maps."""
-COARSE = 5
-"""Side of the noise that bends drawings and erases parts of them, before it is enlarged."""
-FINE = 32
-"""Side to which this noise is enlarged by cubic interpolation; from there it is linear or nearest."""
-FAINTEST = 12.0
-"""Gradients (sums of Sobel's 3 x 3 weights on 8-bit grey) below this are noise, even in a flat picture."""
-LOWER = 0.5
-"""Canny's lower threshold as a fraction of the upper one."""
-DUST = 24
-"""Connected edges of fewer px are removed: nobody draws them."""
-SPOT_OFF = 0.1
-"""Standard deviation of the spotlight's centre from the middle, in x and in y, as a fraction of the canvas's side."""
-SPOT_RADII = (0.22, 0.5)
-"""Range of the spotlight's two radii, as fractions of the canvas's side."""
+COARSE = 5  # side of the noise that bends drawings and erases parts of them, before it is enlarged
+FINE = 32  # side to which this noise is enlarged by cubic interpolation; from there it is linear or nearest
+FAINTEST = 12.0  # gradients (sums of Sobel's 3 x 3 weights on 8-bit grey) below this are noise, even in a flat picture
+LOWER = 0.5  # Canny's lower threshold as a fraction of the upper one
+DUST = 24  # connected edges of fewer px are removed: nobody draws them
+# Both as fractions of the canvas's side:
+SPOT_OFF = 0.1  # standard deviation of the spotlight's centre from the middle, in x and in y
+SPOT_RADII = (0.22, 0.5)  # range of the spotlight's two radii
 
 Lines = NDArray[np.uint8]
 Places = NDArray[np.float32]
 
 
 def draw_edges(grey: NDArray[np.uint8], settings: params.Contrast, rng: np.random.Generator) -> Lines:
-    """A drawing-like edge map of a grey picture.
-
-    Args:
-        grey: uint8[H, W].
-        settings: section `contrast`.
-        rng: source of all random numbers.
-
-    Returns:
-        uint8[size, size], dark lines on white.
-    """
+    """A drawing-like edge map of a grey picture, uint8[H, W], as uint8[image_size, image_size], dark lines on white."""
     scaled = np.asarray(cv2.resize(grey, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR), np.uint8)
     lines = edges_of_density(scaled, rng.uniform(*settings.blur), rng.uniform(*settings.density))
     lines = leave_out(lines, rng.uniform(0, settings.drop_strokes), rng)
@@ -79,13 +62,7 @@ def edges_of_density(grey: Lines, blur: float, density: float) -> Lines:
 
 
 def leave_out(lines: Lines, part: float, rng: np.random.Generator) -> Lines:
-    """Removes some of the connected strokes, and all dust.
-
-    Args:
-        lines: uint8[H, W], 255 on strokes.
-        part: probability of each stroke to be removed.
-        rng: source of all random numbers.
-    """
+    """Removes each connected stroke of uint8[H, W], 255 on strokes, with probability `part`, and all dust."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(lines, connectivity=8, ltype=cv2.CV_16U)
     kept = (rng.random(count) >= part) & (stats[:, cv2.CC_STAT_AREA] >= DUST)
     kept[0] = False  # the background

@@ -3,8 +3,6 @@
 Edge detection replaces labels: it gives every photo a drawing-like image, aligned with it to the pixel.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +94,7 @@ def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: 
 
     Args:
         catalog: rows as in `schemas.CATALOG`.
-        settings: all params; `catalog`, `edges` and `machine` are used.
+        settings: `catalog`, `edges` and `machine` are used.
         base: repository root, from which a relative `catalog.root` leads.
         out: the folder that gets the shards, whole or not at all.
         scratch: folder for unfinished work.
@@ -118,18 +116,12 @@ def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: 
         digest_of_code("data", "pretext/edges.py"),
     )
     folder = scratch / f"edges-{key[:16]}"
-    items = list(zip(pretext["image_id"], pretext["path"], pretext["domain"], strict=True))
+    items = tuple(zip(pretext["image_id"], pretext["path"], pretext["domain"], strict=True))
     step = settings.edges.rows_per_shard
-    tasks = [
-        EdgesTask(
-            folder / f"part-{start // step:05d}.parquet",
-            tuple(items[start : start + step]),
-            settings.catalog,
-            settings.edges,
-            base,
-        )
-        for start in range(0, len(items), step)
-    ]
+    tasks = []
+    for number, start in enumerate(range(0, len(items), step)):
+        path, some = folder / f"part-{number:05d}.parquet", items[start : start + step]
+        tasks.append(EdgesTask(path, some, settings.catalog, settings.edges, base))
     with exclusive(folder):
         outcomes = map_shards(process_shard, tasks, workers=settings.machine.workers, description="edges", unit="image")
         reopen_bad(outcomes)

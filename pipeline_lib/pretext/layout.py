@@ -4,8 +4,6 @@ A jittered cross divides the image into 2 x 2 regions of unequal size. From each
 position. Regions are numbered row by row: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,13 +31,7 @@ PAIR_WEIGHTS = (12 / 8 / np.bincount(PAIR_DIRECTIONS)[PAIR_DIRECTIONS]).astype(n
 
 
 def draw_boxes(width: int, height: int, settings: params.Patches, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Draws the positions of the four patches of one layout.
-
-    Args:
-        width: of the image, px.
-        height: of the image, px.
-        settings: section `patches`.
-        rng: source of all random numbers.
+    """Draws the positions of the four patches of one layout in an image of width x height px.
 
     Returns:
         int16[4, 4]: x0, y0, x1, y1 (px, end exclusive) of the patch of each region. Patches of two regions are at

@@ -4,12 +4,9 @@ A shard holds all draws of the images of one shard of pairs. A row group holds o
 epoch, which is one draw of all images, reads only the row groups it needs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,18 +27,6 @@ SAMPLE = 8  # photos to choose a shard's compression by
 WORTHWHILE = 0.9  # patches are stored uncompressed where compression leaves a larger fraction than this
 
 
-def cut(image: NDArray[np.uint8], boxes: NDArray[np.int16], out: NDArray[np.uint8]) -> None:
-    """Copies four patches of an image.
-
-    Args:
-        image: uint8[H, W, 3] or uint8[H, W].
-        boxes: int16[4, 4] as `layout.draw_boxes` gives them.
-        out: uint8[4, size, size, 3] or uint8[4, size, size]; is filled.
-    """
-    for region, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-        out[region] = image[y0:y1, x0:x1]
-
-
 @dataclass(frozen=True)
 class PatchesTask:
     """One shard of patches: all draws of one shard of pairs."""
@@ -60,9 +45,11 @@ class PatchesTask:
 def process_shard(task: PatchesTask) -> Stats:
     """Cuts all draws of a shard of pairs, block by block, and writes one shard of patches."""
     cv2.setNumThreads(1)  # the shards already keep every core busy
-    rows, room = 0, _Room.of(ROW_GROUP, task.patches.size)
+    rows, size = 0, task.patches.size
+    # Reused by every draw: allocating it costs more than copying into it.
+    room = np.empty((ROW_GROUP, 4, size, size, 3), np.uint8), np.empty((ROW_GROUP, 4, size, size), np.uint8)
     pairs = pq.ParquetFile(task.pairs, memory_map=True)
-    with replacing(task.path) as aside, _writer(aside, pairs, task.patches.size) as writer:
+    with replacing(task.path) as aside, _writer(aside, pairs, size) as writer:
         for block in pairs.iter_batches(ROW_GROUP):
             photos = [decode_encoded(value.as_buffer()) for value in block["photo"]]
             edges = [decode_encoded(value.as_buffer(), grey=True) for value in block["edges"]]
@@ -85,24 +72,13 @@ def _writer(path: Path, pairs: pq.ParquetFile, size: int) -> pq.ParquetWriter:
     )
 
 
-class _Room(NamedTuple):
-    """Memory for the patches of a row group, reused by every draw: allocating it costs more than copying into it."""
-
-    photos: NDArray[np.uint8]  # uint8[N, 4, size, size, 3]
-    edges: NDArray[np.uint8]  # uint8[N, 4, size, size]
-
-    @classmethod
-    def of(cls, rows: int, size: int) -> _Room:
-        return cls(np.empty((rows, 4, size, size, 3), np.uint8), np.empty((rows, 4, size, size), np.uint8))
-
-
 def _one_draw(
     names: pa.Array,
     photos: list[NDArray[np.uint8]],
     edges: list[NDArray[np.uint8]],
     draw: int,
     settings: params.Patches,
-    room: _Room,
+    room: tuple[NDArray[np.uint8], NDArray[np.uint8]],
 ) -> pa.Table:
     """One draw of a block of images: the rows of one row group, as views into `room`."""
     count = len(names)
@@ -110,14 +86,13 @@ def _one_draw(
     for row, (name, photo, lines) in enumerate(zip(names.to_pylist(), photos, edges, strict=True)):
         height, width = lines.shape
         boxes[row] = draw_boxes(width, height, settings, generator_for(settings.seed, name, draw))
-        cut(photo, boxes[row], room.photos[row])
-        cut(lines, boxes[row], room.edges[row])
+        for region, (x0, y0, x1, y1) in enumerate(boxes[row].tolist()):
+            room[0][row, region], room[1][row, region] = photo[y0:y1, x0:x1], lines[y0:y1, x0:x1]
     columns = [
         names,
         pa.array(np.full(count, draw, np.int16)),
         pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 16),
-        _as_binary(room.photos[:count]),
-        _as_binary(room.edges[:count]),
+        *(_as_binary(tensor[:count]) for tensor in room),
     ]
     return pa.table(columns, schema=patches_schema(settings.size))
 
@@ -132,12 +107,7 @@ def _as_binary(tensor: NDArray[np.uint8]) -> pa.Array:
 def make_patches(pairs: Path, settings: params.Patches, out: Path, scratch: Path, workers: int) -> Stats:
     """Cuts every draw of every pair into shards of patches.
 
-    Args:
-        pairs: folder of pair shards.
-        settings: section `patches`.
-        out: the folder that gets the shards, whole or not at all.
-        scratch: folder for unfinished work.
-        workers: processes; 0 takes one per core.
+    `out` gets the shards whole or not at all; unfinished work is kept in `scratch`. 0 workers take one per core.
 
     Returns:
         Counts: rows (layouts), images.

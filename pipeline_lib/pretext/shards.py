@@ -1,7 +1,5 @@
 """Reading shards: which row groups hold the wanted images, and a thread that reads ahead."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -12,8 +10,7 @@ from pipeline_lib.data.schemas import opened_shard
 
 Item = TypeVar("Item")
 
-AHEAD = 4
-"""Items that are ready in advance."""
+AHEAD = 4  # items that are ready in advance
 
 
 class RowGroup(NamedTuple):
@@ -29,10 +26,7 @@ class RowGroup(NamedTuple):
 def wanted_groups(path: Path, wanted: frozenset[str], *, draws: bool = False) -> Iterator[RowGroup]:
     """The row groups of a shard that hold wanted images; reads names, no pixels.
 
-    Args:
-        path: of the shard.
-        wanted: image_ids.
-        draws: whether each row group holds one draw, as in shards of patches.
+    With `draws`, each row group holds one draw, as in shards of patches.
 
     Raises:
         PipelineError: the shard is truncated or damaged.
@@ -48,14 +42,9 @@ def wanted_groups(path: Path, wanted: frozenset[str], *, draws: bool = False) ->
 
 
 def read_ahead(make: Callable[[], Iterator[Item]], name: str) -> Generator[Item]:
-    """The items of an iterator that runs in a thread, ahead of its consumer.
+    """The items, in order, of the iterator that `make` gives in a thread of this name, ahead of its consumer.
 
-    Args:
-        make: gives the iterator; called in the thread.
-        name: of the thread.
-
-    Yields:
-        The items in order. What the iterator raises is raised here. The thread stops when the generator is closed.
+    What the iterator raises is raised here. The thread stops when the generator is closed.
     """
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()

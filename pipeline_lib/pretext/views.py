@@ -4,11 +4,9 @@ Nothing but the photo is needed. The crops are shifted a little and the drawing 
 position. Both may be flipped together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import cv2
@@ -46,16 +44,9 @@ class Views:
 def make_views(
     photo: Pixels, settings: params.Contrast, rng: np.random.Generator, *, mirrored: bool | None = None
 ) -> tuple[Pixels, Pixels]:
-    """A photo view and an edge view.
+    """A photo view, uint8[size, size, 3], and an edge view, uint8[size, size], of a photo, uint8[H, W, 3], RGB.
 
-    Args:
-        photo: uint8[H, W, 3], RGB.
-        settings: section `contrast`.
-        rng: source of all random numbers.
-        mirrored: whether both are flipped horizontally; None decides by chance.
-
-    Returns:
-        uint8[size, size, 3] and uint8[size, size].
+    `mirrored` says whether both are flipped horizontally; None decides by chance.
     """
     height, width = photo.shape[:2]
     sides = rng.uniform(*settings.crop, 2) * (width, height)
@@ -72,18 +63,10 @@ def make_views(
     return recolour(scaled(first, settings.image_size), settings, rng), drawing
 
 
-def stacked(pairs: list[tuple[Pixels, Pixels]]) -> tuple[Pixels, Pixels]:
-    """Photo views and edge views of several images, uint8[B, size, size, 3] and uint8[B, size, size]."""
-    photos, edges = zip(*pairs, strict=True)
-    return np.stack(photos), np.stack(edges)
-
-
 def scaled(photo: Pixels, size: int) -> Pixels:
     """A photo scaled to a square of `size` px; its aspect ratio is not kept."""
-    shrinks = min(photo.shape[:2]) > size
-    return np.asarray(
-        cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
-    )
+    method = cv2.INTER_AREA if min(photo.shape[:2]) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(photo, (size, size), interpolation=method), np.uint8)
 
 
 def cut_out(photo: Pixels, corner: NDArray[np.float64], sides: NDArray[np.float64]) -> Pixels:
@@ -138,21 +121,14 @@ class ViewShards:
 
     def once(self) -> Iterator[Views]:
         """Batches of every image once, in the order of the shards, with the same views in every call."""
-        return read_ahead(self._make_once, "view-maker")
+        return read_ahead(self._once, "view-maker")
 
     def names(self) -> list[str]:
         """All images, in the order of the shards."""
         return [name for group in self._groups for name in group.image_ids]
 
     def whole(self, size: int) -> Iterator[Pixels]:
-        """Batches of every whole photo once, in the order of the shards, made ahead by a thread.
-
-        Args:
-            size: px; photos are scaled to this square, see `scaled`.
-
-        Returns:
-            uint8[B, size, size, 3] each.
-        """
+        """Batches, uint8[B, size, size, 3], of every whole photo once, `scaled`, in the order of the shards."""
         return read_ahead(lambda: self._whole(size), "photo-reader")
 
     def _whole(self, size: int) -> Iterator[Pixels]:
@@ -160,26 +136,19 @@ class ViewShards:
         while chunk := list(islice(rows, WHOLE)):
             yield np.stack([scaled(decode_encoded(value), size) for value in chunk])
 
-    def _make_once(self) -> Iterator[Views]:
+    def _once(self) -> Iterator[Views]:
         rows = (row for group in self._groups for row in self._rows(group))
         while chunk := list(islice(rows, self.batch)):
-            yield self._views([name for name, _ in chunk], [value for _, value in chunk], 0, -1)
+            yield self._views(chunk, 0, -1)
 
     def _make(self, seed: int, start: int) -> Iterator[Views]:
-        size = self.batch
-        number, skipped = divmod(start, self.count // size)
+        per_pass = self.count // self.batch
+        number, skipped = divmod(start, per_pass)
         while True:
-            names: list[str] = []
-            encoded: list[pa.Buffer] = []
-            batch = 0
-            for name, value in self._shuffled(generator_for(seed, "order of views", number)):
-                names.append(name)
-                encoded.append(value)
-                if len(names) == size:
-                    if batch >= skipped:
-                        make = self._twice if self.settings.mirror_negatives else self._views
-                        yield make(names, encoded, seed, number)
-                    names, encoded, batch = [], [], batch + 1
+            order = self._shuffled(generator_for(seed, "order of views", number))
+            rows = islice(order, skipped * self.batch, per_pass * self.batch)
+            while chunk := list(islice(rows, self.batch)):
+                yield self._views(chunk, seed, number, twice=self.settings.mirror_negatives)
             number, skipped = number + 1, 0
 
     def _shuffled(self, rng: np.random.Generator) -> Iterator[tuple[str, pa.Buffer]]:
@@ -194,19 +163,16 @@ class ViewShards:
         for row, name in zip(group.rows, group.image_ids, strict=True):
             yield name, table["photo"][row].as_buffer()
 
-    def _views(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
-        photos = map(decode_encoded, encoded)
-        pairs = [
-            make_views(photo, self.settings, generator_for(seed, "view", number, name))
-            for name, photo in zip(names, photos, strict=True)
-        ]
-        return Views(names, *stacked(pairs))
-
-    def _twice(self, names: list[str], encoded: list[pa.Buffer], seed: int, number: int) -> Views:
-        photos = list(map(decode_encoded, encoded))
-        pairs = [
-            make_views(photo, self.settings, generator_for(seed, "view", number, name, mirrored), mirrored=mirrored)
-            for mirrored in (False, True)
-            for name, photo in zip(names, photos, strict=True)
-        ]
-        return Views(names * 2, *stacked(pairs), np.arange(len(pairs)) >= len(names))
+    def _views(self, rows: list[tuple[str, pa.Buffer]], seed: int, number: int, *, twice: bool = False) -> Views:
+        """Views of encoded photos in pass `number`; `twice` makes all as they are, then all flipped horizontally."""
+        sides: tuple[bool | None, ...] = (False, True) if twice else (None,)
+        made: dict[bool | None, list[tuple[Pixels, Pixels]]] = {side: [] for side in sides}
+        for name, value in rows:
+            photo = decode_encoded(value)
+            for mirrored, views in made.items():
+                key = (name,) if mirrored is None else (name, mirrored)
+                rng = generator_for(seed, "view", number, *key)
+                views.append(make_views(photo, self.settings, rng, mirrored=mirrored))
+        photos, edges = map(np.stack, zip(*chain(*made.values()), strict=True))
+        names = [name for name, _ in rows] * len(made)
+        return Views(names, photos, edges, np.arange(len(names)) >= len(rows) if twice else None)

@@ -1,9 +1,6 @@
 """What all pictures share: square tiles, frames, words, and files that stay small."""
 
-from __future__ import annotations
-
 import functools
-import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -68,7 +65,5 @@ def note(words: str) -> Pixels:
 def save_png(path: Path, image: Pixels) -> None:
     """Writes a picture as a small PNG of at most 256 colours, whole or not at all."""
     reduced = Image.fromarray(image).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    reduced.save(buffer, "PNG", optimize=True)
     with replacing(path) as aside:
-        aside.write_bytes(buffer.getvalue())
+        reduced.save(aside, "PNG", optimize=True)

@@ -1,7 +1,5 @@
 """Charts of the study and of the ablation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """Two-dimensional maps of embeddings (t-SNE): colour by class, marker by domain, lines between true pairs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -21,49 +19,25 @@ KEY = "circles: photos, triangles: drawings or edge maps, lines: true pairs"
 
 @dataclass(frozen=True)
 class MapPoints:
-    """What one map shows.
+    """What one map shows."""
 
-    Attributes:
-        vectors: float32[N, D], both domains.
-        is_photo: bool[N].
-        classes: str[N], "" for points without a class.
-        pairs: int64[K, 2], rows that belong together.
-    """
-
-    vectors: Vectors
-    is_photo: NDArray[np.bool_]
-    classes: Strings
-    pairs: NDArray[np.int64]
+    vectors: Vectors  # float32[N, D], both domains
+    is_photo: NDArray[np.bool_]  # bool[N]
+    classes: Strings  # str[N], "" for points without a class
+    pairs: NDArray[np.int64]  # int64[K, 2], rows that belong together
 
 
 def project(vectors: Vectors, seed: int) -> NDArray[np.float32]:
-    """t-SNE (van der Maaten and Hinton 2008) of the first principal components.
-
-    Args:
-        vectors: float32[N, D].
-        seed: of the projection.
-
-    Returns:
-        float32[N, 2].
-    """
+    """t-SNE (van der Maaten and Hinton 2008) of the first principal components of float32[N, D], as float32[N, 2]."""
     count = min(COMPONENTS, *vectors.shape)
     reduced = PCA(count, random_state=seed, svd_solver="randomized").fit_transform(vectors)
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced), np.float32)
 
 
-def embedding_maps(maps: dict[str, MapPoints], seed: int, *, side: float = 6.0) -> Figure:
-    """Maps side by side, such as before and after training.
-
-    Args:
-        maps: per title what it shows.
-        seed: of the projections.
-        side: of one map, inches.
-
-    Returns:
-        The figure; the caller saves it.
-    """
-    figure = Figure(figsize=(side * len(maps), side + 0.6), dpi=100, layout="constrained")
+def embedding_maps(maps: dict[str, MapPoints], seed: int) -> Figure:
+    """Maps side by side, each under its title, such as before and after training; `seed` is that of `project`."""
+    figure = Figure(figsize=(6.0 * len(maps), 6.6), dpi=100, layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         _draw(axes, points, project(points.vectors, seed))
         axes.set_title(title, loc="left", fontsize=12)

@@ -1,7 +1,5 @@
 """Examples of the pretext task: photos, their edge maps, and the patches that one draw took from the four regions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,31 +24,17 @@ BLOCKS = ("photo", "its four patches", "edge map", "its four patches")
 
 @dataclass(frozen=True)
 class Example:
-    """One draw of one image.
+    """One draw of one image."""
 
-    Attributes:
-        photo: uint8[H, W, 3].
-        edges: uint8[H, W].
-        boxes: int16[4, 4], x0, y0, x1, y1 of each region's patch, px.
-        photo_patches: uint8[4, S, S, 3].
-        edge_patches: uint8[4, S, S].
-    """
-
-    photo: Pixels
-    edges: Pixels
-    boxes: NDArray[np.int16]
-    photo_patches: Pixels
-    edge_patches: Pixels
+    photo: Pixels  # uint8[H, W, 3]
+    edges: Pixels  # uint8[H, W]
+    boxes: NDArray[np.int16]  # int16[4, 4], x0, y0, x1, y1 of each region's patch, px
+    photo_patches: Pixels  # uint8[4, S, S, 3]
+    edge_patches: Pixels  # uint8[4, S, S]
 
 
 def read_examples(pairs: Path, patches: Path, count: int, seed: int) -> list[Example]:
-    """Draws examples at random from the shards.
-
-    Args:
-        pairs: folder of pair shards.
-        patches: folder of patch shards.
-        count: how many images at most.
-        seed: of the draw.
+    """Draws examples of at most `count` images at random from the folders of pair shards and of patch shards.
 
     Raises:
         PipelineError: a shard is missing, cut or does not fit the others.
@@ -94,21 +78,17 @@ def _example(pair: dict[str, Any], layout: dict[str, Any]) -> Example:
     )
 
 
-def pretext_grid(examples: Sequence[Example], *, width: int = WIDTH) -> Pixels:
+def pretext_grid(examples: Sequence[Example]) -> Pixels:
     """Draws a row for each example: photo, its four patches, edge map, its four patches, in one colour per region.
 
-    Args:
-        examples: without any, the picture is a note that says so.
-        width: of the picture, px.
-
     Returns:
-        uint8[H, width, 3], RGB.
+        uint8[H, WIDTH, 3], RGB; without any example, a note that says so.
     """
     if not examples:
         return note("No pretext images, so no patches to show.")
-    pitch = (width - 2 * MARGIN + 3 * GAP) // len(BLOCKS)
+    pitch = (WIDTH - 2 * MARGIN + 3 * GAP) // len(BLOCKS)
     side = pitch - 3 * GAP
-    canvas = Canvas(width, HEAD + len(examples) * pitch + MARGIN - 2 * GAP)
+    canvas = Canvas(WIDTH, HEAD + len(examples) * pitch + MARGIN - 2 * GAP)
     for column, words in enumerate(BLOCKS):
         canvas.text(words, MARGIN + column * pitch, 14, size=17)
     for number, example in enumerate(examples):

@@ -1,7 +1,5 @@
 """Tables made from the committed metrics, so that they cannot drift from them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,10 +40,7 @@ ALIGNMENTS: Final = {
 
 
 def results(metrics: Path) -> str:
-    """The results block of the README.
-
-    Args:
-        metrics: folder of the committed metrics.
+    """The results block of the README, from the folder of the committed metrics.
 
     Raises:
         PipelineError: a file is missing or lacks a row.
@@ -67,10 +62,7 @@ def results(metrics: Path) -> str:
 
 
 def study(path: Path) -> str:
-    """The page of the retrieval study: its rows, and a table for each part of Sketchy.
-
-    Args:
-        path: metrics/retrieval_study.csv.
+    """The page of the retrieval study (metrics/retrieval_study.csv): its rows, and a table for each part of Sketchy.
 
     Raises:
         PipelineError: the file is missing.

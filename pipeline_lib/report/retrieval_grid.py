@@ -1,7 +1,5 @@
 """A grid of drawings, each with the photos that were found for it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,19 +21,12 @@ NO_QUERIES = (
 
 @dataclass(frozen=True)
 class GridRow:
-    """One query.
+    """One query."""
 
-    Attributes:
-        sketch: uint8[H, W, 3] or uint8[H, W].
-        photos: the photos found, best first.
-        meant: which of them is the photo that was drawn (from 0); None where it is not among them.
-        place: of that photo among all, from 1; None where the gallery lacks it.
-    """
-
-    sketch: Pixels
-    photos: Sequence[Pixels]
-    meant: int | None
-    place: int | None
+    sketch: Pixels  # uint8[H, W, 3] or uint8[H, W]
+    photos: Sequence[Pixels]  # the photos found, best first
+    meant: int | None  # which of them is the photo that was drawn (from 0); None where it is not among them
+    place: int | None  # of that photo among all, from 1; None where the gallery lacks it
 
 
 def choose_queries(rankings: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -46,7 +37,7 @@ def choose_queries(rankings: pd.DataFrame, count: int, seed: int) -> pd.DataFram
 
 
 def grid_rows(rankings: pd.DataFrame, catalog: pd.DataFrame, source: Source, neighbours: int) -> list[GridRow]:
-    """Loads the images of some queries and of what was found for them.
+    """Loads the images of some queries and of at most `neighbours` photos that were found for each.
 
     Args:
         rankings: columns image_id, neighbours (image_ids, best first) and place (from 1, missing for none).
@@ -75,47 +66,42 @@ def grid_rows(rankings: pd.DataFrame, catalog: pd.DataFrame, source: Source, nei
         shown = [str(name) for name in found[:neighbours]]
         # A query whose photo is unknown has no entry to look up, and none can be framed.
         meant = str(entries["instance_id"].get(query, ""))
-        rows.append(
-            GridRow(
-                load(str(query)),
-                [load(name) for name in shown],
-                shown.index(meant) if meant in shown else None,
-                None if pd.isna(place) else int(place),
-            )
-        )
+        sketch, photos = load(str(query)), [load(name) for name in shown]
+        at = shown.index(meant) if meant in shown else None
+        rows.append(GridRow(sketch, photos, at, None if pd.isna(place) else int(place)))
     return rows
 
 
-def retrieval_grid(rows: Sequence[GridRow], *, gallery: int, width: int = WIDTH) -> Pixels:
+def retrieval_grid(rows: Sequence[GridRow], *, gallery: int) -> Pixels:
     """Draws the grid: one row for each query, the drawing first, the photo that was drawn framed in green.
 
     Args:
-        rows: the queries; without any, the picture is a note that says so.
+        rows: the queries.
         gallery: how many photos were searched.
-        width: of the picture, px.
 
     Returns:
-        uint8[H, width, 3], RGB.
+        uint8[H, WIDTH, 3], RGB; without any query, a note that says so.
     """
     if not rows:
         return note(NO_QUERIES)
     columns = max(len(row.photos) for row in rows)
     # The drawing stands apart by two more gaps.
-    side = min(200, (width - 2 * MARGIN - (columns + 2) * GAP) // (columns + 1))
+    side = min(200, (WIDTH - 2 * MARGIN - (columns + 2) * GAP) // (columns + 1))
     step = side + CAPTION + GAP
-    canvas = Canvas(width, HEAD + len(rows) * step + MARGIN)
+    canvas = Canvas(WIDTH, HEAD + len(rows) * step + MARGIN)
     first = MARGIN + side + 3 * GAP
     noun = "photo" if gallery == 1 else "photos"
     canvas.text("drawing", MARGIN, 12, size=17)
     canvas.text(f"nearest of {gallery:,} {noun}, best first", first, 12, size=17)
-    canvas.text("green frame: the photo that was drawn", width - MARGIN, 14, colour=GREEN, anchor="ra")
+    canvas.text("green frame: the photo that was drawn", WIDTH - MARGIN, 14, colour=GREEN, anchor="ra")
     for column in range(columns):
         x = first + column * (side + GAP) + side / 2
         canvas.text(str(column + 1), x, HEAD - 22, colour=FAINT, anchor="ma")
     for number, row in enumerate(rows):
         y = HEAD + number * step
         canvas.tile(row.sketch, MARGIN, y, side)
-        canvas.text(_caption(row), MARGIN + side / 2, y + side + 4, size=14, colour=FAINT, anchor="ma")
+        caption = "no photo of it" if row.place is None else f"found at {row.place:,}"
+        canvas.text(caption, MARGIN + side / 2, y + side + 4, size=14, colour=FAINT, anchor="ma")
         for column, photo in enumerate(row.photos):
             x = first + column * (side + GAP)
             canvas.tile(photo, x, y, side)
@@ -123,7 +109,3 @@ def retrieval_grid(rows: Sequence[GridRow], *, gallery: int, width: int = WIDTH)
             # Last, so that no neighbour covers its frame.
             canvas.tile(row.photos[row.meant], first + row.meant * (side + GAP), y, side, GREEN)
     return canvas.pixels()
-
-
-def _caption(row: GridRow) -> str:
-    return "no photo of it" if row.place is None else f"found at {row.place:,}"

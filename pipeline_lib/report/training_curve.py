@@ -1,7 +1,5 @@
 """Loss and accuracy of the pretext task, epoch by epoch."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
@@ -35,19 +33,18 @@ def read_history(path: Path) -> pd.DataFrame:
     return table
 
 
-def training_curve(history: pd.DataFrame, *, width: int = WIDTH) -> Pixels:
+def training_curve(history: pd.DataFrame) -> Pixels:
     """Draws loss and accuracy side by side, training and held-out images apart.
 
     Args:
         history: columns as in COLUMNS, a row per epoch; without any, the picture is a note that says so.
-        width: of the picture, px.
 
     Returns:
-        uint8[H, width, 3], RGB.
+        uint8[H, WIDTH, 3], RGB.
     """
     if history.empty:
         return note("No finished epoch, so no curve to show.")
-    figure = Figure(figsize=(width / DPI, 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH / DPI, 4.2), dpi=DPI, layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, colour, words in (("train", TRAIN, "training"), ("val", VAL, "held out")):
             marker = "o" if len(history) < 3 else ""

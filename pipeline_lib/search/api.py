@@ -1,7 +1,5 @@
 """The HTTP API and the page: `create_app` makes them from a search engine. /openapi.json describes the API."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,10 +17,9 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.batching import BusyError
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders
-from pipeline_lib.search.service import Service
-from pipeline_lib.search.settings import Settings
+from pipeline_lib.search.service import Service, Settings
 from pipeline_lib.search.strokes import rasterise
-from pipeline_lib.search.uploads import UploadError, decode_upload, read_picture
+from pipeline_lib.search.uploads import decode_upload, read_picture
 from pipeline_lib.search.wire import Answer, Health, ModelInfo, Problem, StrokesQuery
 
 PAGE: Final = {
@@ -34,9 +31,6 @@ PAGE: Final = {
 }
 KEPT: Final = {"cache-control": "private, max-age=31536000, immutable"}
 """Browsers may keep pictures, since their addresses carry the version of what is searched."""
-JSON_BYTES: Final = 4_000_000
-FORM_BYTES: Final = 10_000
-"""What a form may take beside the file."""
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": Problem, "description": "the request can't be read"},
     408: {"model": Problem, "description": "the request took too long to arrive"},
@@ -92,7 +86,7 @@ def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts:
         lifespan=lifespan,
     )
     app.state.service = service
-    app.add_middleware(BodyLimit, limit=body_limit(settings))
+    app.add_middleware(BodyLimit, upload_bytes=settings.upload_bytes)
     app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(SecurityHeaders)
     _add_failures(app)
@@ -102,54 +96,27 @@ def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts:
     return app
 
 
-def body_limit(settings: Settings) -> Callable[[str], int]:
-    """How many bytes a body of a content type may take."""
-
-    def limit(content_type: str) -> int:
-        if content_type.startswith("application/json"):
-            return JSON_BYTES
-        return settings.upload_bytes + (FORM_BYTES if content_type.startswith("multipart/") else 0)
-
-    return limit
-
-
 def _add_failures(app: FastAPI) -> None:
-    def problem(status: int, detail: str) -> JSONResponse:
+    def refuse(kind: type[Exception], status: int, words: Callable[[Any], str]) -> None:
         headers = {"retry-after": "1"} if status == 503 else None
-        return JSONResponse({"detail": detail}, status, headers)
 
-    def on_upload(_: Request, failure: Exception) -> JSONResponse:
-        assert isinstance(failure, UploadError)  # noqa: S101  registered for it alone
-        return problem(failure.status, failure.detail)
+        def answer(_: Request, failure: Exception) -> JSONResponse:
+            return JSONResponse({"detail": words(failure)}, status, headers)
 
-    def on_busy(_: Request, __: Exception) -> JSONResponse:
-        return problem(503, "too many searches at once; try again in a moment")
+        app.add_exception_handler(kind, answer)
 
-    def on_pipeline(_: Request, failure: Exception) -> JSONResponse:
-        return problem(503, str(failure))
+    def invalid(failure: RequestValidationError) -> str:
+        # FastAPI's own answer repeats the input, which may be too long, or a number that JSON can't hold.
+        return "; ".join(
+            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in failure.errors()[:3]
+        )
 
-    def on_missing(_: Request, __: Exception) -> JSONResponse:
-        return problem(404, "there is no such picture")
-
-    def on_bad_image(_: Request, failure: Exception) -> JSONResponse:
-        return problem(404, f"the picture can't be read any more: {failure}")
-
-    def on_invalid(_: Request, failure: Exception) -> JSONResponse:
-        assert isinstance(failure, RequestValidationError)  # noqa: S101
-        # FastAPI's own answer repeats what was sent, which may be too long, or a number that JSON can't hold.
-        told = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in failure.errors()[:3]]
-        return problem(422, "; ".join(told))
-
-    def on_gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=400)  # nobody is there to read it
-
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(ClientDisconnect, on_gone)
-    app.add_exception_handler(UploadError, on_upload)
-    app.add_exception_handler(BusyError, on_busy)
-    app.add_exception_handler(PipelineError, on_pipeline)
-    app.add_exception_handler(IndexError, on_missing)
-    app.add_exception_handler(BadImage, on_bad_image)
+    refuse(RequestValidationError, 422, invalid)
+    refuse(BusyError, 503, lambda _: "too many searches at once; try again in a moment")
+    refuse(PipelineError, 503, str)
+    refuse(IndexError, 404, lambda _: "there is no such picture")
+    refuse(BadImage, 404, lambda failure: f"the picture can't be read any more: {failure}")
+    refuse(ClientDisconnect, 400, lambda _: "the request was cut off")  # nobody is there to read it
 
 
 def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
@@ -157,9 +124,8 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
     async def search_by_strokes(query: StrokesQuery) -> Answer:
         """Searches by a drawing given as strokes."""
         started = time.perf_counter()
-        strokes = [stroke.stroke() for stroke in query.strokes]
         with service.admission.enter():
-            found, seen = await service.find(lambda: rasterise(strokes), query.top, seen=query.seen)
+            found, seen = await service.find(lambda: rasterise(query.strokes), query.top, seen=query.seen)
         return Answer(found=found, seen=seen, milliseconds=since(started))
 
     @app.post("/api/search/image", responses=REFUSALS, openapi_extra=PICTURE_BODY, tags=["search"])
@@ -187,17 +153,14 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
 
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
-    jpeg: dict[str, Any] = {"response_class": Response, "tags": ["pictures"]}
-    content: dict[str, Any] = {"jpeg": {"image/jpeg": {}}, "png": {"image/png": {}}}
-
     def picture(path: str, make: Callable[[int], bytes], kind: str, words: str) -> None:
         def endpoint(number: Row) -> Response:
             return Response(make(number), media_type=f"image/{kind}", headers=KEPT)
 
         endpoint.__doc__ = words
         endpoint.__name__ = make.__name__
-        responses = {**MISSING, 200: {"content": content[kind]}}
-        app.get(path, responses=responses, **jpeg)(endpoint)
+        responses: dict[int | str, dict[str, Any]] = {**MISSING, 200: {"content": {f"image/{kind}": {}}}}
+        app.get(path, responses=responses, response_class=Response, tags=["pictures"])(endpoint)
 
     picture("/photos/{number}", service.pictures.photo, "jpeg", "A photo of the gallery.")
     picture("/photos/{number}/thumbnail", service.pictures.thumbnail, "jpeg", "A small version of a photo.")

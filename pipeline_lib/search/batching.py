@@ -1,6 +1,4 @@
-"""Queries that come at the same time are embedded together; those that would have to wait too long are refused."""
-
-from __future__ import annotations
+"""Batches concurrent queries for the network, and refuses those beyond the queue."""
 
 import queue
 import threading
@@ -14,11 +12,11 @@ Result = TypeVar("Result")
 
 
 class BusyError(Exception):
-    """More queries wait than may; the caller should come again in a moment."""
+    """The queue is full; the caller should try again in a moment."""
 
 
 class Admission:
-    """Counts what is in progress, from before a request is read until it is answered."""
+    """Counts queries in progress, from before a request is read until it is answered."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -49,9 +47,9 @@ class Admission:
 
 
 class Batcher(Generic[Query, Result]):
-    """One thread that takes whatever waits, up to a batch, and works on it at once.
+    """One thread that processes all waiting queries together, up to a batch.
 
-    No query waits for others to come: the first goes alone, and those that arrive meanwhile go together.
+    No query waits for a batch to fill: the first goes alone, and those that arrive meanwhile go together.
     """
 
     def __init__(self, work: Callable[[Sequence[Query]], Sequence[Result]], batch: int) -> None:
@@ -69,7 +67,7 @@ class Batcher(Generic[Query, Result]):
         self._thread.start()
 
     def submit(self, query: Query) -> Future[Result]:
-        """Puts a query in the queue; its future gets the result, or the exception that the batch ended with."""
+        """Queues a query; its future gets the result, or the exception that its batch ended with."""
         if self._closed:
             raise RuntimeError("the batcher is closed")
         future: Future[Result] = Future()
@@ -85,7 +83,7 @@ class Batcher(Generic[Query, Result]):
     def _run(self) -> None:
         while True:
             batch, ends = self._take()
-            # A query whose caller has gone is not worked on.
+            # Skip queries whose callers have gone.
             wanted = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
             if wanted:
                 self._answer(wanted)
@@ -110,7 +108,7 @@ class Batcher(Generic[Query, Result]):
             results = self._work([query for query, _ in wanted])
             for (_, future), result in zip(wanted, results, strict=True):
                 future.set_result(result)
-        except Exception as failure:  # noqa: BLE001  it belongs to those who wait, and the thread must live on
+        except Exception as failure:  # noqa: BLE001  passed on to the callers; the thread must live on
             for _, future in wanted:
                 if not future.done():
                     future.set_exception(failure)

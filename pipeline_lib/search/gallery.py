@@ -1,6 +1,4 @@
-"""What is searched: the photos of an index, row by row, and where each is read."""
-
-from __future__ import annotations
+"""Photos of an index, row by row, and where each is read."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ class Gallery:
     """Photos or drawings that can be shown, by number.
 
     Attributes:
-        name: of the data set or folder, as shown to people.
+        name: of the data set or folder, for display.
         image_ids: row -> image_id; for the photos of an index, its rows.
         paths: row -> path, relative to the source's root.
         domain: "photo" or "sketch".
@@ -56,7 +54,7 @@ class Gallery:
             raise BadImage(failure.strerror or str(failure)) from failure
 
     def label(self, row: int) -> str:
-        """A short name for people: of an emoji its Unicode name, of a photo its file name."""
+        """A short name for display: of an emoji its Unicode name, of a photo its file name."""
         image_id, path = self.image_ids[row], PurePosixPath(self.paths[row])
         return _emoji_name(path.stem) or path.stem if image_id.startswith("openmoji/") else path.name
 
@@ -71,14 +69,18 @@ def _emoji_name(stem: str) -> str:
     return ", ".join(name.lower() for name in names if name)
 
 
+def index_rows(folder: Path) -> tuple[str, ...]:
+    """The image_id of each row of an index."""
+    return tuple(read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))["image_id"].to_pylist())
+
+
 def catalog_gallery(catalog: pd.DataFrame, source: Source, index_folder: Path) -> Gallery:
     """The photos of the pipeline's own index, in its order.
 
     Raises:
         PipelineError: the index holds photos that the catalog does not.
     """
-    rows = read_table(index_folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-    image_ids = tuple(rows.column("image_id").to_pylist())
+    image_ids = index_rows(index_folder)
     photos = catalog[catalog["role"] == "gallery"]
     paths = dict(zip(photos["image_id"], photos["path"], strict=True))
     if not paths.keys() >= set(image_ids):

@@ -1,11 +1,8 @@
-"""What stands before every request: security headers, a limit on bodies, and the names the server answers to."""
-
-from __future__ import annotations
+"""Middleware for every request: security headers, a limit on bodies, and the host names that are answered."""
 
 import asyncio
 import ipaddress
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,6 +24,11 @@ SECURITY: Final = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+BODY_SECONDS: Final = 20.0
+"""Time limit for a body to arrive."""
+JSON_BYTES: Final = 4_000_000
+FORM_BYTES: Final = 10_000
+"""Bytes of a form beside its file, at most."""
 
 
 class SecurityHeaders:
@@ -50,9 +52,9 @@ class SecurityHeaders:
 
 
 class KnownHosts:
-    """Answers only to names that the server goes by: another site can't reach it under a name of its own.
+    """Answers only requests for the server's own names, against DNS rebinding by other sites.
 
-    Such an attack (DNS rebinding) needs a name, so addresses in numbers are always answered.
+    Such an attack needs a name, so numeric addresses are always answered.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
@@ -73,12 +75,6 @@ class KnownHosts:
         await self.app(scope, receive, send)
 
 
-def own_names(host: str, more: Iterable[str]) -> tuple[str, ...]:
-    """Names that a server goes by: the loopback's, the machine's, the one it listens on, and `more`."""
-    machine = socket.gethostname()
-    return (*LOOPBACK, machine, f"{machine}.local", host, *more)
-
-
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -94,17 +90,19 @@ def host_name(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-BODY_SECONDS: Final = 20.0
-"""A body that takes longer to arrive is given up."""
-
-
 class BodyLimit:
-    """Refuses bodies that are too long, before the first byte where the length is announced, and those that dawdle."""
+    """Refuses bodies that are too long, at once where the length is announced, and those that arrive too slowly."""
 
-    def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
-        """Stands before `app`; `limit` tells the bytes that a body of a content type may take."""
+    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
+        """Stands before `app`; a picture may take `upload_bytes`."""
         self.app = app
-        self.limit = limit
+        self.upload_bytes = upload_bytes
+
+    def limit(self, content_type: str) -> int:
+        """Bytes that a body may take."""
+        if content_type.startswith("application/json"):
+            return JSON_BYTES
+        return self.upload_bytes + (FORM_BYTES if content_type.startswith("multipart/") else 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""

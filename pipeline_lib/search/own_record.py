@@ -1,25 +1,19 @@
 """The index of one's own photos below a run: whose photos they are, and which model embedded them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
 from pipeline_lib.data.folder import FolderSource
-from pipeline_lib.data.schemas import read_table
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.networks import beside
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, digest_of_file, read_json, write_json
-from pipeline_lib.index.facts import ROWS_NAME
 from pipeline_lib.models.saved import params_key
 from pipeline_lib.params import fingerprint
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run
-from pipeline_lib.search.gallery import Gallery
+from pipeline_lib.search.gallery import Gallery, index_rows
 
 RECORD_NAME: Final = "record.json"
 CHANGED: Final = "the model, or section embed of the params, has changed since these photos were indexed"
@@ -99,6 +93,23 @@ def write_record(run: Run, record: Record) -> None:
     write_json(own_folder(run) / RECORD_NAME, asdict(record))
 
 
+def begin_record(run: Run, root: Path) -> Record:
+    """The record of the index of folder `root` that is there, or a new one.
+
+    Raises:
+        PipelineError: it is the index of another folder, or of another model.
+    """
+    model, own = model_key(run), own_folder(run)
+    if not (own / RECORD_NAME).exists():
+        write_record(run, Record(str(root), model))
+    record = read_record(run)
+    if record.root != str(root):
+        raise PipelineError(f"{own}: is the index of {record.root}, not of {root}; {AFRESH}")
+    if record.model != model:
+        raise PipelineError(f"{own}: {CHANGED}; {AFRESH}")
+    return record
+
+
 def check_model(run: Run) -> None:
     """Makes sure that an index is searched with the model that made it.
 
@@ -118,7 +129,5 @@ def check_model(run: Run) -> None:
 
 def own_gallery(record: Record, index_folder: Path, max_pixels: int) -> Gallery:
     """The photos of the index, in its order."""
-    rows = read_table(index_folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-    paths = tuple(rows.column("image_id").to_pylist())
-    root = Path(record.root)
+    paths, root = index_rows(index_folder), Path(record.root)
     return Gallery(root.name or "photos", paths, paths, "photo", FolderSource(root, max_pixels, ""))

@@ -1,9 +1,7 @@
-"""Photos for the page: thumbnails and edge maps from a cache of bounded size, and whole photos drawn afresh.
+"""Photos for the page: thumbnails and edge maps from a bounded cache, and whole photos without one.
 
 Everything is decoded and encoded again, so that nothing else in a file, such as its place and date, is sent.
 """
-
-from __future__ import annotations
 
 import base64
 import threading
@@ -26,7 +24,7 @@ QUALITY: Final = 90
 
 
 class ByteCache:
-    """The bytes used last, up to a limit; safe from any thread."""
+    """A least-recently-used cache of bytes; safe from any thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -35,7 +33,7 @@ class ByteCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[str, int], make: Callable[[], bytes]) -> bytes:
-        """What is held under `key`; made, and held, if it is not there."""
+        """The bytes of `key`, made and kept if they are not there."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
@@ -76,21 +74,16 @@ class Pictures:
     cache: ByteCache
 
     def thumbnail(self, row: int) -> bytes:
-        """A small JPEG of a photo.
-
-        Raises:
-            BadImage: the photo can't be read any more.
-            IndexError: there is no such row.
-        """
+        """A small JPEG of a photo. Raises as `Gallery.load`, like all of these."""
         load = self.gallery.load
         return self.cache.get(("thumbnail", row), lambda: encode_jpeg(fit(load(row), self.thumbnail_side), QUALITY))
 
     def edge_map(self, row: int) -> bytes:
-        """The edge map of a photo, as training photos are drawn: PNG. Raises as `thumbnail`."""
+        """The edge map of a photo, as training photos are drawn: PNG."""
         return self.cache.get(("edges", row), lambda: encode_png(self.edges_of(self.gallery.load(row))))
 
     def photo(self, row: int) -> bytes:
-        """The photo as JPEG of at most `LARGEST` px. Raises as `thumbnail`."""
+        """The photo as JPEG of at most `LARGEST` px."""
         return encode_jpeg(fit(self.gallery.load(row), LARGEST), QUALITY)
 
     def edges_of(self, image: Pixels) -> Pixels:
@@ -100,6 +93,6 @@ class Pictures:
         return edge_map(resize_short_side(small, self.edges.short_side), self.edges)
 
 
-def data_address(png: bytes) -> str:
-    """A PNG inside an address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def data_address(image: Pixels) -> str:
+    """An image as the data address of its PNG."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()

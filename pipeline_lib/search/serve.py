@@ -1,12 +1,11 @@
 """`python -m pipeline_lib.search.serve`: the web page and the HTTP API, on this machine alone unless told otherwise."""
 
-from __future__ import annotations
-
 import argparse
 import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import uvicorn
@@ -14,56 +13,26 @@ from fastapi import FastAPI
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of
 from pipeline_lib.models.device import keep_freed_memory
 from pipeline_lib.run import Run
 from pipeline_lib.search.api import create_app
-from pipeline_lib.search.command import add_run, ended
-from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.guard import own_names
-from pipeline_lib.search.opening import open_engine
+from pipeline_lib.search.command import add_gallery, add_run, ended, up_to
+from pipeline_lib.search.engine import SearchEngine, open_engine
+from pipeline_lib.search.guard import LOOPBACK
 from pipeline_lib.search.own_record import model_key
 from pipeline_lib.search.pictures import Pictures
-from pipeline_lib.search.service import WARM_UP_TO, Service, version_of
-from pipeline_lib.search.settings import Settings
+from pipeline_lib.search.service import WARM_UP_TO, Service, Settings
 
 LIMITS = {
     "threads": "for each batch of queries; more help only where cores are idle",
     "batch": "waiting queries that are embedded together at most",
     "queue": "queries that may wait; further ones are answered with 503",
 }
-CONNECTIONS = 512
-KEEP_ALIVE = 15
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_lib.search.serve", description="Serves the page on which one draws and finds."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument(
-        "--name", action="append", default=[], help="a further name that others ask for the server by; may be repeated"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
-    for name, words in LIMITS.items():
-        parser.add_argument(
-            f"--{name}", type=positive, default=getattr(Settings, name), help=f"{words} (default: %(default)s)"
-        )
-    add_run(parser)
-    return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A number from 1 to 1024."""
-    value = int(text) if text.isdecimal() else 0
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 1024")
-    return value
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, or a sentence why it can't.
+    """A listening socket.
 
     Raises:
         PipelineError: the port is taken or the address is not this machine's.
@@ -76,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def warm(pictures: Pictures, stop: threading.Event) -> None:
-    """Makes the thumbnails of a small gallery ahead; photos that can't be read are told when they are asked for."""
+    """Makes the thumbnails of a small gallery ahead; unreadable photos are reported when they are asked for."""
     for row in range(len(pictures.gallery)):
         if stop.is_set():
             return
@@ -91,22 +60,23 @@ def serve(asked: argparse.Namespace) -> int:
     run = Run.open(asked.run)
     settings = Settings(asked.threads, asked.batch, asked.queue)
     keep_freed_memory()
-    with bind(asked.host, asked.port) as listening:
-        engine = open_engine(run, asked.gallery, settings.threads)
+    with (
+        bind(asked.host, asked.port) as listening,
+        closing(open_engine(run, asked.gallery, settings.threads)) as engine,
+    ):
         try:
             serve_engine(engine, create(engine, settings, asked.host, asked.name), asked.host, listening)
         except KeyboardInterrupt:
             print("ended")
-        finally:
-            engine.close()
     return 0
 
 
 def create(engine: SearchEngine, settings: Settings, host: str, names: Sequence[str] = ()) -> FastAPI:
     """The application for one engine, which listens on `host` and goes by `names` too."""
     # A changed photo means a newly written index, so no browser shows the old photo.
-    version = version_of(model_key(engine.run), engine.facts.key)
-    return create_app(engine, settings, version=version, hosts=own_names(host, names))
+    version = digest_of(model_key(engine.run), engine.facts.key)[:12]
+    machine = socket.gethostname()
+    return create_app(engine, settings, version=version, hosts=(*LOOPBACK, machine, f"{machine}.local", host, *names))
 
 
 def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socket.socket) -> None:
@@ -117,9 +87,7 @@ def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socke
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     print(f"{len(engine.gallery)} photos of {engine.gallery.name}: http://{shown}:{port}/  (Ctrl-C ends)", flush=True)
-    config = uvicorn.Config(
-        app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, server_header=False
-    )
+    config = uvicorn.Config(app, log_level="warning", limit_concurrency=512, timeout_keep_alive=15, server_header=False)
     stop = threading.Event()
     warming = threading.Thread(target=warm, args=(service.pictures, stop))
     if len(engine.gallery) <= WARM_UP_TO:
@@ -135,8 +103,21 @@ def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socke
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    asked = parse(arguments)
-    return ended(lambda: serve(asked))
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_lib.search.serve", description="Serves the page that finds photos by drawing."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a further host name of the server; may be repeated"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    for name, words in LIMITS.items():
+        parser.add_argument(
+            f"--{name}", type=up_to(1024), default=getattr(Settings, name), help=f"{words} (default: %(default)s)"
+        )
+    add_gallery(parser)
+    add_run(parser)
+    return ended(serve, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""What the HTTP API does, without HTTP: admits queries, prepares and batches them, and says what was found."""
-
-from __future__ import annotations
+"""The service behind the HTTP API: admits queries, prepares and batches them, and describes what was found."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,32 +15,46 @@ from pipeline_lib.search.batching import Admission, Batcher
 from pipeline_lib.search.engine import Hit, SearchEngine
 from pipeline_lib.search.gallery import Pixels
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
-from pipeline_lib.search.settings import Settings
 from pipeline_lib.search.wire import Found, Health, ModelInfo, Seen
 
 Query = tuple[Tensor, int]
 PREPARERS = 2
 """Threads that decode uploads and scale them."""
 WARM_UP_TO = 2000
-"""Photos up to which all thumbnails are made ahead, while nobody searches."""
-
-
+"""Photos up to which all thumbnails are made ahead."""
 TITLES = {"openmoji": "OpenMoji", "sketchy": "Sketchy", "folder": "your folder"}
 CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
-"""Data sets as people know them, and what must be said of those that ask for it."""
+"""Attribution that a data set's licence asks for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of the server; none of them changes what is found.
+
+    Attributes:
+        threads: of the network, and of FAISS.
+        batch: queries that are embedded together at most.
+        queue: queries that may wait beside them; further ones are answered with 503.
+        upload_bytes: size of an uploaded picture at most.
+        upload_pixels: its pixels at most.
+        thumbnail: longer side of a small picture, px.
+        cache_bytes: memory for small pictures and edge maps.
+    """
+
+    threads: int = 1
+    batch: int = 16
+    queue: int = 64
+    upload_bytes: int = 10_000_000
+    upload_pixels: int = 30_000_000
+    thumbnail: int = 192
+    cache_bytes: int = 100_000_000
 
 
 class Service:
     """A search engine for many callers."""
 
     def __init__(self, engine: SearchEngine, settings: Settings, version: str) -> None:
-        """Starts the threads.
-
-        Args:
-            engine: what searches; it is not closed by this.
-            settings: its limits.
-            version: changes with the model and the index.
-        """
+        """Starts the threads; `version` changes with the model and the index."""
         self.engine = engine
         self.version = version
         self.admission = Admission(settings.queue + settings.batch)
@@ -70,11 +82,8 @@ class Service:
         colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         edges = self.pictures.edges_of(colours)
         patch_norm = self.engine.run.params.train.patch_norm
-        told = Seen(
-            input=data_address(encode_png(pixels_of(prepared, patch_norm=patch_norm))),
-            edges=data_address(encode_png(edges)),
-        )
-        return prepared, told
+        network = data_address(pixels_of(prepared, patch_norm=patch_norm))
+        return prepared, Seen(input=network, edges=data_address(edges))
 
     def _found(self, hit: Hit) -> Found:
         gallery, place = self.engine.gallery, f"/photos/{hit.row}"
@@ -90,12 +99,7 @@ class Service:
         )
 
     def example(self, number: int) -> bytes:
-        """A drawing of the catalog as PNG.
-
-        Raises:
-            BadImage: it can't be read any more.
-            IndexError: there is no such drawing.
-        """
+        """A drawing of the catalog as PNG. Raises as `Gallery.load`."""
         return encode_png(self.engine.examples.load(number))
 
     def health(self) -> Health:
@@ -115,6 +119,7 @@ class Service:
         engine, networks = self.engine, self.engine.encoder.networks
         meta = networks.members[0].meta
         return ModelInfo(
+            run=engine.run.name,
             gallery=TITLES.get(engine.gallery.name, engine.gallery.name),
             credit=CREDITS.get(engine.gallery.name, ""),
             photos=len(engine.gallery),
@@ -150,8 +155,3 @@ def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
     else:
         values = values * np.array(IMAGENET_STD, np.float32) + np.array(IMAGENET_MEAN, np.float32)
     return np.asarray(np.clip(np.round(values * 255), 0, 255), np.uint8)
-
-
-def version_of(*parts: str) -> str:
-    """A short name for what is searched, for addresses that browsers may keep."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

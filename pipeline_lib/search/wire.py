@@ -1,21 +1,18 @@
-"""What the HTTP API takes and gives, as pydantic models: the OpenAPI document is made from them."""
+"""Requests and answers of the HTTP API as pydantic models, from which the OpenAPI document is generated."""
 
-from __future__ import annotations
-
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_lib.search.engine import MOST_HITS
-from pipeline_lib.search.strokes import Stroke
 
 MOST_STROKES = 2000
 MOST_POINTS = 5000
 ALL_POINTS = 100_000
-"""Of a drawing; more would hold up the threads that draw."""
+"""Points of a drawing at most; more would block the threads that rasterise."""
 
 Coordinate = Annotated[float, Field(ge=-1.0, le=2.0, allow_inf_nan=False)]
-Top = Annotated[int, Field(ge=1, le=MOST_HITS, description="how many photos")]
+"""Of a point; outside 0 to 1 it lies beside the paper."""
 
 
 class Wire(BaseModel):
@@ -24,29 +21,25 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StrokeIn(Wire):
+class Stroke(Wire):
     """One line of the pen."""
 
-    points: Annotated[list[tuple[Coordinate, Coordinate]], Field(min_length=1, max_length=MOST_POINTS)] = Field(
-        description="x and y as fractions of the side, from the top left"
+    points: list[tuple[Coordinate, Coordinate]] = Field(
+        min_length=1, max_length=MOST_POINTS, description="x and y as fractions of the side, from the top left"
     )
     width: float = Field(default=0.027, gt=0.0, le=1.0, description="of the pen, fraction of the side")
     erase: bool = Field(default=False, description="takes ink away")
-
-    def stroke(self) -> Stroke:
-        """As the library's own type."""
-        return Stroke(self.points, self.width, self.erase)
 
 
 class StrokesQuery(Wire):
     """A drawing as strokes, in the order they were drawn."""
 
-    strokes: list[StrokeIn] = Field(min_length=1, max_length=MOST_STROKES)
-    top: Top = 24
+    strokes: list[Stroke] = Field(min_length=1, max_length=MOST_STROKES)
+    top: int = Field(default=24, ge=1, le=MOST_HITS, description="how many photos")
     seen: bool = Field(default=False, description="also tell what the network sees")
 
     @model_validator(mode="after")
-    def _points_in_all(self) -> StrokesQuery:
+    def _points_in_all(self) -> Self:
         if sum(len(stroke.points) for stroke in self.strokes) > ALL_POINTS:
             raise ValueError(f"the drawing has more than {ALL_POINTS} points; leave some out")
         return self
@@ -94,8 +87,9 @@ class Health(Wire):
 class ModelInfo(Wire):
     """The model and index that are searched with."""
 
+    run: str = Field(description="name of the run that made the model")
     gallery: str
-    credit: str = Field(description="whose pictures these are, where that must be said")
+    credit: str = Field(description="attribution that the pictures' licence asks for")
     photos: int
     architecture: str
     start_weights: str

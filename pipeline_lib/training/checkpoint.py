@@ -1,7 +1,5 @@
 """Checkpoints from which training goes on to the same bits."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,7 @@
 """Context prediction: in which of 8 directions a second patch lies (Doersch, Gupta and Efros 2015, across domains)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ class ContextPrediction(Objective):
     """The pretext task of the source."""
 
     @classmethod
-    def of(cls, setup: Setup) -> ContextPrediction:  # noqa: ARG003  it needs nothing
+    def of(cls, setup: Setup) -> Self:  # noqa: ARG003  it needs nothing
         """It has no parts of its own."""
         return cls()
 

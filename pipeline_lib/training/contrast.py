@@ -5,9 +5,8 @@ an image's own photo and edge views, so it needs no label. With `contrast.mirror
 its horizontal flip, so that the flipped photo is a hard negative: the same content in another order.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ class Contrast(Objective):
     """InfoNCE on the views of a batch."""
 
     @classmethod
-    def of(cls, setup: Setup) -> Contrast:  # noqa: ARG003  it needs nothing
+    def of(cls, setup: Setup) -> Self:  # noqa: ARG003  it needs nothing
         """It has no parts of its own."""
         return cls()
 

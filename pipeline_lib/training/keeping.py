@@ -5,10 +5,9 @@ start holds on to it (feature hints, Romero et al. 2015; against forgetting, Li 
 pass a step.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ class Keeping(Objective):
     precision: str
 
     @classmethod
-    def of(cls, setup: Setup) -> Keeping:
+    def of(cls, setup: Setup) -> Self:
         """Copies the encoder as it is now."""
         return cls(copy.deepcopy(setup.model.encoder).eval().requires_grad_(requires_grad=False), setup.precision)
 

@@ -3,8 +3,6 @@
 Every random choice is a function of the seed and the step's number, so a checkpoint needs no random state.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -164,7 +162,7 @@ class _Run:
         self.clock = time.monotonic()  # of the time that `progress.seconds` does not hold yet
         self.saved = self.clock
 
-    def epoch(self, progress: Progress, bar: tqdm[NoReturn]) -> None:
+    def epoch(self, progress: Progress, bar: "tqdm[NoReturn]") -> None:
         """Trains the rest of an epoch, validates, and moves `progress` to the next one."""
         settings = self.settings
         self.model.train()

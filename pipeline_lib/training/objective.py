@@ -4,8 +4,6 @@ The loop and the step know no objective by name: they take every one that has a 
 stream of batches through the network once, and add up the losses of the objectives that read it.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

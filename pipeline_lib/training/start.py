@@ -1,7 +1,5 @@
 """How training starts and how fast it goes: start weights, optimiser, learning rates, seeds."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

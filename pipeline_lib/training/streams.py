@@ -3,12 +3,10 @@
 A stream reads batches, runs them through the network once for all of its objectives, and measures on held-out images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -54,7 +52,7 @@ class Pairs:
     weights: Tensor  # float32[K]
 
     @classmethod
-    def of(cls, table: PairTable, device: torch.device) -> Pairs:
+    def of(cls, table: PairTable, device: torch.device) -> Self:
         """Moves the parts that the loss needs."""
         return cls(torch.from_numpy(table.directions).to(device), torch.from_numpy(table.weights).to(device))
 

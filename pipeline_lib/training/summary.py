@@ -1,7 +1,5 @@
 """What is recorded of a training: figures of the pretext task with intervals over images, and the model's record."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,10 +6,9 @@ become distributions, and the student's is drawn to the teacher's (Fang et al. 2
 place of their queue; across two modalities Gupta, Hoffman and Malik 2016).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -50,7 +49,7 @@ class Teaching(Objective):
     vectors: Tensor
 
     @classmethod
-    def of(cls, setup: Setup) -> Teaching:
+    def of(cls, setup: Setup) -> Self:
         """Lets the teacher look at every training photo once, or reads what it said from the run's scratch folder.
 
         Raises:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline_lib import params
-from pipeline_lib.baselines.hog_plain import SYSTEMS, cut_to_ink
+from pipeline_lib.baselines.hog import SYSTEMS, cut_to_ink
 from pipeline_lib.baselines.system import Domain, Image, Vectors
 from tests.baselines.test_hog import SHAPES, drawing, picture
 
-(ROW,) = SYSTEMS
+_, ROW = SYSTEMS
 
 
 @pytest.fixture

@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 
 from pipeline_lib.baselines.measure import NAMES, measure
-from pipeline_lib.baselines.run import RECORD, run_system
-from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, ProjectedSystem, Projector, Training, Vectors
+from pipeline_lib.baselines.run import run_system
+from pipeline_lib.baselines.system import (
+    RECORD,
+    Benchmark,
+    Domain,
+    Embedder,
+    ProjectedSystem,
+    Projector,
+    Training,
+    Vectors,
+)
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import read_json

@@ -97,7 +97,7 @@ class Place:
         save_model(run.model, state(settings, seed), state(settings, seed + 100), settings, {"accuracy": 0.5})
         self.embed(run, run.embeddings, open_networks(run).embed)
         untrained = fc6_of(load_encoder(run.model, settings, START), settings.embed)
-        self.embed(run, run.folder / "baselines" / f"{name}-untrained", untrained)
+        self.embed(run, run.folder / "baselines" / "untrained", untrained)
         run.write_record(data="")
         return Run.open(run.folder, self.home)
 
@@ -143,7 +143,7 @@ def with_runs(benchmark: Benchmark, **runs: Run) -> Benchmark:
     [
         ("source", "source/embeddings"),
         ("default", "default/embeddings"),
-        ("source-untrained", "source/baselines/source-untrained"),
+        ("source-untrained", "source/baselines/untrained"),
     ],
 )
 def test_each_row_embeds_with_the_network_and_size_of_its_own_run(

@@ -86,7 +86,7 @@ def test_a_failure_is_a_value_and_the_rest_is_finished_and_kept(tmp_path: Path) 
 
 
 def test_a_worker_that_dies_is_told_and_does_not_hang(tmp_path: Path) -> None:
-    outcomes = map_shards(die, tasks_in(tmp_path, (0, 1)), workers=2, description="test", unit="row", retries=0)
+    outcomes = map_shards(die, tasks_in(tmp_path, (0, 1)), workers=2, description="test", unit="row")
     assert outcomes[1].error is not None
     assert "worker process died" in outcomes[1].error
 

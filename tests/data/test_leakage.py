@@ -3,16 +3,17 @@ from __future__ import annotations
 import cv2
 import imagehash
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline_lib.data import leakage
 from pipeline_lib.data.images import decode_encoded, encode_jpeg
 from pipeline_lib.data.leakage import (
     Leak,
     Photos,
-    as_bits,
     find_leaks,
     fingerprint,
     near_pairs,
@@ -33,12 +34,12 @@ def leaks(training: Photos, apart: Photos, bits: int = 4) -> list[Leak]:
 def test_a_name_or_a_near_fingerprint_leaks_and_the_name_comes_first() -> None:
     training = Photos(["a", "", "c", ""], [FAR[1], flipped(FAR[2], 4), FAR[3], flipped(FAR[4], 5)])
     apart = Photos(["", "x", "a", "c"], [FAR[2], FAR[1], FAR[5], FAR[3]])
-    assert leaks(training, apart) == [Leak(0, "name", 2, -1), Leak(1, "fingerprint", 0, 4), Leak(2, "name", 3, -1)]
+    assert leaks(training, apart) == [Leak(0, "name", 2), Leak(1, "fingerprint", 0), Leak(2, "name", 3)]
 
 
 def test_the_nearest_match_is_told() -> None:
     apart = Photos(["", "", ""], [flipped(FAR[1], 3), flipped(FAR[1], 1), flipped(FAR[1], 2)])
-    assert leaks(Photos([""], [FAR[1]]), apart) == [Leak(0, "fingerprint", 1, 1)]
+    assert leaks(Photos([""], [FAR[1]]), apart) == [Leak(0, "fingerprint", 1)]
 
 
 def test_unknown_names_and_unreadable_photos_match_nothing() -> None:
@@ -47,13 +48,13 @@ def test_unknown_names_and_unreadable_photos_match_nothing() -> None:
 
 
 def test_a_name_leaks_even_if_the_photo_kept_apart_cannot_be_read() -> None:
-    assert leaks(Photos(["a"], [FAR[1]]), Photos(["a"], [""])) == [Leak(0, "name", 0, -1)]
+    assert leaks(Photos(["a"], [FAR[1]]), Photos(["a"], [""])) == [Leak(0, "name", 0)]
 
 
 def test_what_repeats_a_leaked_photo_leaks_with_it() -> None:
     training = Photos(["", "a", ""], [flipped(FAR[1], 2), FAR[1], FAR[3]])
     apart = Photos(["z", "a"], [FAR[6], FAR[5]])
-    assert leaks(training, apart) == [Leak(0, "fingerprint", 1, -1), Leak(1, "name", 1, -1)]
+    assert leaks(training, apart) == [Leak(0, "fingerprint", 1), Leak(1, "name", 1)]
 
 
 def test_groups_join_through_others_and_bear_their_first_index() -> None:
@@ -135,12 +136,16 @@ def test_near_pairs_are_those_of_a_double_loop(
     expected = [
         [i, j, (x ^ y).bit_count()] for i, x in enumerate(a) for j, y in enumerate(b) if (x ^ y).bit_count() <= bits
     ]
-    found = near_pairs(np.array(a, np.uint64), np.array(b, np.uint64), bits, block=block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leakage, "BLOCK", block)
+        found = near_pairs(np.array(a, np.uint64), np.array(b, np.uint64), bits)
     assert found.dtype == np.int64
     assert found.shape[1] == 3
     assert found.tolist() == expected
 
 
-def test_hex_digits_become_the_same_number() -> None:
-    assert as_bits(["ffffffffffffffff", "0000000000000001"]).tolist() == [2**64 - 1, 1]
-    assert as_bits([]).dtype == np.uint64
+def test_hex_digits_become_the_same_number_and_photos_without_any_are_passed_over() -> None:
+    rows, bits = leakage._readable(Photos(["", "", ""], ["ffffffffffffffff", "", "0000000000000001"]))
+    assert rows.tolist() == [0, 2]
+    assert bits.tolist() == [2**64 - 1, 1]
+    assert leakage._readable(Photos([], []))[1].dtype == np.uint64

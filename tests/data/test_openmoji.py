@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pipeline_lib import params
 from pipeline_lib.data import openmoji
 from pipeline_lib.data.images import BadImage
-from pipeline_lib.data.openmoji import OpenMojiSource, group_of, in_gallery, svg_folder
+from pipeline_lib.data.openmoji import OpenMojiSource, group_of, svg_folder
 from pipeline_lib.data.openmoji_drawing import descriptor, first_of_each, rasterise, visible
+from pipeline_lib.data.randomness import stable_fraction
 from pipeline_lib.errors import PipelineError
 
 FARMERS = ("1F468-200D-1F33E", "1F469-200D-1F33E", "1F9D1-200D-1F33E")
@@ -131,16 +132,16 @@ def test_pretext_entries_are_pictures(source: OpenMojiSource) -> None:
 
 @given(st.floats(0.05, 0.95), st.integers(0, 100))
 def test_the_gallery_takes_its_fraction_of_the_groups(fraction: float, seed: int) -> None:
-    share = np.mean([in_gallery(f"group {number}", fraction, seed) for number in range(600)])
+    share = np.mean([stable_fraction(seed, f"group {number}") < fraction for number in range(600)])
     assert abs(share - fraction) < 5 * np.sqrt(fraction * (1 - fraction) / 600)
 
 
 def test_a_group_once_in_the_gallery_stays_as_the_gallery_grows() -> None:
     groups = [f"group {number}" for number in range(100)]
-    small = {group for group in groups if in_gallery(group, 0.3, 7)}
-    large = {group for group in groups if in_gallery(group, 0.6, 7)}
+    small = {group for group in groups if stable_fraction(7, group) < 0.3}
+    large = {group for group in groups if stable_fraction(7, group) < 0.6}
     assert small < large
-    assert {group for group in groups if in_gallery(group, 0.3, 8)} != small
+    assert {group for group in groups if stable_fraction(8, group) < 0.3} != small
 
 
 def test_a_copy_in_another_process_reads_the_same(source: OpenMojiSource) -> None:

@@ -155,7 +155,7 @@ def test_facing_by_hand() -> None:
     (found,) = alignment.apply(np.array([[3, 0, 0, 5]], np.float32), "photo")
     np.testing.assert_allclose(found, np.array([1, 1, 2, -2]) / np.sqrt(10), rtol=1e-6)
     assert alignment.dimension == alignment.aligned_dimension == 4
-    two = replace(alignment, steps={("whitening",): whitening((1, 1))}, chain=("whitening",))
+    two = replace(alignment, steps={("whitening",): whitening((2, 1))}, chain=("whitening",))
     with pytest.raises(ValueError, match="longer"):  # a whitening of two parts for vectors of one
         two.apply(np.ones((1, 4), np.float32), "photo")
 
@@ -229,6 +229,15 @@ def test_a_fitted_alignment_comes_back_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded.as_kind(kind).apply(vectors, "photo"), expected)
 
 
+def test_steps_that_are_fitted_are_not_fitted_again(tmp_path: Path) -> None:
+    photos, sketches = tables(tmp_path, sketches=5)
+    first = Alignment(3).fitted(("mean",), photos, sketches)
+    both = first.fitted(WHITENED, photos, sketches)
+    assert both.steps["mean",] is first.steps["mean",]
+    assert list(both.steps) == [("mean",), WHITENED]
+    assert both.chain == WHITENED
+
+
 def test_saved_means_come_back_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     mean = Mean(*(rng.standard_normal(8).astype(np.float32) for _ in range(2)))
@@ -240,12 +249,14 @@ def test_saved_means_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "other", "step"])
 def test_an_alignment_file_that_cannot_be_used_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / FILE_NAME
     if damage == "cut":
         Alignment(8).save(path)
         path.write_bytes(path.read_bytes()[:-5])
+    if damage == "step":
+        Alignment(8, steps={("centring",): Mean(*np.zeros((2, 8), np.float32))}).save(path)
     if damage == "other":
         path.write_text("not safetensors")
     with pytest.raises(PipelineError, match=FILE_NAME):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.embedding.vectors import EmbeddingTable, Labels
+from pipeline_lib.embedding.vectors import EmbeddingTable, Labels, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from tests.support import write_embeddings
 
@@ -26,6 +26,30 @@ def test_vectors_come_back_bit_for_bit_in_order(tmp_path: Path, row_group: int) 
     np.testing.assert_array_equal(table.read(), vectors)
     np.testing.assert_array_equal(np.concatenate(list(table.batches(rows=4))), vectors)
     assert max(len(batch) for batch in table.batches(rows=4)) <= 4
+
+
+def test_a_table_is_written_part_by_part_and_whole_or_not_at_all(tmp_path: Path) -> None:
+    vectors, ids, path = random_vectors(7), list("abcdefg"), tmp_path / "sub" / "a.parquet"
+    with vector_writer(path, 5) as writer:
+        for start in (0, 4):
+            part = slice(start, start + 4)
+            writer.write_table(vector_table(ids[part], [""] * len(ids[part]), ids[part], vectors[part]))
+            assert not path.exists()
+    table = EmbeddingTable.open(path)
+    assert table.labels.image_ids.tolist() == ids
+    np.testing.assert_array_equal(table.read(), vectors)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="schema"), vector_writer(path, 5) as writer:
+        writer.write_table(pa.table({"image_id": ["z"]}))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_some_vectors_are_evenly_spread_over_all_rows_and_batches(tmp_path: Path) -> None:
+    vectors = random_vectors(10)
+    table = EmbeddingTable.open(write_embeddings(tmp_path / "a.parquet", list("abcdefghij"), vectors, row_group=3))
+    np.testing.assert_array_equal(table.spread(4), vectors[[0, 3, 6, 9]])
+    np.testing.assert_array_equal(table.spread(99), vectors)
 
 
 def test_a_table_without_rows_keeps_its_dimension(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def change(tree: Path, section: str, key: str, value: object) -> None:
 
 def test_index_and_evaluate_measure_ours_and_every_baseline(tree: Path) -> None:
     # Recipes share embeddings through DVC's cache, so the name comes from the params.
-    write_system(tree / "data/embeddings", "another-recipe", photos=60, sketches=80, noise=0.8)
-    write_system(tree / "data/baselines/default-untrained", "default-untrained", photos=60, sketches=80, noise=8)
+    write_system(tree / "data/embeddings", "{run}", photos=60, sketches=80, noise=0.8)
+    write_system(tree / "data/baselines/untrained", "{run}-untrained", photos=60, sketches=80, noise=8)
     write_system(tree / "data/baselines/hog", "hog", photos=60, sketches=80, noise=2, shuffled=True)
     assert "60 photos of 6 numbers (exact, 6 numbers), alignment pretext_whitened" in run(tree, "index")
     assert "80 queries" in run(tree, "evaluate")
@@ -58,7 +58,7 @@ def test_index_and_evaluate_measure_ours_and_every_baseline(tree: Path) -> None:
     others = ("", "+pretext_mean", "+pretext_whitened", "+pretext_csls", "+transductive_mean")
     assert comparison["system"].tolist() == [
         *(f"default{kind}" for kind in kinds),
-        *(f"{name}{kind}" for name in ("default-untrained", "hog") for kind in others),
+        *(f"{name}{kind}" for name in ("hog", "default-untrained") for kind in others),
         "chance",
     ]
     figures = json.loads((tree / "metrics/retrieval.json").read_text(encoding="utf-8"))

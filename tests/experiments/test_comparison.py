@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -227,6 +229,19 @@ def test_rows_that_have_no_results_in_the_store_stay_to_the_letter(machine: Mach
     assert "- a_system on sketchy, openmoji: no weights" in page.read_text()
     assert "| a_name | none |" in page.read_text()
     (machine.home / "aside").rename(machine.store / "hog" / "sketchy")
+
+
+def test_systems_learn_from_the_primary_run_and_without_it_from_another_on_the_same_data(machine: Machine) -> None:
+    other = machine.home / "other"
+    shutil.copytree(machine.run.folder, other, dirs_exist_ok=True)
+    settings = machine.settings.model_copy(update={"name": "default-sketchy"})
+    Run(other, settings, machine.home).write_record(data="")
+    asked = argparse.Namespace(root=None, threads=None, benchmark=["sketchy"])
+    for runs, primary in (([other, machine.run.folder], "voc-sketchy"), ([other], "default-sketchy")):
+        asked.run = runs
+        (benchmark,) = comparison.open_benchmarks(asked)
+        assert benchmark.training.run.name == primary
+        assert set(benchmark.training.runs) == {Run.open(folder).name for folder in runs}
 
 
 def test_a_benchmark_without_a_run_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

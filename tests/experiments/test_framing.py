@@ -1,7 +1,5 @@
 """What is shown of a drawing and of a photo before it is embedded."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,11 +1,10 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.rerank import expanded, jaccard, measure
+from experiments.study import Finished
 from tests.experiments.test_together import network
 
 SCORES = np.array([[0.9, 0.2, 0.3, 0.1]], np.float32)
@@ -39,6 +38,6 @@ def test_neighbours_that_are_not_mutual_do_not_count() -> None:
 
 def test_every_setting_is_measured_on_every_part(tmp_path: Path) -> None:
     network(tmp_path / "one" / "embeddings", np.random.default_rng(0).standard_normal((20, 8)), 0, noise=1.0)
-    found = list(measure(["one"], tmp_path))
+    found = list(measure(Finished.open("one", tmp_path)))
     assert len(found) == 3 * (1 + 9 + 6)
     assert {row["gallery"] for row in found} == {10, 20}

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -59,15 +57,15 @@ def test_a_claim_without_its_rows_is_not_judged() -> None:
     ],
 )
 def test_escaping_the_plateau_needs_intervals_apart(plain: float, norm: float, word: str) -> None:
-    verdict = claims.claim_escape(by_name(record("cross-none-plain-s0", plain), record("cross-none-bn-s0", norm)))
+    verdict = claims.escape(by_name(record("cross-none-plain-s0", plain), record("cross-none-bn-s0", norm)))
     assert verdict is not None
     assert word in verdict.word
 
 
 def test_one_bad_seed_is_enough_against_a_claim() -> None:
     runs = [record(f"edges-none-plain-s{seed}", accuracy) for seed, accuracy in enumerate((0.3, 0.3, 0.205))]
-    good = claims.claim_edges(by_name(*runs[:2]))
-    bad = claims.claim_edges(by_name(*runs))
+    good = claims.edges(by_name(*runs[:2]))
+    bad = claims.edges(by_name(*runs))
     assert good is not None
     assert bad is not None
     assert (good.word, bad.word) == ("held", "did not hold")
@@ -75,7 +73,7 @@ def test_one_bad_seed_is_enough_against_a_claim() -> None:
 
 def test_levels_are_compared_within_one_setting_of_batch_norm() -> None:
     rows = [record(f"cross-{level}-bn-s0", value) for level, value in (("none", 0.2), ("conv3", 0.4), ("conv5", 0.3))]
-    verdict = claims.claim_levels(by_name(*rows))
+    verdict = claims.levels(by_name(*rows))
     assert verdict is not None
     assert "highest at conv3, did not hold" in verdict.word
 
@@ -84,7 +82,7 @@ def test_carrying_over_is_a_rank_correlation_over_settings_whatever_their_seeds(
     rows = [record(f"cross-conv{n}-bn-s0", 0.2 + n / 100, hits=0.1 + n / 50) for n in range(1, 6)]
     rows += [record(f"photo-conv{n}-bn-s0", 0.3 + n / 100, hits=0.3 + n / 50) for n in range(1, 6)]
     rows += [record(f"photo-conv1-bn-s{seed}", 0.31, hits=0.32) for seed in (1, 2)]
-    verdict = claims.claim_carries_over(by_name(*rows))
+    verdict = claims.carries_over(by_name(*rows))
     assert verdict is not None
     assert "Spearman 1.00" in verdict.figures[0]
     assert "over 10 settings" in verdict.figures[0]
@@ -98,11 +96,11 @@ def test_curves_resemble_one_another_where_they_rise_together() -> None:
         for domain in ("cross", "photo")
         for level in ("none", "conv1")
     ]
-    held = claims.claim_conv1(by_name(*rows))
+    held = claims.conv1(by_name(*rows))
     assert held is not None
     assert held.word.endswith("the curves resemble one another: held")
     assert any("`cross-conv1-plain` beside photos alone, epoch by epoch: 1.00" in line for line in held.figures)
-    other = claims.claim_conv1(by_name(*rows, record("photo-conv1-plain-s0", 0.3, curve=rising[::-1])))
+    other = claims.conv1(by_name(*rows, record("photo-conv1-plain-s0", 0.3, curve=rising[::-1])))
     assert other is not None
     assert other.word.endswith("the curves resemble one another: did not hold")
 

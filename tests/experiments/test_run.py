@@ -1,7 +1,5 @@
 """Runs of recipes: real DVC experiments of a pipeline whose stages only write down what they were asked to do."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,14 +1,11 @@
 """The retrieval study: settings are chosen without the reporting half."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.measuring import Finished, parts_of
-from experiments.study import measure, photo_precision
+from experiments.study import Finished, Part, measure, photo_precision
 from pipeline_lib.embedding.alignment import Alignment, Mean, fit_pretext, normalise
 from pipeline_lib.embedding.vectors import EmbeddingTable, Labels
 from tests.support import write_embeddings
@@ -20,6 +17,10 @@ def labels(prefix: str, per_class: int) -> Labels:
     names = [name for name in CLASSES for _ in range(per_class)]
     ids = [f"{prefix}{number}" for number in range(len(names))]
     return Labels.of(ids, names, ids)
+
+
+def parts_of(photos: Labels, sketches: Labels, *, final: bool) -> dict[str, Part]:
+    return Finished("", *(EmbeddingTable(Path(), table, 1) for table in (photos, sketches))).parts(final=final)
 
 
 def test_settings_are_chosen_on_the_classes_at_even_places_alone() -> None:
@@ -90,12 +91,12 @@ def test_a_transductive_mean_sees_its_own_part_alone(embeddings: Path) -> None:
     row = Finished.open("one", embeddings)
     photos, sketches = row.photos, row.sketches
     whole = Mean.fit(photos, sketches, Alignment(8))
-    before = measure(row, final=False)
+    before = list(measure(row, final=False))
     # What lies outside the part is moved far away: the part's figures stay as they are.
     even = np.isin(photos.labels.class_names, ("bear", "dog"))
     moved = np.where(even[:, None], photos.read(), 50 + photos.read())
     ids, names = photos.labels.image_ids.tolist(), photos.labels.class_names.tolist()
     write_embeddings(photos.path, ids, moved, classes=names)
-    assert measure(Finished.open("one", embeddings), final=False) == before
+    assert list(measure(Finished.open("one", embeddings), final=False)) == before
     moved_mean = Mean.fit(EmbeddingTable.open(photos.path), sketches, Alignment(8))
     assert not np.allclose(moved_mean.photo, whole.photo)

@@ -1,7 +1,5 @@
 """Several networks together: their similarities add up, and only those of the same images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline_lib.data.schemas import CATALOG, EXCLUDED, PAIRS, embeddings_schema, patches_schema
-from tests.pipeline.support import ROOT, STAGES, Case, commit, copy_program, processes_of, set_params, small_case
+from tests.pipeline.support import ROOT, STAGES, Case, commit, processes_of, set_params, small_case, tracked_files
 
 TABLES = ("photos", "sketches", "pretext_photos", "pretext_edges")
 
@@ -228,36 +228,37 @@ def test_photos_without_sketches_run_to_the_end(unsketched: Case) -> None:
     assert {path.name for path in unsketched.tree.parent.iterdir()} == {"home", "own photos", "repository"}
 
 
-def test_make_own_photos_takes_any_path_and_needs_no_name_in_git(finished: Case, tmp_path: Path) -> None:
-    """The real `dvc exp run`, in a tree with changes, which DVC commits; cut short after the catalog."""
+def test_make_run_takes_any_path_needs_no_name_in_git_and_leaves_the_default_in_place(
+    finished: Case, tmp_path: Path
+) -> None:
+    """The real command on one's own photos: a run beside the default's, whose artefacts and results stay."""
     case = Case(tmp_path / "repository", tmp_path / "it's, [my] photos (é) $HOME", finished.env)
     shutil.copytree(finished.photos, case.photos)
-    copy_program(case.tree)
-    for path in (ROOT / "Makefile", ROOT / "constraints.txt", *ROOT.glob("requirements*.txt")):
-        shutil.copy2(path, case.tree)
+    shutil.copytree(finished.tree, case.tree, symlinks=True)
+    for name in tracked_files():
+        if name.startswith(("Makefile", "constraints", "requirements", "experiments/", "recipes/", "tools/")):
+            (case.tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, case.tree / name)
     binaries, stamps = case.tree / ".venv/bin", case.tree / ".venv/.stamps"
     stamps.mkdir(parents=True)
     binaries.mkdir()
-    for name, more in (("python", ""), ("dvc", "catalog")):
-        program = Path(sys.executable).with_name(name)
-        (binaries / name).write_text(f'#!/bin/sh\nexec "{program}" "$@" {more}\n', encoding="utf-8")
-        (binaries / name).chmod(0o755)
+    program = Path(sys.executable)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{program}" "$@"\n', encoding="utf-8")
+    (binaries / "python").chmod(0o755)
     for name in ("venv", "program", "weights"):
         (stamps / name).touch()
-    case.run("git", "init", "--quiet")
     commit(case.tree, "program", env=case.env)
-    (case.tree / "note.txt").touch()
-    case.run("git", "add", "note.txt")
+    before = {path: path.read_bytes() for path in sorted((case.tree / "data").rglob("*")) if path.is_file()}
 
     place = case.photos.name.replace("$", "$$")  # as make reads it
-    case.run("make", "own-photos", f"PHOTOS=../{place}", f"SKETCHES=../{place}/sketches")
-    values = yaml.safe_load((case.tree / "params.yaml").read_text(encoding="utf-8"))["catalog"]
-    assert (values["dataset"], values["root"]) == ("folder", str(case.photos))
-    figures = read_json(case.tree / "private/own/metrics/catalog.json")
+    said = case.run("make", "run", "RECIPE=own-photos", f"ROOT=../{place}", f"SKETCHES=../{place}/sketches")
+    assert "Stage 'train' is cached" in said or "Running stage 'train'" in said
+    made = read_json(case.tree / "data/runs/own-photos/run.json")
+    values = made["params"]["catalog"]
+    assert (made["name"], values["dataset"], values["root"]) == ("own-photos", "folder", str(case.photos))
+    figures = read_json(case.tree / "data/runs/own-photos/metrics/catalog.json")
     assert figures["images"]["folder"]["query"] == {"test": 10}
-    # A run of its own leaves nothing where the default's results are.
-    assert not (case.tree / "metrics").exists()
-
-    # Its params are still in params.yaml: another run does not take them over unsaid.
-    said = case.run("make", "source", succeeds=False)
-    assert "params.yaml holds the settings of another run; first: make defaults" in said
+    assert {path: path.read_bytes() for path in before} == before
+    assert case.run("git", "status", "--porcelain") == ""
+    changed = json.loads(case.run("dvc", "params", "diff", "HEAD", "own-photos", "--json"))["params.yaml"]
+    assert changed["name"] == {"old": "default", "new": "own-photos"}

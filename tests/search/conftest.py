@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.run import Run
-from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import open_engine
+from pipeline_lib.search.engine import SearchEngine, open_engine
 from tests.search.support import make_run
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 
 from pipeline_lib.search.api import PAGE, create_app
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.settings import Settings
-from pipeline_lib.search.strokes import Stroke, rasterise
-from pipeline_lib.search.wire import MOST_POINTS
+from pipeline_lib.search.service import Settings
+from pipeline_lib.search.strokes import rasterise
+from pipeline_lib.search.wire import MOST_POINTS, Stroke
 from tests.search.support import PHOTOS, SKETCHES
 
+DRAWN = Stroke(points=[(0.2, 0.2), (0.8, 0.7), (0.3, 0.9)], width=0.05)
 LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.05}
 
 
@@ -65,7 +66,7 @@ def test_a_drawing_of_the_catalog_finds_what_the_engine_finds(client: TestClient
 
 def test_strokes_find_what_their_picture_finds(client: TestClient) -> None:
     by_strokes = client.post("/api/search/strokes", json={"strokes": [LINE], "top": 4}).json()
-    drawn = rasterise([Stroke([(0.2, 0.2), (0.8, 0.7), (0.3, 0.9)], 0.05)])
+    drawn = rasterise([DRAWN])
     by_image = client.post("/api/search/image?top=4", content=png(drawn)).json()
     assert by_strokes["found"] == by_image["found"]
     assert by_strokes["milliseconds"] > 0
@@ -201,7 +202,7 @@ def test_what_the_network_sees_is_told_when_asked_for(client: TestClient) -> Non
         images[name] = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
     size = client.get("/api/model").json()["image_size"]
     assert images["input"].shape == (size, size)
-    wanted = Image.fromarray(rasterise([Stroke([(0.2, 0.2), (0.8, 0.7), (0.3, 0.9)], 0.05)])).resize((size, size))
+    wanted = Image.fromarray(rasterise([DRAWN])).resize((size, size))
     assert np.abs(images["input"].astype(float) - np.asarray(wanted, float)).mean() < 3
     assert set(np.unique(images["edges"])) == {0, 255}
 
@@ -297,6 +298,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
 
 def test_model_and_health_are_told(client: TestClient) -> None:
     model = client.get("/api/model").json()
+    assert (model["run"], model["embedding"]) == ("default", "fc6")
     assert model["photos"] == PHOTOS
     assert model["alignment"] == "pretext_whitened"
     assert model["index"] == "exact, 32 numbers"

@@ -17,8 +17,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
-from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import open_engine
+from pipeline_lib.search.engine import SearchEngine, open_engine
 from tests.search.support import SKETCHES, embed, save_model, stored_vectors, with_params
 
 
@@ -109,7 +108,8 @@ def test_queries_in_one_batch_find_what_each_finds_alone(engine: SearchEngine) -
 def test_the_round_trip_to_the_process_that_holds_faiss_is_a_small_part_of_the_time_for_a_query(
     engine: SearchEngine,
 ) -> None:
-    query = engine.encoder.queries([engine.prepare(engine.examples.load(0))])
+    vector = engine.encoder.raw([engine.prepare(engine.examples.load(0))])
+    query = engine.encoder.alignment.apply(vector, "sketch")
     seconds = []
     for _ in range(30):
         started = time.perf_counter()
@@ -121,7 +121,7 @@ def test_the_round_trip_to_the_process_that_holds_faiss_is_a_small_part_of_the_t
 def test_searching_loads_torch_here_and_faiss_in_the_worker(engine: SearchEngine, finished_run: Run) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline_lib.run import Run\n"
-        "from pipeline_lib.search.opening import open_engine\n"
+        "from pipeline_lib.search.engine import open_engine\n"
         f"engine = open_engine(Run.open(Path({str(finished_run.folder)!r})))\n"
         "engine.search([engine.prepare(engine.examples.load(0))], 3); import pipeline_lib.search.api\n"
         "print(sorted(name for name in ('faiss', 'torch') if name in sys.modules)); engine.close()"

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.settings import Settings
+from pipeline_lib.search.service import Settings
 
 EXAMPLES = 12
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

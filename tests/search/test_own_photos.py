@@ -18,12 +18,11 @@ from torch import Tensor
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.run import Run
-from pipeline_lib.search import opening, own_photos
-from pipeline_lib.search.encoder import QueryEncoder
+from pipeline_lib.search import engine as engines
+from pipeline_lib.search import index_photos
+from pipeline_lib.search.engine import QueryEncoder, open_encoder, open_engine
 from pipeline_lib.search.gallery import Gallery
-from pipeline_lib.search.index_photos import main
-from pipeline_lib.search.opening import open_encoder, open_engine
-from pipeline_lib.search.own_photos import Update, update
+from pipeline_lib.search.index_photos import Update, main, update
 from pipeline_lib.search.own_record import Record, own_folder, own_gallery
 from tests.conftest import scene
 from tests.pipeline.support import ROOT
@@ -121,7 +120,7 @@ def _vectors(own: Path) -> dict[str, NDArray[np.float32]]:
 def test_an_update_that_was_cut_off_goes_on_where_it_stopped(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_photos, "SHARD_ROWS", 3)
+    monkeypatch.setattr(index_photos, "SHARD_ROWS", 3)
     killed = counted(run)
 
     def raw(prepared: list[Tensor]) -> NDArray[np.float32]:
@@ -167,7 +166,7 @@ def test_an_index_that_is_updated_while_it_is_opened_is_refused(
         update(run, photos, counted(run))
         return gallery
 
-    monkeypatch.setattr(opening, "own_gallery", own_gallery_and_then_an_update)
+    monkeypatch.setattr(engines, "own_gallery", own_gallery_and_then_an_update)
     with pytest.raises(PipelineError, match="index: has changed while it was opened; start again"):
         open_engine(run)
     monkeypatch.undo()

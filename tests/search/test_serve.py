@@ -15,11 +15,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipeline_lib.run import Run
-from pipeline_lib.search.engine import SearchEngine
-from pipeline_lib.search.opening import open_encoder, open_engine
-from pipeline_lib.search.own_photos import update
+from pipeline_lib.search.engine import SearchEngine, open_encoder, open_engine
+from pipeline_lib.search.index_photos import update
 from pipeline_lib.search.serve import create, main
-from pipeline_lib.search.settings import Settings
+from pipeline_lib.search.service import Settings
 from tests.conftest import scene
 from tests.pipeline.support import ROOT
 

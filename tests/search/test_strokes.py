@@ -6,22 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from pipeline_lib.search.strokes import Stroke, rasterise
+from pipeline_lib.search.strokes import rasterise
+from pipeline_lib.search.wire import Stroke
 
 places = st.floats(-1, 2)
 strokes = st.lists(
     st.builds(
         Stroke,
-        st.lists(st.tuples(places, places), min_size=1, max_size=8),
-        st.floats(1e-6, 1.0, exclude_min=True),
-        st.booleans(),
+        points=st.lists(st.tuples(places, places), min_size=1, max_size=8),
+        width=st.floats(1e-6, 1.0, exclude_min=True),
+        erase=st.booleans(),
     ),
     max_size=6,
 )
 
 
 def test_a_line_lies_where_pillow_draws_it() -> None:
-    drawn = rasterise([Stroke([(0.1, 0.2), (0.8, 0.7)], 0.05)], 200)
+    drawn = rasterise([Stroke(points=[(0.1, 0.2), (0.8, 0.7)], width=0.05)], 200)
     reference = Image.new("L", (800, 800), 255)
     pen = ImageDraw.Draw(reference)
     pen.line((80, 160, 640, 560), fill=0, width=40)
@@ -33,14 +34,14 @@ def test_a_line_lies_where_pillow_draws_it() -> None:
 
 
 def test_one_point_is_a_dot_of_the_pens_width() -> None:
-    drawn = rasterise([Stroke([(0.5, 0.5)], 0.2)], 200)
+    drawn = rasterise([Stroke(points=[(0.5, 0.5)], width=0.2)], 200)
     area = (255.0 - drawn).sum() / 255
     assert area == pytest.approx(np.pi * 20**2, rel=0.06)
 
 
 def test_the_eraser_takes_away_what_was_drawn_before_it_and_nothing_after() -> None:
-    line = Stroke([(0.1, 0.5), (0.9, 0.5)], 0.05)
-    rubber = Stroke([(0.5, 0.3), (0.5, 0.7)], 0.1, erase=True)
+    line = Stroke(points=[(0.1, 0.5), (0.9, 0.5)], width=0.05)
+    rubber = Stroke(points=[(0.5, 0.3), (0.5, 0.7)], width=0.1, erase=True)
     assert rasterise([line, rubber], 100)[50, 50] == 255
     assert rasterise([line, rubber], 100)[50, 20] == 0
     assert rasterise([rubber, line], 100)[50, 50] == 0
@@ -62,7 +63,7 @@ def test_any_strokes_give_a_picture_of_the_size_asked(lines: list[Stroke], side:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.sampled_from([64, 128, 512]))
 def test_a_drawing_looks_alike_at_every_size(x: float, y: float, side: int) -> None:
-    drawn = 255.0 - rasterise([Stroke([(x, y), (0.5, 0.5)], 0.1)], side)
+    drawn = 255.0 - rasterise([Stroke(points=[(x, y), (0.5, 0.5)], width=0.1)], side)
     rows, columns = np.nonzero(drawn > 127)
     assert (columns.mean() + 0.5) / side == pytest.approx((x + 0.5) / 2, abs=0.02)
     assert (rows.mean() + 0.5) / side == pytest.approx((y + 0.5) / 2, abs=0.02)

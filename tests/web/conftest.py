@@ -1,7 +1,7 @@
 """A real server over the embedded data set, and a real browser before it.
 
-Where `make repro` has run, the server searches with the tree's own default model. Elsewhere, as in a fresh clone, the
-real stages are run first in a copy, with one epoch on one draw in place of twelve on eight: about a minute and a half.
+After `make repro`, the server searches with the tree's own default model. Elsewhere, as in a fresh clone, the real
+stages run first in a copy, with one epoch on one draw instead of twelve on eight: about a minute and a half.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
-from pipeline_lib.search.opening import Run
+from pipeline_lib.run import Run
 from tests.pipeline.support import ROOT, copy_program, environment, set_params, stage
 from tests.web.browser import Page, start
 
-NEEDED = ("catalog.parquet", "model/meta.json", "embeddings/alignment.safetensors", "index/photos.faiss")
 SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100}
 
 
@@ -49,9 +48,10 @@ class Served:
 @pytest.fixture(scope="session")
 def openmoji_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run on the embedded data set."""
-    own = Run.read(ROOT / "params.yaml")
-    if own.params.catalog.dataset == "openmoji" and all((own.data / name).exists() for name in NEEDED):
-        return own
+    if (ROOT / "data" / "run.json").exists():
+        own = Run.open(ROOT / "data")
+        if own.params.catalog.dataset == "openmoji" and (own.index / "photos.faiss").exists():
+            return own
     top = tmp_path_factory.mktemp("web")
     tree = copy_program(top / "repository")
     for name in ("requirements-data.txt", "requirements-weights.txt"):
@@ -61,14 +61,14 @@ def openmoji_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for name in ("catalog", "edges", "patches", "train", "embed", "index"):
         code, said = stage(tree, name, env=env)
         assert code == 0, said
-    return Run.read(tree / "params.yaml")
+    return Run.open(tree / "data", tree)
 
 
 @pytest.fixture(scope="session")
 def served(openmoji_run: Run) -> Iterator[Served]:
     """A server in a process of its own, on a free port."""
     command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", "pipeline"]
-    command += ["--params", str(openmoji_run.root / "params.yaml")]
+    command += ["--run", str(openmoji_run.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

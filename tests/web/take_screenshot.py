@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.search.opening import Run
+from pipeline_lib.run import Run
 from tests.pipeline.support import ROOT
 from tests.web.browser import Page, start
 from tests.web.tracing import trace
@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--emoji", default="1F6B2", help="which drawing, by its code points")
     parser.add_argument("--all", action="store_true", help="in dark, on a phone and of the second tab, too")
     asked = parser.parse_args()
-    run = Run.read(ROOT / "params.yaml")
-    catalog = read_catalog(run.data / "catalog.parquet").set_index("image_id")
+    run = Run.open(ROOT / "data")
+    catalog = read_catalog(run.catalog).set_index("image_id")
     name = f"openmoji/{asked.emoji}/sketch"
     pixels = open_source(run.params.catalog, run.root).load(str(catalog.loc[name, "path"]), "sketch", name)
     lines, width = trace(pixels)

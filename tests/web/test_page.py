@@ -27,7 +27,7 @@ def drawings(served: Served) -> list[tuple[str, list[Line], float, bytes]]:
 
     It finds them as pictures and as the lines that stand for them: what is tested is the page, not the model's luck.
     """
-    catalog = read_catalog(served.run.data / "catalog.parquet")
+    catalog = read_catalog(served.run.catalog)
     source = open_source(served.run.params.catalog, served.run.root)
     queries = catalog[catalog["role"] == "query"].set_index("instance_id")
     names = [f"openmoji/{stem}" for stem in FAMILIAR if f"openmoji/{stem}" in queries.index]

@@ -5,8 +5,6 @@ all parts at all places is what the generalised distance transform gives (Felzen
 within 4 cells, as in voc-release5.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -3,8 +3,6 @@
 18 orientations with sign, 9 without, 4 sums of energy, and a last one that says that the cell lies outside the image.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

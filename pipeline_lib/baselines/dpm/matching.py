@@ -4,9 +4,8 @@ Graphs are scaled so that the root is 120 px wide. A pair of matches is as consi
 each other are alike: exp(-d^2 / 30^2), with d the distance between them in px, after Li et al. 2014.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ class Star:
     appearance: Values
 
     @classmethod
-    def of(cls, boxes: Values, appearance: Values) -> Star:
+    def of(cls, boxes: Values, appearance: Values) -> Self:
         """From boxes float64[1 + P, 4] (x0 y0 x1 y1), the root's first."""
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         width, height = boxes[0, 2:] - boxes[0, :2]

@@ -1,7 +1,5 @@
 """Reads the part models that Li et al. 2014 trained with voc-release5: mixtures of a root and eight parts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ by the mean reciprocal rank of the photo that was drawn among the photos held ba
 all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,7 +54,7 @@ class Examples:
         count = len(self.photo_labels)
         return numbers[:count].astype(np.int64), numbers[count:].astype(np.int64)
 
-    def of_photos(self, image_ids: frozenset[str]) -> Examples:
+    def of_photos(self, image_ids: frozenset[str]) -> "Examples":
         """The chosen photos with their sketches."""
         photos = np.flatnonzero([name in image_ids for name in self.photo_labels.image_ids.tolist()])
         sketches = np.flatnonzero([name in image_ids for name in self.sketch_labels.instance_ids.tolist()])
@@ -67,7 +65,7 @@ class Examples:
             self.sketch_labels.take(sketches),
         )
 
-    def reduced(self, reduction: Reduction, dimensions: int) -> Examples:
+    def reduced(self, reduction: Reduction, dimensions: int) -> "Examples":
         """The first `dimensions` principal components of both domains."""
         photos = reduction.apply(np.asarray(self.photos, np.float32), "photo")[:, :dimensions]
         sketches = reduction.apply(np.asarray(self.sketches, np.float32), "sketch")[:, :dimensions]

@@ -13,8 +13,6 @@ taken off both sides before the next one is sought.
 Needs pairs, no labels.
 """
 
-from __future__ import annotations
-
 import warnings
 
 from sklearn.cross_decomposition import CCA, PLSCanonical

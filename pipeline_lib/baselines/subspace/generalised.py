@@ -23,8 +23,6 @@ as a multiple of tr(A_1) / ||Z_1 Z_2'||_* (trace norm), where both weigh the sam
 gets a small ridge, without which it is singular.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,17 +149,8 @@ def fit_gmmfa(
     """Generalised multiview marginal Fisher analysis.
 
     Marginal Fisher analysis (Yan et al. 2007) replaces the scatters by graphs: the intrinsic graph joins each sample
-    with its nearest ones of its class, the penalty graph with its nearest ones of other classes.
-
-    Args:
-        photos: as in `fit_gmlda`.
-        photo_labels: as in `fit_gmlda`.
-        sketches: as in `fit_gmlda`.
-        sketch_labels: as in `fit_gmlda`.
-        components: K, at most D + E.
-        coupling: alpha, relative.
-        ridge: on B, as a fraction of its mean diagonal.
-        neighbours: how many of the same class, and of other classes.
+    with its nearest `neighbours[0]` of its class, the penalty graph with its nearest `neighbours[1]` of other classes.
+    Other arguments as in `fit_gmlda`.
     """
     classes = _shared(photo_labels, sketch_labels)
     views = (

@@ -1,8 +1,7 @@
 """What every subspace method gives: a centring and a linear map per domain; and the PCA in front of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Projections:
         """Projects float[N, D] of one domain to float32[N, K]."""
         return (self.photo if domain == "photo" else self.sketch).apply(vectors)
 
-    def first(self, components: int) -> Projections:
+    def first(self, components: int) -> "Projections":
         """The same with the first `components` dimensions only; those of eigenproblems come in order of worth."""
         sides = (Side(side.mean, side.weights[:, :components]) for side in (self.photo, self.sketch))
         return Projections(*sides)
@@ -71,7 +70,7 @@ class Reduction:
     sketch: Side
 
     @classmethod
-    def fit(cls, photos: Vectors, sketches: Vectors, components: int, seed: int = 0) -> Reduction:
+    def fit(cls, photos: Vectors, sketches: Vectors, components: int, seed: int = 0) -> Self:
         """Fits both PCAs; needs neither pairs nor labels.
 
         Args:

@@ -7,8 +7,6 @@ parabolas has its minimum in closed form. So the objective falls in every round.
 constant, without which rows that are zero have no parabola.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Two branches, one per domain, into one space: encoder, embedding, classes. Shared weights or two sets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

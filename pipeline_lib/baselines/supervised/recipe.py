@@ -1,7 +1,5 @@
 """Every knob of a supervised network; its values are part of the system's row."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field
@@ -16,7 +14,7 @@ class Recipe(Section):
     """How one network is built and trained.
 
     Attributes:
-        loss: on pairs (`losses.py`).
+        loss: on pairs (`training.py`).
         start: `imagenet`: the pipeline's network before its first step (pretrained convolutions, untrained fc6);
             `context`: the same network after context prediction; `none`: random weights.
         shared: one branch for both domains; else each has weights of its own (the paper's heterogeneous network).

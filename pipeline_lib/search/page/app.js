@@ -1,11 +1,11 @@
-// The page: tools, searches while one draws, and what was found.
+// The page: tools, searches while drawing, and results.
 
 import { Drawing, Pen } from "/drawing.js";
 
 const TOP = 24;
 const PAIRS = 12;
 const PAUSE = 120; // ms between searches while a line is being drawn
-const UNSHOWN = "This browser can't show your picture; the search uses it all the same. Drawing starts anew.";
+const UNSHOWN = "This browser can't show your picture, but the search uses it. Drawing starts a new sketch.";
 const $ = (id) => document.getElementById(id);
 
 const state = { erase: false, seen: false, model: null, hits: [], shown: 0, dirty: false, busy: false, last: 0, timer: 0 };
@@ -94,7 +94,7 @@ function show(hits, seen) {
   }, "figure");
 }
 
-// Items are kept and filled anew, so that nothing flickers and the focus stays where it is.
+// Reuse items, so that nothing flickers and the focus stays in place.
 function fill(list, values, write, tag = "li") {
   while (list.children.length > values.length) list.lastChild.remove();
   while (list.children.length < values.length) list.appendChild(element(tag));
@@ -141,7 +141,7 @@ function problem(words) {
   $("problem").hidden = !words;
 }
 
-// A button that is disabled outright would drop the focus, and the keys with it.
+// aria-disabled, since a disabled button would lose the keyboard's focus.
 function switchOff(name, off) { $(name).setAttribute("aria-disabled", String(off)); }
 
 function pause(milliseconds) { return new Promise((resolve) => { setTimeout(resolve, milliseconds); }); }
@@ -178,7 +178,7 @@ function choose(erase) {
   $("eraser").setAttribute("aria-pressed", String(erase));
 }
 
-// The pen is lifted first: it would go on with a line that is no longer the last thing done.
+// Lift the pen first: otherwise it would continue a line that is no longer the last step.
 function alter(step) { pen.lift(); step(); changed(); }
 const undo = () => alter(() => drawing.undo());
 const redo = () => alter(() => drawing.redo());
@@ -197,7 +197,7 @@ document.addEventListener("keydown", (event) => {
   if (command && key === "z") { event.preventDefault(); if (event.shiftKey) redo(); else undo(); }
   if (command && key === "y") { event.preventDefault(); redo(); }
 });
-// Letters count on the canvas alone: elsewhere, stray ones (of speech input, say) would change the tool; WCAG 2.1.4.
+// Letters act on the canvas alone: elsewhere, speech input could change the tool by mistake (WCAG 2.1.4).
 $("canvas").addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
@@ -210,7 +210,7 @@ async function take(blob) {
   if (!blob) return;
   const bitmap = await createImageBitmap(blob).catch(() => null);
   if (!bitmap) {
-    // What the browser can't show the server may know; if not, it says why, and the drawing stays as it is.
+    // The server may read what the browser can't show; if not, it says why, and the drawing stays.
     try { await ask({ blob }); } catch (failure) { problem(failure.message); return; }
   }
   alter(() => drawing.add({ blob, bitmap }));
@@ -266,6 +266,7 @@ async function about() {
   $("example").disabled = model.examples === 0;
   const percent = (value) => (value === null ? "unknown" : `${(100 * value).toFixed(1)} % (chance 12.5 %)`);
   const rows = {
+    Run: model.run,
     Network: `${model.architecture}, started from ${model.start_weights}`,
     "Pretext accuracy": percent(model.pretext_accuracy),
     Embedding: `${model.embedding}, ${model.image_size} px`,

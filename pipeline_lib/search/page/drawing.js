@@ -1,4 +1,4 @@
-// The drawing: a list of things done, of which undo takes back the last, and how it is shown on the canvas.
+// The drawing: a list of steps that can be undone, and how it is shown on the canvas.
 
 const SIDE = 720;
 const PAPER = "#ffffff";
@@ -8,16 +8,16 @@ export class Drawing {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { willReadFrequently: false });
-    // What was done, in order: {points, width, erase}, {cleared} or {blob, bitmap}, a picture; bitmap is null where
-    // the browser can't show it.
+    // Steps in order: {points, width, erase}, {cleared} or a picture, {blob, bitmap}, whose bitmap is null where the
+    // browser can't show it.
     this.done = [];
     this.undone = [];
     this.waiting = false;
     this.render();
   }
 
-  // What counts: everything since the paper was last cleared or covered by a picture. Nobody draws on what isn't
-  // shown, so lines after such a picture stand for themselves.
+  // Everything since the paper was last cleared or covered by a picture. Lines drawn after a picture that can't be
+  // shown replace it.
   get visible() {
     const start = this.done.findLastIndex((step) => step.cleared || step.blob);
     const visible = this.done.slice(Math.max(0, start)).filter((step) => !step.cleared);
@@ -28,7 +28,7 @@ export class Drawing {
 
   get picture() { return this.visible.find((step) => step.blob); }
 
-  // Whether it is a picture that the browser can't show.
+  // Whether the picture is one that the browser can't show.
   get unshown() { return this.picture?.bitmap === null; }
 
   get strokes() { return this.visible.filter((step) => step.points); }
@@ -86,7 +86,7 @@ export class Drawing {
     context.stroke();
   }
 
-  // What to search with: strokes as they are, a picture alone as its own bytes, both together as the canvas shows them.
+  // What to search with: strokes alone as strokes, a picture alone as its own bytes, both as the canvas shows them.
   async query() {
     const { picture, strokes } = this;
     if (!picture) {

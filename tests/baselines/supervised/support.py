@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_lib.baselines.supervised import pixels
+from pipeline_lib.baselines.supervised import batches as pixels
 from pipeline_lib.baselines.supervised.batches import PairBatches
 from pipeline_lib.baselines.supervised.recipe import Recipe
 

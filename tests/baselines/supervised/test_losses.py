@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pipeline_lib.baselines.supervised.losses import contrastive, distances, triplet
+from pipeline_lib.baselines.supervised.training import contrastive, distances, triplet
 
 
 @settings(max_examples=30, deadline=None)

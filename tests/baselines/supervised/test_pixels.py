@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_lib.baselines.supervised import pixels
+from pipeline_lib.baselines.supervised import batches as pixels
 from pipeline_lib.baselines.system import Domain
 from pipeline_lib.errors import PipelineError
 

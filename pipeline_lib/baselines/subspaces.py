@@ -1,10 +1,7 @@
-"""A subspace method on top of another system's vectors, as a system of its own."""
+"""Cross-modal subspace learning (Xu et al. 2018): seven methods on HOG of edges, and on pool5 of frozen AlexNet."""
 
-from __future__ import annotations
-
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,9 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET
 from pipeline_lib.baselines.embedding import BATCH, Inputs, batched, from_pairs, from_rows
+from pipeline_lib.baselines.hog import SYSTEMS as HOG
 from pipeline_lib.baselines.run import pretext_sample
 from pipeline_lib.baselines.subspace.choose import DIMENSIONS, METHODS, Chosen, Examples, choose
 from pipeline_lib.baselines.subspace.projection import Projections, Reduction, Side
@@ -40,19 +39,21 @@ _made: dict[str, tuple[Examples, Reduction]] = {}
 
 
 @dataclass(frozen=True)
-class SubspaceSystem(ProjectedSystem):
-    """Projects the vectors of `base` into the space that a method learned.
+class Subspace(ProjectedSystem):
+    """Projects the vectors of another row into the space that a method learned.
 
     Attributes:
+        base: the row.
         method: one of `choose.METHODS`.
     """
 
-    method: str = "cca"
+    base: VectorSystem = field(kw_only=True)
+    method: str = field(kw_only=True)
 
     @property
-    @abstractmethod
-    def base(self) -> VectorSystem:
-        """The system that embeds the training images; its vectors are those of `stored`."""
+    def stored(self) -> VectorSystem:
+        """The row."""
+        return self.base
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """It learns from pairs, or what the base asks for."""
@@ -156,3 +157,10 @@ def _through(reduction: Reduction, chosen: Chosen) -> Projections:
         basis = first.weights[:, : chosen.dimensions]
         sides.append(Side(first.mean + basis @ second.mean, basis @ second.weights))
     return Projections(*sides)
+
+
+SYSTEMS = tuple(
+    Subspace(f"{name}_{features}", method.supervision, paired=True, forms=("none",), base=row, method=name)
+    for features, row in (("alexnet", ALEXNET[0]), ("hog", HOG[0]))
+    for name, method in METHODS.items()
+)
