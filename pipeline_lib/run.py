@@ -24,18 +24,12 @@ PACKAGES: Final = ("torch", "numpy", "opencv-python", "opencv-python-headless", 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the pipeline.
+    """A run of the pipeline."""
 
-    Attributes:
-        folder: of its artefacts.
-        params: all of its params.
-        root: the repository root, from which relative paths in its params lead.
-        record: content of `run.json`; empty while the pipeline is still making the run.
-    """
-
-    folder: Path
-    params: Params
-    root: Path = LIBRARY.parent
+    folder: Path  # of its artefacts
+    params: Params  # all of its params
+    root: Path = LIBRARY.parent  # the repository root, from which relative paths in its params lead
+    # content of `run.json`; empty while the pipeline is still making the run.
     record: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -35,13 +35,9 @@ def frozen(settings: Params, layer: Literal["pool5", "fc6"]) -> Train:
 
 @dataclass(frozen=True)
 class FrozenAlexNet(VectorSystem):
-    """One layer of torchvision's AlexNet, images scaled to a square of `baselines.image_size` px.
+    """One layer of torchvision's AlexNet, images scaled to a square of `baselines.image_size` px."""
 
-    Attributes:
-        layer: `pool5`, flattened; or `fc6` after its ReLU.
-    """
-
-    layer: Literal["pool5", "fc6"] = "pool5"
+    layer: Literal["pool5", "fc6"] = "pool5"  # `pool5`, flattened; or `fc6` after its ReLU
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """The weights of the registry package end at pool5."""

@@ -83,21 +83,13 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """One shard of vectors.
+    """One shard of vectors."""
 
-    Attributes:
-        path: the Parquet file to write, columns as in `schemas.embeddings_schema`.
-        system: that embeds.
-        folder: what it was fitted into.
-        settings: params.
-        images: what to embed.
-    """
-
-    path: Path
-    system: VectorSystem
-    folder: Path
-    settings: Params
-    images: Inputs
+    path: Path  # the Parquet file to write, columns as in `schemas.embeddings_schema`
+    system: VectorSystem  # that embeds
+    folder: Path  # what it was fitted into
+    settings: Params  # params
+    images: Inputs  # what to embed
 
     @property
     def rows(self) -> int:

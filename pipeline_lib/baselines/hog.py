@@ -165,18 +165,12 @@ class PlainHog(VectorSystem):
 
     Photos become thin Canny edge maps by scikit-image's default thresholds, and both are slightly blurred; Hu and
     Collomosse (2013) compare such HOG of edge maps.
-
-    Attributes:
-        side: px of the square.
-        cell: px.
-        edge_sigma: px, of the Gaussian before Canny's gradients, on the square.
-        blur: px, of the Gaussian after it, on both sides.
     """
 
-    side: int = 128
-    cell: int = 16
-    edge_sigma: float = 2.0
-    blur: float = 2.0
+    side: int = 128  # px of the square
+    cell: int = 16  # px
+    edge_sigma: float = 2.0  # px, of the Gaussian before Canny's gradients, on the square
+    blur: float = 2.0  # px, of the Gaussian after it, on both sides
 
     def inapplicable(self, benchmark: Benchmark) -> str:
         """Only the photos of `li2014` are cropped to what was drawn."""

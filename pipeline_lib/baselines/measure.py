@@ -31,25 +31,15 @@ INSTANCE_ONLY = "openmoji"
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of the comparison.
+    """One row of the comparison."""
 
-    Attributes:
-        row: the system's name, with `+form` unless it is the plain one.
-        record: `system.json`; of chance, what stands for it.
-        form: alignment or similarity.
-        dataset: the part's name.
-        queries: labels of the M queries, in the order of image_id.
-        gallery: number of photos.
-        values: float64[M, len(NAMES)], NaN where undefined.
-    """
-
-    row: str
-    record: dict[str, Any]
-    form: str | None
-    dataset: str
-    queries: Labels
-    gallery: int
-    values: Values
+    row: str  # the system's name, with `+form` unless it is the plain one
+    record: dict[str, Any]  # `system.json`; of chance, what stands for it
+    form: str | None  # alignment or similarity
+    dataset: str  # the part's name
+    queries: Labels  # labels of the M queries, in the order of image_id
+    gallery: int  # number of photos
+    values: Values  # float64[M, len(NAMES)], NaN where undefined
 
 
 def measure(folder: Path, benchmark: Benchmark) -> list[Measured]:

@@ -31,13 +31,9 @@ RECORD = "training.json"
 
 @dataclass(frozen=True)
 class PairNetwork(VectorSystem):
-    """One supervised network.
+    """One supervised network."""
 
-    Attributes:
-        recipe: how it is built and trained.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # how it is built and trained
 
     @classmethod
     def of(cls, name: str, recipe: Recipe) -> Self:

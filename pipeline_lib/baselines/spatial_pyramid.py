@@ -35,23 +35,14 @@ SMALLEST = 1.0
 
 @dataclass(frozen=True)
 class SpatialPyramid(VectorSystem):
-    """Pyramids of visual words.
+    """Pyramids of visual words."""
 
-    Attributes:
-        edges: whether photos become edge maps first.
-        words: size of the vocabulary.
-        side: px, images are scaled to this square.
-        window: px, side of a descriptor's window.
-        step: px between descriptors.
-        per_image: descriptors of each pretext image that the vocabulary is fitted on.
-    """
-
-    edges: bool = False
-    words: int = 400
-    side: int = 256
-    window: int = 32
-    step: int = 8
-    per_image: int = 50
+    edges: bool = False  # whether photos become edge maps first
+    words: int = 400  # size of the vocabulary
+    side: int = 256  # px, images are scaled to this square
+    window: int = 32  # px, side of a descriptor's window
+    step: int = 8  # px between descriptors
+    per_image: int = 50  # descriptors of each pretext image that the vocabulary is fitted on
 
     def fit(self, training: Training, folder: Path) -> None:
         """Fits the vocabulary: float32[words, 128]."""

@@ -40,15 +40,10 @@ _made: dict[str, tuple[Examples, Reduction]] = {}
 
 @dataclass(frozen=True)
 class Subspace(ProjectedSystem):
-    """Projects the vectors of another row into the space that a method learned.
+    """Projects the vectors of another row into the space that a method learned."""
 
-    Attributes:
-        base: the row.
-        method: one of `choose.METHODS`.
-    """
-
-    base: VectorSystem = field(kw_only=True)
-    method: str = field(kw_only=True)
+    base: VectorSystem = field(kw_only=True)  # the row
+    method: str = field(kw_only=True)  # one of `choose.METHODS`
 
     @property
     def stored(self) -> VectorSystem:

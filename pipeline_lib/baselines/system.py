@@ -50,80 +50,51 @@ Projector = Callable[[Vectors, Domain], Vectors]
 
 @dataclass(frozen=True)
 class Training:
-    """What a system may learn from: one finished run of the pipeline, and the images that it was made from.
+    """What a system may learn from: one finished run of the pipeline, and the images that it was made from."""
 
-    Attributes:
-        name: of the run's data set; what a system learned is kept under it.
-        run: the run.
-        source: reads the images of `catalog`.
-        catalog: rows as in `schemas.CATALOG`; those with role pretext are the unlabelled photos.
-        photos: catalog rows of the photos that a supervised system may see. Empty where there are none.
-        sketches: catalog rows of their sketches; `instance_id` is the `image_id` of the photo, so these are the pairs.
-        runs: all finished runs on the same data set by their names, `run` among them: what they embed is compared, too.
-    """
-
-    name: str
-    run: Run
-    source: Source
-    catalog: pd.DataFrame
-    photos: pd.DataFrame
+    name: str  # of the run's data set; what a system learned is kept under it
+    run: Run  # the run
+    source: Source  # reads the images of `catalog`
+    catalog: pd.DataFrame  # rows as in `schemas.CATALOG`; those with role pretext are the unlabelled photos
+    photos: pd.DataFrame  # catalog rows of the photos that a supervised system may see. Empty where there are none
+    # catalog rows of their sketches; `instance_id` is the `image_id` of the photo, so these are the pairs.
     sketches: pd.DataFrame
+    # all finished runs on the same data set by their names, `run` among them: what they embed is compared, too.
     runs: Mapping[str, Run] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a benchmark that has figures of its own.
+    """A part of a benchmark that has figures of its own."""
 
-    Attributes:
-        name: what its rows say under `dataset`.
-        gallery: image_ids of the photos that are searched.
-        queries: image_ids of the sketches.
-        unseen: whether it holds nothing of `Training.photos` and `sketches`, so that supervised systems are measured.
-    """
-
-    name: str
-    gallery: frozenset[str]
-    queries: frozenset[str]
+    name: str  # what its rows say under `dataset`
+    gallery: frozenset[str]  # image_ids of the photos that are searched
+    queries: frozenset[str]  # image_ids of the sketches
+    # whether it holds nothing of `Training.photos` and `sketches`, so that supervised systems are measured.
     unseen: bool
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Photos to search and sketches to search with.
+    """Photos to search and sketches to search with."""
 
-    Attributes:
-        name: sketchy, openmoji, li2014 (photos cut to the object) or li2014_img (whole photos).
-        training: what systems may learn from before they are measured here.
-        source: reads the images.
-        gallery: image_id, class_name, instance_id, path, domain, content; in the order of image_id.
-        queries: likewise.
-        parts: what is measured.
-        ratings: float64[M, N], how similar people found sketch m and photo n, 0..8; NaN between classes. None unless
-            Li 2014.
-    """
-
-    name: str
-    training: Training
-    source: Source | FileSource
-    gallery: pd.DataFrame
-    queries: pd.DataFrame
-    parts: tuple[Part, ...]
+    name: str  # sketchy, openmoji, li2014 (photos cut to the object) or li2014_img (whole photos)
+    training: Training  # what systems may learn from before they are measured here
+    source: Source | FileSource  # reads the images
+    gallery: pd.DataFrame  # image_id, class_name, instance_id, path, domain, content; in the order of image_id
+    queries: pd.DataFrame  # likewise
+    parts: tuple[Part, ...]  # what is measured
+    # float64[M, N], how similar people found sketch m and photo n, 0..8; NaN between classes. None unless Li 2014.
     ratings: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class System(ABC):
-    """What every system says about itself. A subclass is a frozen dataclass; its fields are its settings.
+    """What every system says about itself. A subclass is a frozen dataclass; its fields are its settings."""
 
-    Attributes:
-        name: of the row.
-        supervision: the strongest labels it has seen: none, imagenet, classes or pairs.
-        paired: whether it learns from `Training.photos` and `sketches`, so that only unseen parts are fair.
-    """
-
-    name: str
-    supervision: Supervision
+    name: str  # of the row
+    supervision: Supervision  # the strongest labels it has seen: none, imagenet, classes or pairs
+    # whether it learns from `Training.photos` and `sketches`, so that only unseen parts are fair.
     paired: bool = field(default=False, kw_only=True)
 
     def inapplicable(self, benchmark: Benchmark) -> str:  # noqa: ARG002  what a subclass asks
@@ -145,16 +116,13 @@ class System(ABC):
 
 @dataclass(frozen=True)
 class VectorSystem(System):
-    """A system that makes a vector of every image.
+    """A system that makes a vector of every image."""
 
-    Attributes:
-        forms: how vectors are aligned (`registry.ALIGNMENTS`) or histograms compared (`evaluation/similarity.py`); a
-            row each, the first under the bare name.
-        processes: that embed at a time: 0 for one per core, as NumPy and OpenCV need; 1 for this process alone, as
-            torch has threads of its own.
-    """
-
+    # how vectors are aligned (`registry.ALIGNMENTS`) or histograms compared (`evaluation/similarity.py`); a row each,
+    # the first under the bare name.
     forms: tuple[str, ...] = field(default=FORMS, kw_only=True)
+    # that embed at a time: 0 for one per core, as NumPy and OpenCV need; 1 for this process alone, as torch has
+    # threads of its own.
     processes: int = field(default=0, kw_only=True)
 
     def forms_on(self, training: Training) -> tuple[str, ...]:  # noqa: ARG002  what a subclass asks

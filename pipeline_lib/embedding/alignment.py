@@ -63,16 +63,12 @@ def normalise(vectors: Vectors, widths: Sequence[int] = (), smallest: float = 0.
 
 
 class Step(ABC):
-    """A step of alignment.
+    """A step of alignment."""
 
-    Attributes:
-        on_whole: whether it works on finished vectors of length 1. Otherwise it works on the vectors of an image and of
-            its mirror image apart, before both are scaled to length 1 and joined.
-        added: numbers that it adds to a vector.
-    """
-
+    # whether it works on finished vectors of length 1. Otherwise it works on the vectors of an image and of its
+    # mirror image apart, before both are scaled to length 1 and joined.
     on_whole: ClassVar[bool] = False
-    added: ClassVar[int] = 0
+    added: ClassVar[int] = 0  # numbers that it adds to a vector
 
     @classmethod
     @abstractmethod
@@ -101,15 +97,10 @@ class Step(ABC):
 
 @dataclass(frozen=True)
 class Mean(Step):
-    """Each domain's mean of L2-normalised vectors, subtracted.
+    """Each domain's mean of L2-normalised vectors, subtracted."""
 
-    Attributes:
-        photo: float32[D].
-        sketch: float32[D].
-    """
-
-    photo: Vectors
-    sketch: Vectors
+    photo: Vectors  # float32[D]
+    sketch: Vectors  # float32[D]
 
     @classmethod
     def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: "Alignment") -> Self:
@@ -159,20 +150,14 @@ class Alignment:
     Under `facing` a vector is that of an image and, behind it, that of its mirror image, a and b. Both are aligned
     alike; then a + b holds what an image and its mirror image share, a - b what they differ in: which way things face.
     Scaling a - b by the root of `facing` lets it count that many times as much in an inner product.
-
-    Attributes:
-        dimension: numbers per vector that comes in.
-        widths: of the parts that a vector joins, each aligned by itself. Empty for one part.
-        facing: how many times what mirror images differ in counts; 0 where there are no mirror images.
-        steps: the fitted step at the end of each chain, by the chain's names.
-        chain: names of the steps that `apply` takes.
     """
 
-    dimension: int
-    widths: tuple[int, ...] = ()
-    facing: float = 0.0
+    dimension: int  # numbers per vector that comes in
+    widths: tuple[int, ...] = ()  # of the parts that a vector joins, each aligned by itself. Empty for one part
+    facing: float = 0.0  # how many times what mirror images differ in counts; 0 where there are no mirror images
+    # the fitted step at the end of each chain, by the chain's names.
     steps: Mapping[Chain, Step] = field(default_factory=dict)
-    chain: Chain = ()
+    chain: Chain = ()  # names of the steps that `apply` takes
 
     def __post_init__(self) -> None:
         if self.widths and sum(self.widths) != self.width:

@@ -25,13 +25,9 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Hubness(Step):
-    """One more number a vector, so that inner products order photos as CSLS does.
+    """One more number a vector, so that inner products order photos as CSLS does."""
 
-    Attributes:
-        edges: float16[M, D], aligned edge maps of pretext photos.
-    """
-
-    edges: NDArray[np.float16]
+    edges: NDArray[np.float16]  # float16[M, D], aligned edge maps of pretext photos
     on_whole: ClassVar[bool] = True
     added: ClassVar[int] = 1
 

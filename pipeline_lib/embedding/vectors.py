@@ -24,17 +24,11 @@ BATCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class Labels:
-    """Who the rows of an embedding table are.
+    """Who the rows of an embedding table are."""
 
-    Attributes:
-        image_ids: str[N], unique.
-        class_names: str[N], "" where no class is known.
-        instance_ids: str[N], the photo that a sketch depicts ("" where none is known); a photo's own image_id.
-    """
-
-    image_ids: Strings
-    class_names: Strings
-    instance_ids: Strings
+    image_ids: Strings  # str[N], unique
+    class_names: Strings  # str[N], "" where no class is known
+    instance_ids: Strings  # str[N], the photo that a sketch depicts ("" where none is known); a photo's own image_id
 
     def __post_init__(self) -> None:
         if not len(self.image_ids) == len(self.class_names) == len(self.instance_ids):
@@ -63,17 +57,11 @@ class Labels:
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """An embedding table on disk: labels in memory, vectors read when asked for.
+    """An embedding table on disk: labels in memory, vectors read when asked for."""
 
-    Attributes:
-        path: the Parquet file, columns as in `schemas.embeddings_schema`.
-        labels: of all rows, in the order of the file.
-        dimension: numbers per vector.
-    """
-
-    path: Path
-    labels: Labels
-    dimension: int
+    path: Path  # the Parquet file, columns as in `schemas.embeddings_schema`
+    labels: Labels  # of all rows, in the order of the file
+    dimension: int  # numbers per vector
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -33,15 +33,10 @@ NAMES = ("directions", "gains")
 
 @dataclass(frozen=True)
 class Whitening(Step):
-    """The whitening of each part of a vector by itself.
+    """The whitening of each part of a vector by itself."""
 
-    Attributes:
-        directions: per part float32[R, W].
-        gains: per part float32[R].
-    """
-
-    directions: tuple[Vectors, ...]
-    gains: tuple[Vectors, ...]
+    directions: tuple[Vectors, ...]  # per part float32[R, W]
+    gains: tuple[Vectors, ...]  # per part float32[R]
 
     @classmethod
     def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: Alignment) -> Self:

@@ -35,21 +35,13 @@ CONTROL = "{}-untrained"
 
 @dataclass(frozen=True)
 class System:
-    """A folder of embeddings and what made them.
+    """A folder of embeddings and what made them."""
 
-    Attributes:
-        folder: holds `photos.parquet`, `sketches.parquet`, the pretext means or tables, and `system.json`.
-        name: of the system.
-        supervision: none, imagenet, pairs or classes.
-        seconds: that embedding gallery and queries took; None where it was not measured.
-        alignments: kinds that it is evaluated under.
-    """
-
-    folder: Path
-    name: str
-    supervision: str
-    seconds: float | None
-    alignments: tuple[str, ...]
+    folder: Path  # holds `photos.parquet`, `sketches.parquet`, the pretext means or tables, and `system.json`
+    name: str  # of the system
+    supervision: str  # none, imagenet, pairs or classes
+    seconds: float | None  # that embedding gallery and queries took; None where it was not measured
+    alignments: tuple[str, ...]  # kinds that it is evaluated under
 
     @classmethod
     def read(cls, folder: Path, run: str = "") -> Self:
@@ -78,21 +70,13 @@ class System:
 
 @dataclass(frozen=True)
 class Row:
-    """A system under one alignment, evaluated.
+    """A system under one alignment, evaluated."""
 
-    Attributes:
-        name: the system's, with `+alignment` unless it is the system's plain form.
-        system: None for chance.
-        alignment: the kind; None for chance.
-        dimension: numbers per vector; None for chance.
-        evaluation: of all queries.
-    """
-
-    name: str
-    system: System | None
-    alignment: str | None
-    dimension: int | None
-    evaluation: Evaluation
+    name: str  # the system's, with `+alignment` unless it is the system's plain form
+    system: System | None  # None for chance
+    alignment: str | None  # the kind; None for chance
+    dimension: int | None  # numbers per vector; None for chance
+    evaluation: Evaluation  # of all queries
 
 
 def measure(

@@ -22,24 +22,16 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a system found, query by query, in the order of `queries`.
+    """What a system found, query by query, in the order of `queries`."""
 
-    Attributes:
-        queries: labels of the M queries.
-        gallery: labels of the N photos.
-        values: float64[M, len(COLUMNS)] in 0..1, NaN where a query lacks the label that the column needs.
-        place: float64[M], place of the photo that was meant, from 1; infinity where it is not in the gallery, NaN
-            where none is named; empty for chance.
-        nearest: int64[M, top], gallery rows, best first.
-        scores: float32[M, top].
-    """
-
-    queries: Labels
-    gallery: Labels
-    values: Values
+    queries: Labels  # labels of the M queries
+    gallery: Labels  # labels of the N photos
+    values: Values  # float64[M, len(COLUMNS)] in 0..1, NaN where a query lacks the label that the column needs
+    # float64[M], place of the photo that was meant, from 1; infinity where it is not in the gallery, NaN where none
+    # is named; empty for chance.
     place: Values
-    nearest: Rows
-    scores: Scores
+    nearest: Rows  # int64[M, top], gallery rows, best first
+    scores: Scores  # float32[M, top]
 
     @property
     def clusters(self) -> Strings:

@@ -34,18 +34,12 @@ _ABSENT = -2
 
 @dataclass(frozen=True)
 class Truth:
-    """What the right answers are, as gallery rows and class numbers.
+    """What the right answers are, as gallery rows and class numbers."""
 
-    Attributes:
-        target: int64[M], gallery row of the photo a query depicts; -1 where none is named, -2 where the gallery lacks
-            it.
-        query_class: int64[M], number of the class; -1 where none is named, -2 where no photo of the gallery has it.
-        gallery_class: int64[N], number of the class; -1 where none is named.
-    """
-
+    # int64[M], gallery row of the photo a query depicts; -1 where none is named, -2 where the gallery lacks it.
     target: Rows
-    query_class: Rows
-    gallery_class: Rows
+    query_class: Rows  # int64[M], number of the class; -1 where none is named, -2 where no photo of the gallery has it
+    gallery_class: Rows  # int64[N], number of the class; -1 where none is named
 
     @classmethod
     def of(cls, queries: Labels, gallery: Labels) -> Self:
@@ -90,19 +84,12 @@ def _protocol(column: str) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right answers stand for M queries.
+    """Where the right answers stand for M queries."""
 
-    Attributes:
-        instance: float64[M], place of the photo that was meant, from 1; infinity where it is not in the gallery.
-        in_class: float64[M], its place among the photos of the query's class.
-        first_of_class: float64[M], place of the first photo of the query's class.
-        average_precision: float64[M] in 0..1, over all photos of the query's class (0 where there is none).
-    """
-
-    instance: Values
-    in_class: Values
-    first_of_class: Values
-    average_precision: Values
+    instance: Values  # float64[M], place of the photo that was meant, from 1; infinity where it is not in the gallery
+    in_class: Values  # float64[M], its place among the photos of the query's class
+    first_of_class: Values  # float64[M], place of the first photo of the query's class
+    average_precision: Values  # float64[M] in 0..1, over all photos of the query's class (0 where there is none)
 
     def values(self, truth: Truth) -> Values:
         """float64[M, len(COLUMNS)] in 0..1, NaN where undefined."""

@@ -13,42 +13,25 @@ ROWS_NAME: Final = "photos.parquet"
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """What an index tells of itself.
+    """What an index tells of itself."""
 
-    Attributes:
-        count: photos in it.
-        dimension: numbers of a query vector.
-        alignment: name of the alignment that its vectors went through.
-        settings: its kind in words.
-        key: of its files (see `index_key`); "" before they are written.
-    """
-
-    count: int
-    dimension: int
-    alignment: str
-    settings: str
-    key: str = ""
+    count: int  # photos in it
+    dimension: int  # numbers of a query vector
+    alignment: str  # name of the alignment that its vectors went through
+    settings: str  # its kind in words
+    key: str = ""  # of its files (see `index_key`); "" before they are written
 
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What an index is built from.
+    """What an index is built from."""
 
-    Attributes:
-        tables: embedding tables of raw photo vectors; together they are the gallery.
-        alignment: file of the fitted alignment; None where vectors are only normalised.
-        alignment_kind: its name in `retrieval.alignment`.
-        kind: as `index.kind`.
-        reduced: as `index.dimension`.
-        out: the folder that gets the index.
-    """
-
-    tables: tuple[Path, ...]
-    alignment: Path | None
-    alignment_kind: str
-    kind: str
-    reduced: int
-    out: Path
+    tables: tuple[Path, ...]  # embedding tables of raw photo vectors; together they are the gallery
+    alignment: Path | None  # file of the fitted alignment; None where vectors are only normalised
+    alignment_kind: str  # its name in `retrieval.alignment`
+    kind: str  # as `index.kind`
+    reduced: int  # as `index.dimension`
+    out: Path  # the folder that gets the index
 
 
 def index_key(folder: Path) -> str:

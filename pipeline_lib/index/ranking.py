@@ -18,28 +18,18 @@ BLOCK_SCORES = 1 << 22
 
 @dataclass(frozen=True)
 class Ranked:
-    """Gallery rows of a block of B queries, best first.
+    """Gallery rows of a block of B queries, best first."""
 
-    Attributes:
-        rows: int64[B, K], gallery rows; K is the size of the gallery for a full ranking.
-        scores: float32[B, K], falling, except in diversified lists (`diversity`).
-    """
-
-    rows: Rows
-    scores: Scores
+    rows: Rows  # int64[B, K], gallery rows; K is the size of the gallery for a full ranking
+    scores: Scores  # float32[B, K], falling, except in diversified lists (`diversity`)
 
 
 @dataclass(frozen=True)
 class TieBreak:
-    """The gallery's image_ids in order (by code point), to break ties with.
+    """The gallery's image_ids in order (by code point), to break ties with."""
 
-    Attributes:
-        by_id: int64[N], gallery rows sorted by image_id.
-        place: int64[N], place of each gallery row in that order.
-    """
-
-    by_id: Rows
-    place: Rows
+    by_id: Rows  # int64[N], gallery rows sorted by image_id
+    place: Rows  # int64[N], place of each gallery row in that order
 
     @classmethod
     def of(cls, image_ids: Strings) -> Self:

@@ -49,17 +49,12 @@ class QueryEncoder:
 
 @dataclass(frozen=True)
 class Hit:
-    """A photo that was found.
+    """A photo that was found."""
 
-    Attributes:
-        rank: from 1.
-        row: of the gallery.
-        score: cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it. Under
-            hubness correction (`pretext_csls`) half of the photo's nearness to drawings is taken off.
-    """
-
-    rank: int
-    row: int
+    rank: int  # from 1
+    row: int  # of the gallery
+    # cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it. Under hubness
+    # correction (`pretext_csls`) half of the photo's nearness to drawings is taken off.
     score: float
 
     @property
@@ -73,22 +68,14 @@ class SearchEngine:
     """The encoder in this process, the index in the worker, and the photos of its rows.
 
     `prepare` may run in any thread; `search` in one at a time.
-
-    Attributes:
-        run: whose model searches.
-        encoder: of the run.
-        faiss: the worker, with the index open.
-        facts: of that index.
-        gallery: its photos, row by row.
-        examples: drawings to try the search with; may be empty.
     """
 
-    run: Run
-    encoder: QueryEncoder
-    faiss: RemoteFaiss
-    facts: IndexFacts
-    gallery: Gallery
-    examples: Gallery
+    run: Run  # whose model searches
+    encoder: QueryEncoder  # of the run
+    faiss: RemoteFaiss  # the worker, with the index open
+    facts: IndexFacts  # of that index
+    gallery: Gallery  # its photos, row by row
+    examples: Gallery  # drawings to try the search with; may be empty
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """A drawing, uint8[H, W, 3] RGB or uint8[H, W], dark on white, as the networks' input, float32[1, 3, S, S]."""

@@ -20,21 +20,13 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photos or drawings that can be shown, by number.
+    """Photos or drawings that can be shown, by number."""
 
-    Attributes:
-        name: of the data set or folder, for display.
-        image_ids: row -> image_id; for the photos of an index, its rows.
-        paths: row -> path, relative to the source's root.
-        domain: "photo" or "sketch".
-        source: where the images are read.
-    """
-
-    name: str
-    image_ids: tuple[str, ...]
-    paths: tuple[str, ...]
-    domain: str
-    source: Source
+    name: str  # of the data set or folder, for display
+    image_ids: tuple[str, ...]  # row -> image_id; for the photos of an index, its rows
+    paths: tuple[str, ...]  # row -> path, relative to the source's root
+    domain: str  # "photo" or "sketch"
+    source: Source  # where the images are read
 
     def __len__(self) -> int:
         return len(self.image_ids)

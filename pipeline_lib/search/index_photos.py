@@ -45,21 +45,13 @@ BAD_NAME: Final = "bad.json"
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did.
+    """What an update did."""
 
-    Attributes:
-        photos: in the index now.
-        added: embedded by this update, because they are new or have changed.
-        removed: dropped from the index.
-        bad: path -> why it was skipped.
-        settings: the kind of index, in words; "" where nothing changed.
-    """
-
-    photos: int
-    added: int
-    removed: int
-    bad: dict[str, str]
-    settings: str
+    photos: int  # in the index now
+    added: int  # embedded by this update, because they are new or have changed
+    removed: int  # dropped from the index
+    bad: dict[str, str]  # path -> why it was skipped
+    settings: str  # the kind of index, in words; "" where nothing changed
 
 
 def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = False) -> Update:

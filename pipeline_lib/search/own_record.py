@@ -22,19 +22,12 @@ AFRESH: Final = "to embed all photos again, run `make index PHOTOS=/your/folder 
 
 @dataclass(frozen=True)
 class Record:
-    """Written when an index is begun, and again whenever it is finished.
+    """Written when an index is begun, and again whenever it is finished."""
 
-    Attributes:
-        root: the folder of photos, absolute.
-        model: `model_key` of the run that embedded them.
-        alignment: `alignment_key` that the index was built with; "" before it was.
-        state: key of the photos in the index and of its settings; "" before it was built.
-    """
-
-    root: str
-    model: str
-    alignment: str = ""
-    state: str = ""
+    root: str  # the folder of photos, absolute
+    model: str  # `model_key` of the run that embedded them
+    alignment: str = ""  # `alignment_key` that the index was built with; "" before it was
+    state: str = ""  # key of the photos in the index and of its settings; "" before it was built
 
 
 def own_folder(run: Run) -> Path:

@@ -59,19 +59,12 @@ def fit(image: Pixels, longest: int) -> Pixels:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a gallery as files that browsers show.
+    """The pictures of a gallery as files that browsers show."""
 
-    Attributes:
-        gallery: whose photos.
-        edges: section `edges` that the model was trained with.
-        thumbnail_side: px, longer side.
-        cache: for thumbnails and edge maps.
-    """
-
-    gallery: Gallery
-    edges: params.Edges
-    thumbnail_side: int
-    cache: ByteCache
+    gallery: Gallery  # whose photos
+    edges: params.Edges  # section `edges` that the model was trained with
+    thumbnail_side: int  # px, longer side
+    cache: ByteCache  # for thumbnails and edge maps
 
     def thumbnail(self, row: int) -> bytes:
         """A small JPEG of a photo. Raises as `Gallery.load`, like all of these."""

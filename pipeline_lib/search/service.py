@@ -29,25 +29,15 @@ CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of the server; none of them changes what is found.
+    """Limits of the server; none of them changes what is found."""
 
-    Attributes:
-        threads: of the network, and of FAISS.
-        batch: queries that are embedded together at most.
-        queue: queries that may wait beside them; further ones are answered with 503.
-        upload_bytes: size of an uploaded picture at most.
-        upload_pixels: its pixels at most.
-        thumbnail: longer side of a small picture, px.
-        cache_bytes: memory for small pictures and edge maps.
-    """
-
-    threads: int = 1
-    batch: int = 16
-    queue: int = 64
-    upload_bytes: int = 10_000_000
-    upload_pixels: int = 30_000_000
-    thumbnail: int = 192
-    cache_bytes: int = 100_000_000
+    threads: int = 1  # of the network, and of FAISS
+    batch: int = 16  # queries that are embedded together at most
+    queue: int = 64  # queries that may wait beside them; further ones are answered with 503
+    upload_bytes: int = 10_000_000  # size of an uploaded picture at most
+    upload_pixels: int = 30_000_000  # its pixels at most
+    thumbnail: int = 192  # longer side of a small picture, px
+    cache_bytes: int = 100_000_000  # memory for small pictures and edge maps
 
 
 class Service:

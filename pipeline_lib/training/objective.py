@@ -20,25 +20,15 @@ from pipeline_lib.registry import OBJECTIVES, load
 
 @dataclass(frozen=True)
 class Setup:
-    """What an objective is made from.
+    """What an objective is made from."""
 
-    Attributes:
-        settings: section `train`.
-        model: before its first step.
-        stream: that the objective reads, a `streams.PatchStream` or `streams.ViewStream`.
-        base: folder from which relative paths in the params resolve.
-        scratch: folder of this run, for what should outlive a stop.
-        device: where to compute.
-        precision: `bf16` or `fp32`.
-    """
-
-    settings: params.Train
-    model: ContextNet
-    stream: Any
-    base: Path
-    scratch: Path
-    device: torch.device
-    precision: str
+    settings: params.Train  # section `train`
+    model: ContextNet  # before its first step
+    stream: Any  # that the objective reads, a `streams.PatchStream` or `streams.ViewStream`
+    base: Path  # folder from which relative paths in the params resolve
+    scratch: Path  # folder of this run, for what should outlive a stop
+    device: torch.device  # where to compute
+    precision: str  # `bf16` or `fp32`
 
 
 class Objective(ABC):

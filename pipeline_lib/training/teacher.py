@@ -38,15 +38,10 @@ FILE = "teacher.safetensors"
 
 @dataclass(frozen=True)
 class Teaching(Objective):
-    """A teacher's vectors of all training photos.
+    """A teacher's vectors of all training photos."""
 
-    Attributes:
-        rows: image_id -> row.
-        vectors: float32[N, D] of length 1, the mean over all photos removed.
-    """
-
-    rows: dict[str, int]
-    vectors: Tensor
+    rows: dict[str, int]  # image_id -> row
+    vectors: Tensor  # float32[N, D] of length 1, the mean over all photos removed
 
     @classmethod
     def of(cls, setup: Setup) -> Self:

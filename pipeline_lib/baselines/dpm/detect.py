@@ -27,17 +27,11 @@ ROOT_SIDE, ROOT_CELL = 128, 16
 
 @dataclass(frozen=True)
 class Detection:
-    """The best placement of a model in an image.
+    """The best placement of a model in an image."""
 
-    Attributes:
-        component: its number.
-        score: of the placement.
-        boxes: float64[9, 4], x0 y0 x1 y1 in px of the image: the root, then the parts.
-    """
-
-    component: int
-    score: float
-    boxes: NDArray[np.float64]
+    component: int  # its number
+    score: float  # of the placement
+    boxes: NDArray[np.float64]  # float64[9, 4], x0 y0 x1 y1 in px of the image: the root, then the parts
 
 
 @dataclass(frozen=True)

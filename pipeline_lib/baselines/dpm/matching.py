@@ -26,17 +26,11 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Star:
-    """A root and its parts.
+    """A root and its parts."""
 
-    Attributes:
-        parts: float64[P, 2], centres of the parts relative to the root's centre, the root being 120 px wide.
-        aspect: the root's width over its height.
-        appearance: float64[D], what the root looks like, of length 1.
-    """
-
-    parts: Values
-    aspect: float
-    appearance: Values
+    parts: Values  # float64[P, 2], centres of the parts relative to the root's centre, the root being 120 px wide
+    aspect: float  # the root's width over its height
+    appearance: Values  # float64[D], what the root looks like, of length 1
 
     @classmethod
     def of(cls, boxes: Values, appearance: Values) -> Self:

@@ -14,53 +14,35 @@ from pipeline_lib.errors import PipelineError
 
 @dataclass(frozen=True)
 class Piece:
-    """The root of a component, or one of its parts.
+    """The root of a component, or one of its parts."""
 
-    Attributes:
-        filter: float32[h, w, 32].
-        anchor: (x, y) in cells of the level that it is found at, relative to the root's cell (twice as fine for parts).
-        cost: (a, b, c, d): a dx^2 + b dx + c dy^2 + d dy is what a displacement of (dx, dy) cells costs.
-        bias: added to its score.
-    """
-
-    filter: Features
+    filter: Features  # float32[h, w, 32]
+    # (x, y) in cells of the level that it is found at, relative to the root's cell (twice as fine for parts).
     anchor: tuple[int, int]
+    # (a, b, c, d): a dx^2 + b dx + c dy^2 + d dy is what a displacement of (dx, dy) cells costs.
     cost: tuple[float, float, float, float]
-    bias: float
+    bias: float  # added to its score
 
 
 @dataclass(frozen=True)
 class Component:
-    """One view of the object.
+    """One view of the object."""
 
-    Attributes:
-        root: found at the coarse level; its anchor is (0, 0).
-        parts: found one octave finer.
-        bias: added to the score.
-        by_octave: (w0, w1, w2), added where the root is found in the finest octave, the next, or any coarser.
-    """
-
-    root: Piece
-    parts: tuple[Piece, ...]
-    bias: float
+    root: Piece  # found at the coarse level; its anchor is (0, 0)
+    parts: tuple[Piece, ...]  # found one octave finer
+    bias: float  # added to the score
+    # (w0, w1, w2), added where the root is found in the finest octave, the next, or any coarser.
     by_octave: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A mixture of components; they come in pairs, the second of each the mirror of the first.
+    """A mixture of components; they come in pairs, the second of each the mirror of the first."""
 
-    Attributes:
-        components: of the mixture.
-        cell: px.
-        interval: levels of the pyramid per octave.
-        padding: (rows, columns) of cells that a root may lie outside the image.
-    """
-
-    components: tuple[Component, ...]
-    cell: int
-    interval: int
-    padding: tuple[int, int]
+    components: tuple[Component, ...]  # of the mixture
+    cell: int  # px
+    interval: int  # levels of the pyramid per octave
+    padding: tuple[int, int]  # (rows, columns) of cells that a root may lie outside the image
 
 
 def read_model(path: Path) -> Model:

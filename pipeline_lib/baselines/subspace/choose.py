@@ -27,19 +27,12 @@ Supervision = Literal["classes", "pairs"]
 
 @dataclass(frozen=True)
 class Examples:
-    """Features of training photos and of their sketches.
+    """Features of training photos and of their sketches."""
 
-    Attributes:
-        photos: float[N, D].
-        photo_labels: of the photos.
-        sketches: float[M, E].
-        sketch_labels: of the sketches; each instance_id is the image_id of a photo.
-    """
-
-    photos: NDArray[np.floating]
-    photo_labels: Labels
-    sketches: NDArray[np.floating]
-    sketch_labels: Labels
+    photos: NDArray[np.floating]  # float[N, D]
+    photo_labels: Labels  # of the photos
+    sketches: NDArray[np.floating]  # float[M, E]
+    sketch_labels: Labels  # of the sketches; each instance_id is the image_id of a photo
 
     @property
     def drawn(self) -> NDArray[np.int64]:
@@ -77,19 +70,12 @@ Fit = Callable[..., Projections]
 
 @dataclass(frozen=True)
 class Method:
-    """One method.
+    """One method."""
 
-    Attributes:
-        supervision: what it learns from.
-        fit: from `Examples` and settings to projections.
-        settings: that are tried.
-        components: sizes of the space that are tried; None where the classes are the space.
-    """
-
-    supervision: Supervision
-    fit: Fit
-    settings: tuple[dict[str, Any], ...] = ({},)
-    components: tuple[int, ...] | None = None
+    supervision: Supervision  # what it learns from
+    fit: Fit  # from `Examples` and settings to projections
+    settings: tuple[dict[str, Any], ...] = ({},)  # that are tried
+    components: tuple[int, ...] | None = None  # sizes of the space that are tried; None where the classes are the space
 
 
 def _pairs(method: Fit) -> Fit:
@@ -137,21 +123,13 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was fitted.
+    """What was fitted."""
 
-    Attributes:
-        projections: of the reduced features.
-        dimensions: principal components that they read.
-        settings: of the method, with the number of components where it has one.
-        reciprocal_rank: on the photos held back, 0..1.
-        tried: how many settings there were.
-    """
-
-    projections: Projections
-    dimensions: int
-    settings: dict[str, Any]
-    reciprocal_rank: float
-    tried: int
+    projections: Projections  # of the reduced features
+    dimensions: int  # principal components that they read
+    settings: dict[str, Any]  # of the method, with the number of components where it has one
+    reciprocal_rank: float  # on the photos held back, 0..1
+    tried: int  # how many settings there were
 
 
 def choose(method: Method, data: Examples, reduction: Reduction, name: str = "") -> Chosen:

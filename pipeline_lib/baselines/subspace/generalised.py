@@ -35,19 +35,12 @@ from pipeline_lib.baselines.subspace.projection import Classes, Matrix, Projecti
 
 @dataclass(frozen=True)
 class View:
-    """What one domain brings to the eigenproblem.
+    """What one domain brings to the eigenproblem."""
 
-    Attributes:
-        mean: float64[D], taken off before.
-        gain: A, float64[D, D].
-        cost: B, float64[D, D].
-        anchors: Z', float64[M, D]; row m belongs to row m of the other domain.
-    """
-
-    mean: Matrix
-    gain: Matrix
-    cost: Matrix
-    anchors: Matrix
+    mean: Matrix  # float64[D], taken off before
+    gain: Matrix  # A, float64[D, D]
+    cost: Matrix  # B, float64[D, D]
+    anchors: Matrix  # Z', float64[M, D]; row m belongs to row m of the other domain
 
 
 def eigenproblem(

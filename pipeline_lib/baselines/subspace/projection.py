@@ -16,15 +16,10 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Side:
-    """The map of one domain: x -> (x - mean) weights.
+    """The map of one domain: x -> (x - mean) weights."""
 
-    Attributes:
-        mean: float64[D].
-        weights: float64[D, K].
-    """
-
-    mean: Matrix
-    weights: Matrix
+    mean: Matrix  # float64[D]
+    weights: Matrix  # float64[D, K]
 
     def apply(self, vectors: NDArray[np.floating]) -> Vectors:
         """Projects float[N, D] to float32[N, K]."""

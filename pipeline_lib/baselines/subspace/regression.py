@@ -23,15 +23,10 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Fitted:
-    """A solution.
+    """A solution."""
 
-    Attributes:
-        projections: U_1 and U_2 with their means.
-        objective: its value after every round, falling.
-    """
-
-    projections: Projections
-    objective: list[float]
+    projections: Projections  # U_1 and U_2 with their means
+    objective: list[float]  # its value after every round, falling
 
 
 def fit_lcfs(

@@ -33,15 +33,10 @@ def square(image: NDArray[np.uint8], size: int, domain: Domain) -> NDArray[np.ui
 
 @dataclass(frozen=True)
 class Pixels:
-    """Scaled images of one domain.
+    """Scaled images of one domain."""
 
-    Attributes:
-        image_ids: str[N].
-        images: uint8[N, size, size, 3] or uint8[N, size, size], a view of the file.
-    """
-
-    image_ids: list[str]
-    images: NDArray[np.uint8]
+    image_ids: list[str]  # str[N]
+    images: NDArray[np.uint8]  # uint8[N, size, size, 3] or uint8[N, size, size], a view of the file
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -86,38 +81,23 @@ def write(path: Path, images: Iterable[tuple[str, NDArray[np.uint8]]], size: int
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a step, moved and mirrored.
+    """Images of a step, moved and mirrored."""
 
-    Attributes:
-        photos: uint8[P, size, size, 3].
-        sketches: uint8[S, size, size].
-        drawn: int64[S], which of the P photos each sketch depicts.
-        photo_classes: int64[P].
-    """
-
-    photos: NDArray[np.uint8]
-    sketches: NDArray[np.uint8]
-    drawn: Rows
-    photo_classes: Rows
+    photos: NDArray[np.uint8]  # uint8[P, size, size, 3]
+    sketches: NDArray[np.uint8]  # uint8[S, size, size]
+    drawn: Rows  # int64[S], which of the P photos each sketch depicts
+    photo_classes: Rows  # int64[P]
 
 
 @dataclass(frozen=True)
 class PairBatches:
-    """Batches of training photos and their sketches, each a function of seed, epoch and place.
+    """Batches of training photos and their sketches, each a function of seed, epoch and place."""
 
-    Attributes:
-        photos: N photos; each has at least one sketch.
-        sketches: of the photos.
-        drawn: int64, the photo's row of each sketch.
-        classes: int64[N].
-        recipe: sizes and augmentation.
-    """
-
-    photos: Pixels
-    sketches: Pixels
-    drawn: Rows
-    classes: Rows
-    recipe: Recipe
+    photos: Pixels  # N photos; each has at least one sketch
+    sketches: Pixels  # of the photos
+    drawn: Rows  # int64, the photo's row of each sketch
+    classes: Rows  # int64[N]
+    recipe: Recipe  # sizes and augmentation
 
     @property
     def steps(self) -> int:
