@@ -251,8 +251,7 @@ def test_make_run_takes_any_path_needs_no_name_in_git_and_leaves_the_default_in_
     before = {path: path.read_bytes() for path in sorted((case.tree / "data").rglob("*")) if path.is_file()}
 
     place = case.photos.name.replace("$", "$$")  # as make reads it
-    said = case.run("make", "run", "RECIPE=own-photos", f"ROOT=../{place}", f"SKETCHES=../{place}/sketches")
-    assert "Stage 'train' is cached" in said or "Running stage 'train'" in said
+    case.run("make", "run", "RECIPE=own-photos", f"ROOT=../{place}", f"SKETCHES=../{place}/sketches")
     made = read_json(case.tree / "data/runs/own-photos/run.json")
     values = made["params"]["catalog"]
     assert (made["name"], values["dataset"], values["root"]) == ("own-photos", "folder", str(case.photos))
