@@ -238,7 +238,8 @@ def main() -> None:
         if public and recipes.params_of(given.name).catalog.dataset != "folder":
             metrics = str(METRICS / given.name)
             aside = METRICS / f".{given.name}.tmp"
-            shutil.copytree(folder / "metrics", aside, dirs_exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)  # may hold what a killed process left
+            shutil.copytree(folder / "metrics", aside)
             publish_folder(aside, METRICS / given.name)
     except PipelineError as failure:
         sys.exit(f"error: {failure}")

@@ -25,9 +25,9 @@ from experiments.run import RUNS, made, records_of, rows_command
 from pipeline_lib.embedding.alignment import KINDS, of_kind
 from pipeline_lib.embedding.vectors import EmbeddingTable, Labels, Vectors, open_retrieval
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.evaluation.evaluation import Evaluation, evaluate_scores, rounded, with_ends
+from pipeline_lib.evaluation.evaluation import Evaluation, evaluate_scores, rounded, with_ends, write_csv
 from pipeline_lib.evaluation.similarity import score_blocks
-from pipeline_lib.files import read_json, resolve_path, write_json, write_text
+from pipeline_lib.files import read_json, resolve_path, write_json
 from pipeline_lib.index.ranking import rank_scores
 from pipeline_lib.registry import TRANSDUCTIVE
 
@@ -105,8 +105,7 @@ def figures_of(found: Evaluation) -> Line:
 
 def write_table(name: str, lines: Iterable[Line] | pd.DataFrame) -> None:
     """Writes metrics/NAME.csv, whole or not at all; what is unknown stays empty."""
-    text = pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
-    write_text(ROOT / "metrics" / f"{name}.csv", text)
+    write_csv(ROOT / "metrics" / f"{name}.csv", pd.DataFrame(lines))
 
 
 def update_table(table: str, names: list[str], measure: Callable[[Finished], Iterable[Line]]) -> None:

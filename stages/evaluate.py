@@ -8,7 +8,6 @@ the nearest photos of each query, for the report.
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from common import run
 from tqdm import tqdm
 
 from pipeline_lib.data.schemas import write_table
-from pipeline_lib.evaluation.comparison import System, chance, comparison_table, measure, paired_table, write_csv
-from pipeline_lib.evaluation.evaluation import headline, metrics_dict, rankings_table
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.evaluation.comparison import System, chance, comparison_table, measure, paired_table
+from pipeline_lib.evaluation.evaluation import headline, metrics_dict, rankings_table, write_csv
+from pipeline_lib.files import read_json, write_json, write_text
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
 from pipeline_lib.registry import ALIGNMENTS
@@ -40,11 +39,10 @@ def main(params: Params, data: Path, metrics: Path) -> None:
         ours.evaluation, system=ours.name, dataset=dataset, alignment=kind, diversity=diversity, **drawn
     )
     write_json(metrics / "retrieval.json", figures)
-    for path in (data / "catalog.json", data / "model" / "pretext.json", data / "model" / "training.csv"):
-        if path.exists():
-            shutil.copyfile(path, metrics / path.name)
-    pretext = metrics / "pretext.json"
-    shown = headline(figures, read_json(pretext).get("accuracy") if pretext.exists() else None)
+    pretext = data / "model" / "pretext.json"
+    for path in (data / "catalog.json", pretext, data / "model" / "training.csv"):
+        write_text(metrics / path.name, path.read_text(encoding="utf-8"))
+    shown = headline(figures, read_json(pretext)["accuracy"])
     write_json(metrics / "headline.json", shown)
     write_table(data / "rankings.parquet", rankings_table(ours.evaluation))
 

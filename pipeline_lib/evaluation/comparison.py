@@ -13,7 +13,7 @@ from pipeline_lib.embedding.vectors import open_retrieval
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.evaluation.evaluation import Evaluation, evaluate_chance, evaluate_rankings, rounded, with_ends
 from pipeline_lib.evaluation.metrics import COLUMNS
-from pipeline_lib.files import read_json, replacing
+from pipeline_lib.files import read_json
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.intervals import Interval, bootstrap_difference
 from pipeline_lib.registry import ALIGNMENTS, TRANSDUCTIVE
@@ -186,9 +186,3 @@ def paired_table(ours: Row, others: Sequence[Row], *, dataset: str, resamples: i
 
 def _name(row: Row) -> str | None:
     return row.system.name if row.system else None
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table as CSV with plain line ends, whole or not at all; what is unknown stays empty."""
-    with replacing(path) as aside:
-        table.to_csv(aside, index=False, lineterminator="\n")

@@ -5,14 +5,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline_lib.embedding.vectors import Labels, Strings
 from pipeline_lib.evaluation.metrics import COLUMNS, PROTOCOLS, Truth, Values, expected_by_chance, find_ranks
+from pipeline_lib.files import replacing
 from pipeline_lib.index.ranking import Ranked, Rows, Scores, rank_scores
 from pipeline_lib.intervals import Interval, bootstrap_mean
 from pipeline_lib.registry import TRANSDUCTIVE
@@ -176,3 +179,9 @@ def rankings_table(evaluation: Evaluation) -> pa.Table:
             "place": pa.array(place, mask=~found),
         }
     )
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV with plain line ends, whole or not at all; what is unknown stays empty."""
+    with replacing(path) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n")
