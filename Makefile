@@ -88,7 +88,7 @@ readme: setup
 	@$(EXEC) python -m tools.readme
 
 bench: setup-dev
-	@$(EXEC) python benchmarks/run.py
+	@$(EXEC) python -m benchmarks.run
 
 # Hours to days: stop either at any time, it goes on where it stopped.
 ablation: setup

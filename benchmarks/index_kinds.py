@@ -28,10 +28,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.run import ROOT, processor
+from benchmarks.run import ROOT
 from pipeline_lib.embedding.alignment import FILE_NAME, Alignment, normalise
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.index.kinds import KINDS, build_index, principal_components, settings_of
+from pipeline_lib.run import processor
 
 DIMENSION = 512
 NOISE = 0.5

@@ -1,4 +1,4 @@
-"""Runs all benchmarks and prints one table: `make bench`, or `python benchmarks/run.py --quick` without memory.
+"""Runs all benchmarks and prints one table: `make bench`, or `python -m benchmarks.run --quick` without memory.
 
 Each runs in a process of its own. The table also goes to metrics/benchmarks.csv, with the machine it was measured on.
 A goal that is missed is a result, not a failure: the exit status tells only whether everything could be measured.
@@ -15,6 +15,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+
+from pipeline_lib.run import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ("training", "sharing", "embedding", "edges", "patches", "memory")
@@ -41,15 +43,6 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pyarrow")},
     }
-
-
-def processor() -> str:
-    """The processor's model where the system tells it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -31,13 +31,13 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
-from benchmarks.run import ROOT, processor
+from benchmarks.run import ROOT
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
-from pipeline_lib.run import RECORD, Run
+from pipeline_lib.run import RECORD, Run, processor
 from pipeline_lib.search.own_record import Record, alignment_file, alignment_key, model_key, own_folder, write_record
 
 RATE, SECONDS = 50, 60

@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths, write_table
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.data.tasks import Stats
-from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
+from pipeline_lib.embedding.vectors import EmbeddingTable, batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.params import Params
 
@@ -78,7 +77,6 @@ class FromPairs:
 
 
 Inputs = FromSource | FromPairs
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -206,10 +204,3 @@ def from_pairs(folder: Path, column: str, ids: frozenset[str]) -> list[FromPairs
         if chosen := ids & set(inside):
             found.append(FromPairs(shard, column, chosen))
     return found
-
-
-def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """Lists of at most `size` items (itertools has it from Python 3.12 on)."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

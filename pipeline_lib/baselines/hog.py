@@ -18,13 +18,13 @@ from skimage.feature import canny, hog
 from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.baselines.embedding import BATCH, batched
+from pipeline_lib.baselines.embedding import BATCH
 from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Training, Vectors, VectorSystem
 from pipeline_lib.data.images import resize_short_side
 from pipeline_lib.data.source import Source
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.export import Item, catalog_images, pair_images
-from pipeline_lib.embedding.vectors import vector_table, vector_writer
+from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import edge_map
 

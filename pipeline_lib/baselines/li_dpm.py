@@ -24,13 +24,14 @@ from pipeline_lib.baselines.dpm.detect import ROOT_CELL, ROOT_SIDE
 from pipeline_lib.baselines.dpm.features import OUTSIDE, Features
 from pipeline_lib.baselines.dpm.matching import Star, from_root, similarity
 from pipeline_lib.baselines.dpm.model import Component, Model, Piece, read_model
-from pipeline_lib.baselines.embedding import FromSource, batched
+from pipeline_lib.baselines.embedding import FromSource
 from pipeline_lib.baselines.system import Benchmark, ScoreSystem
 from pipeline_lib.closure import digest_of_imports
 from pipeline_lib.data.li2014 import HOME, SOURCE_CLASSES
 from pipeline_lib.data.schemas import read_table, write_table
 from pipeline_lib.data.source import FileSource
 from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise
+from pipeline_lib.embedding.vectors import batched
 from pipeline_lib.files import digest_of, digest_of_file
 
 THRESHOLD = -1.0

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from pipeline_lib.baselines.alexnet import SYSTEMS as ALEXNET
-from pipeline_lib.baselines.embedding import BATCH, Inputs, batched, from_pairs, from_rows
+from pipeline_lib.baselines.embedding import BATCH, Inputs, from_pairs, from_rows
 from pipeline_lib.baselines.hog import SYSTEMS as HOG
 from pipeline_lib.baselines.run import pretext_sample
 from pipeline_lib.baselines.subspace.choose import DIMENSIONS, METHODS, Chosen, Examples, choose
@@ -27,7 +27,7 @@ from pipeline_lib.baselines.system import (
     VectorSystem,
 )
 from pipeline_lib.embedding.alignment import normalise
-from pipeline_lib.embedding.vectors import Labels
+from pipeline_lib.embedding.vectors import Labels, batched
 from pipeline_lib.files import digest_of, replacing, write_json
 from pipeline_lib.params import Params
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from pipeline_lib import params
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.data.source import Source
-from pipeline_lib.embedding.vectors import vector_table, vector_writer
+from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.inputs import prepare
 
@@ -94,13 +93,6 @@ def export(
                     writers[path].write_table(vector_table(names, classes, instances, vectors))
                 bar.update(len(chunk))
     return seconds
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of at most `size` items."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def export_all(

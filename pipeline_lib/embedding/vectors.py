@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipeline_lib.files import replacing
 
 Vectors = NDArray[np.float32]
 Strings = NDArray[np.str_]
+Item = TypeVar("Item")
 
 LABELS = ("image_id", "class_name", "instance_id")
 BATCH_ROWS = 1024
@@ -162,6 +164,13 @@ def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
         schema = embeddings_schema(width)
         with pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False) as writer:
             yield writer
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of at most `size` items (itertools has it from Python 3.12 on)."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def open_retrieval(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:

@@ -1,22 +1,13 @@
 """Context prediction: in which of 8 directions a second patch lies (Doersch, Gupta and Efros 2015, across domains)."""
 
-from dataclasses import dataclass
-from typing import Self
-
 from torch import Tensor
 
-from pipeline_lib.training.objective import Objective, Setup
+from pipeline_lib.training.objective import Objective
 from pipeline_lib.training.streams import PatchOutputs, pair_losses
 
 
-@dataclass(frozen=True)
 class ContextPrediction(Objective):
     """The pretext task of the source."""
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:  # noqa: ARG003  it needs nothing
-        """It has no parts of its own."""
-        return cls()
 
     def loss(self, outputs: PatchOutputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Both heads; the figures are those of the pair head, accuracy in 0..1."""

@@ -5,14 +5,11 @@ an image's own photo and edge views, so it needs no label. With `contrast.mirror
 its horizontal flip, so that the flipped photo is a hard negative: the same content in another order.
 """
 
-from dataclasses import dataclass
-from typing import Self
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline_lib.training.objective import Objective, Setup
+from pipeline_lib.training.objective import Objective
 from pipeline_lib.training.streams import ViewOutputs
 
 
@@ -38,14 +35,8 @@ def info_nce(photos: Tensor, edges: Tensor, groups: Tensor, temperature: float) 
     return loss, logits.argmax(dim=1) == own
 
 
-@dataclass(frozen=True)
 class Contrast(Objective):
     """InfoNCE on the views of a batch."""
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:  # noqa: ARG003  it needs nothing
-        """It has no parts of its own."""
-        return cls()
 
     def loss(self, outputs: ViewOutputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and the share of drawings whose own photo is the nearest, 0..1."""

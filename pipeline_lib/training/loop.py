@@ -199,9 +199,10 @@ class _Run:
         for stream in self.streams.values():
             held_out = stream.validate(self.model)
             progress.require_finite(held_out.values())  # a step's own loss is that of before its update
-            row |= {name: means.pop(name, math.nan) for name in stream.columns} or means
-            row |= held_out
-        return row | {name: value for name, value in means.items() if name not in row}
+            # A stream without columns of its own has those that its objectives gave.
+            names = stream.columns or tuple(means)
+            row |= {name: means.pop(name, math.nan) for name in names} | held_out
+        return row | means
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint."""

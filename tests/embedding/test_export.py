@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import params
-from pipeline_lib.embedding.export import Item, batched, export
+from pipeline_lib.embedding.export import Item, export
+from pipeline_lib.embedding.vectors import batched
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.inputs import prepare
 from tests.conftest import scene
