@@ -82,6 +82,7 @@ class Catalog(Section):
     dataset: Annotated[str, one_of(DATASETS)]
     root: str = Field(min_length=1)
     rendering: Rendering
+    photos: list[Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]] = Field(default_factory=lambda: ["photos"])
     sketches: str
     openmoji: OpenMoji
     seed: int = Field(ge=0)
@@ -242,7 +243,11 @@ class Embed(Section):
     """Section `embed`: how a whole image becomes one fc6 vector."""
 
     image_size: int | list[int]
+    fit: Literal["squash", "pad"] = "squash"
+    cut_ink: float = Field(default=0.0, ge=0.0, le=1.0)
     layers: Literal["fc6", "fc6+pool5", "fc6+pool5+conv4"] = "fc6"
+    channels: int = Field(default=0, ge=0, le=4096)
+    dimension: int = Field(default=0, ge=0, le=16384)
     apart: bool = False
     facing: float = Field(default=0.0, ge=0.0, le=100.0)
     beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]] = Field(default_factory=list)
