@@ -255,6 +255,16 @@ class Embed(Section):
     batch: int = Field(ge=1)
     threads: int = Field(ge=1, le=1024)
 
+    @model_validator(mode="after")
+    def _projects_one_vector(self) -> Self:
+        if self.channels and not self.dimension:
+            raise ValueError("channels: are reduced for a projection alone; set dimension above 0, or channels to 0")
+        if self.dimension and (self.apart or self.beside):
+            raise ValueError(
+                "dimension: a projection takes one vector of one network; set apart to false, beside to []"
+            )
+        return self
+
     @field_validator("image_size", mode="before")
     @classmethod
     def _sides(cls, value: object) -> object:

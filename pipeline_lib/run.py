@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import LIBRARY, digest_of_file, read_json, write_json
-from pipeline_lib.params import Params, parse
+from pipeline_lib.files import LIBRARY, digest_of, digest_of_file, read_json, write_json
+from pipeline_lib.params import Params, fingerprint, parse
 
 RECORD: Final = "run.json"
 WEIGHTS: Final = "encoder.safetensors"
+META: Final = "meta.json"
+"""In the folder `model`: what the train stage tells of the network."""
+EXPORTED: Final = "encoder.onnx"
+"""In the folder `model` of an exported run, in place of its weights: the network, as ONNX Runtime runs it."""
+SECTIONS: Final = ("edges", "patches", "train", "contrast")
+"""Sections of the params that make a network."""
+SPEED: Final = ("bootstrap", "device")
+"""Keys of `train` that do not: another machine may set them otherwise."""
 PACKAGES: Final = ("torch", "numpy", "opencv-python", "opencv-python-headless", "pyarrow", "faiss-cpu")
 
 
@@ -46,6 +54,11 @@ class Run:
     def weights(self) -> Path:
         """The trained encoder."""
         return self.model / WEIGHTS
+
+    @property
+    def exported(self) -> Path:
+        """The network of an exported run; other runs have none."""
+        return self.model / EXPORTED
 
     @property
     def embeddings(self) -> Path:
@@ -88,19 +101,23 @@ class Run:
         if not isinstance(record, dict) or not {"params", "weights"} <= record.keys():
             raise PipelineError(f"{path}: is no record of a run; make the run again")
         run = cls(folder, parse(record["params"], str(path), complete=False), root, record)
-        found = digest_of_file(run.weights)
-        if found != record["weights"]:
+        weights, recorded = run.weights, record["weights"]
+        if "exported" in record:
+            weights, recorded = run.exported, record["exported"]
+        found = digest_of_file(weights)
+        if found != recorded:
             raise PipelineError(
-                f"{run.weights}: its SHA-256 is {found[:12]}..., but {RECORD} says {str(record['weights'])[:12]}...; "
-                "the model has changed since the run was made: make the run again"
+                f"{weights}: its SHA-256 is {found[:12]}..., but {RECORD} says {str(recorded)[:12]}...; "
+                "the model has changed since the run was made: make the run again, or fetch it again"
             )
         return run
 
-    def write_record(self, *, data: str) -> None:
+    def write_record(self, *, data: str, likeness: dict[str, Any] | None = None) -> None:
         """Writes `run.json` of a run whose model is finished.
 
         Args:
             data: digest of the images that it learned from.
+            likeness: what its scores say, see `embedding.likeness`.
         """
         write_json(
             self.folder / RECORD,
@@ -109,12 +126,18 @@ class Run:
                 "params": self.params.model_dump(mode="json"),
                 "weights": digest_of_file(self.weights),
                 "data": data,
+                "likeness": likeness,
                 "commit": commit(self.root),
                 "versions": versions(),
                 "threads": {"train": self.params.train.threads, "embed": self.params.embed.threads},
                 "processor": processor(),
             },
         )
+
+
+def params_key(params: Params) -> str:
+    """Digest of the params that make a network; a key that comes later changes nothing at its default."""
+    return digest_of(*(fingerprint(getattr(params, name), SPEED) for name in SECTIONS))
 
 
 def commit(root: Path) -> str:

@@ -38,7 +38,9 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         jobs = [(params.baselines.image_size, {**jobs[0][1], **jobs[1][1]})]
     seconds: dict[Path, float] = {}
     for size, systems in jobs:
-        seconds |= export_all(systems, catalog, source, pairs, params.train, size=size, batch=params.embed.batch)
+        seconds |= export_all(
+            systems, catalog, source, pairs, params.train, params.embed, size=size, batch=params.embed.batch
+        )
     seconds[hog] = export_hog(hog, catalog, source, pairs, params)
     for path in (start, untrained, hog):
         fit_pretext(path).save(path / FILE_NAME)

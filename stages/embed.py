@@ -10,7 +10,8 @@ from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, KINDS, fit_pretext
 from pipeline_lib.embedding.export import export_all
-from pipeline_lib.embedding.networks import open_networks, take_beside
+from pipeline_lib.embedding.networks import Networks, load_networks, take_beside
+from pipeline_lib.embedding.projected import project
 from pipeline_lib.files import write_json
 from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
@@ -23,18 +24,23 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     keep_freed_memory()
     made = Run(data, params, ROOT)
     take_beside(made)
-    networks = open_networks(made)
-    out = made.embeddings
+    out, catalog = made.embeddings, read_catalog(made.catalog)
+    networks = Networks(load_networks(made))
+    if params.embed.dimension:
+        networks = project(networks, made.pairs, catalog, out)
     seconds = export_all(
         {out: networks.embed},
-        read_catalog(made.catalog),
+        catalog,
         open_source(params.catalog, ROOT),
-        made.pairs,
+        None if networks.projection else made.pairs,  # the fit has embedded the pretext pairs already
         networks.own.train,
+        params.embed,
         size=networks.size,
         batch=params.embed.batch,
     )[out]
-    fit_pretext(out, networks.widths(), params.embed.facing).save(out / FILE_NAME)
+    fit_pretext(out, networks.widths(), networks.facing, projected=networks.projection is not None).save(
+        out / FILE_NAME
+    )
     # What labels the system has seen.
     supervision = "imagenet" if networks.labelled() else "none"
     record = {"system": "{run}", "supervision": supervision, "alignments": list(KINDS)}

@@ -12,7 +12,8 @@ from pathlib import Path
 from common import ROOT, run
 
 from pipeline_lib.embedding.alignment import of_kind
-from pipeline_lib.embedding.vectors import open_retrieval
+from pipeline_lib.embedding.likeness import Likeness
+from pipeline_lib.embedding.vectors import open_pretext, open_retrieval
 from pipeline_lib.files import read_json
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
@@ -27,7 +28,8 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     aligned = of_kind(kind, photos, sketches)
     index = PhotoIndex.build(photos, aligned, kind, params.index.kind, params.index.dimension)
     index.save(made.index)
-    made.write_record(data=read_json(made.model / "meta.json")["data_sha256"])
+    likeness = Likeness.fit(*open_pretext(made.embeddings), aligned)
+    made.write_record(data=read_json(made.model / "meta.json")["data_sha256"], likeness=likeness.record())
     print(f"index: {len(index)} photos of {index.facts.dimension} numbers ({index.facts.settings}), alignment {kind}")
 
 

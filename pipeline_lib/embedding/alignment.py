@@ -155,6 +155,9 @@ class Alignment:
     dimension: int  # numbers per vector that comes in
     widths: tuple[int, ...] = ()  # of the parts that a vector joins, each aligned by itself. Empty for one part
     facing: float = 0.0  # how many times what mirror images differ in counts; 0 where there are no mirror images
+    projected: bool = (
+        False  # whether vectors come from a projection, which leaves nothing to whiten; asked when fitting
+    )
     # the fitted step at the end of each chain, by the chain's names.
     steps: Mapping[Chain, Step] = field(default_factory=dict)
     chain: Chain = ()  # names of the steps that `apply` takes
@@ -257,6 +260,11 @@ class Alignment:
             )
         return replace(self, chain=chain)
 
+    def only(self, kind: Kind) -> Self:
+        """The same without the steps that a kind does not use; errors as in `as_kind`."""
+        chain = self.as_kind(kind).chain
+        return replace(self, steps={name: step for name, step in self.steps.items() if name == chain[: len(name)]})
+
     def save(self, path: Path) -> None:
         """Writes all of its steps as safetensors, whole or not at all."""
         layout = {"dimension": np.array(self.dimension, np.int64), "facing": np.array(self.facing, np.float64)}
@@ -285,24 +293,27 @@ class Alignment:
             steps = {
                 tuple(chain.split("+")): load(STEPS[chain.split("+")[-1]]).of(some) for chain, some in found.items()
             }
-            return cls(dimension, widths, facing, steps)
+            return cls(dimension, widths, facing, steps=steps)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as failure:
             raise PipelineError(f"{path}: can't be read as alignment ({failure}); run `dvc repro` again") from failure
 
 
-def fit_pretext(folder: Path, widths: tuple[int, ...] = (), facing: float = 0.0) -> Alignment:
+def fit_pretext(
+    folder: Path, widths: tuple[int, ...] = (), facing: float = 0.0, *, projected: bool = False
+) -> Alignment:
     """All steps of all kinds, fitted on `pretext_photos.parquet` and `pretext_edges.parquet` of a folder of embeddings.
 
     Args:
         folder: of the embeddings.
         widths: as in `Alignment`.
         facing: as in `Alignment`. A mirrored photo and its mirrored edges are a pair like others.
+        projected: as in `Alignment`.
 
     Raises:
         PipelineError: a table is missing, cut or empty, or the two do not hold the same images in the same order.
     """
     photos, edges = open_pretext(folder)
-    found = Alignment(photos.dimension, widths, facing).fitted(("mean",), photos, edges)
+    found = Alignment(photos.dimension, widths, facing, projected).fitted(("mean",), photos, edges)
     if not np.array_equal(photos.labels.image_ids, edges.labels.image_ids):
         raise PipelineError(f"{edges.path}: holds other images than {photos.path}; run `dvc repro` again")
     for kind, chain in ALIGNMENTS.items():

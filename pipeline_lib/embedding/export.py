@@ -16,6 +16,8 @@ from pipeline_lib import params
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.data.source import Source
+from pipeline_lib.embedding.alignment import Domain
+from pipeline_lib.embedding.framing import frame
 from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.inputs import prepare
@@ -38,6 +40,17 @@ def catalog_images(catalog: pd.DataFrame, source: Source) -> Iterator[Item]:
             raise PipelineError(
                 f"{path}: can't be read any more ({failure}); mend or remove it and run `dvc repro catalog` again"
             ) from failure
+
+
+def framed(items: Iterable[Item], domain: Domain, settings: params.Embed) -> Iterator[Item]:
+    """The same images as a search frames them."""
+    for image_id, class_name, instance_id, image in items:
+        yield image_id, class_name, instance_id, frame(image, domain, settings)
+
+
+def framed_pairs(pairs: Path, column: str, catalog: pd.DataFrame, settings: params.Embed) -> Iterator[Item]:
+    """Photos or edge maps of all pairs, framed alike: an edge map lies on its photo, and is cut to no ink."""
+    return framed(pair_images(pairs, column, catalog), "photo", settings)
 
 
 def pair_images(folder: Path, column: str, catalog: pd.DataFrame) -> Iterator[Item]:
@@ -99,8 +112,9 @@ def export_all(
     systems: dict[Path, Callable[[Tensor], Tensor]],
     catalog: pd.DataFrame,
     source: Source,
-    pairs: Path,
+    pairs: Path | None,
     settings: params.Train,
+    framing: params.Embed,
     *,
     size: int,
     batch: int,
@@ -111,8 +125,9 @@ def export_all(
         systems: per target folder the function from float32[N, 3, size, size] to float[N, D].
         catalog: rows as in `schemas.CATALOG`.
         source: where gallery and query images are read.
-        pairs: folder of pair shards, for the pretext images.
+        pairs: folder of pair shards, for the pretext images; None leaves these out.
         settings: section `train` of the encoder.
+        framing: section `embed`, by which images are framed.
         size: px of the square that images are scaled to.
         batch: images a batch.
 
@@ -122,11 +137,13 @@ def export_all(
     seconds = dict.fromkeys(systems, 0.0)
     pretext = int((catalog["role"] == "pretext").sum())
     tables: dict[str, tuple[Iterable[Item], int]] = {}
-    for name, role in (("photos", "gallery"), ("sketches", "query")):
+    sides: tuple[tuple[str, str, Domain], ...] = (("photos", "gallery", "photo"), ("sketches", "query", "sketch"))
+    for name, role, domain in sides:
         rows = catalog[catalog["role"] == role].sort_values("image_id")
-        tables[name] = (catalog_images(rows, source), len(rows))
-    for name, column in (("pretext_photos", "photo"), ("pretext_edges", "edges")):
-        tables[name] = (pair_images(pairs, column, catalog), pretext)
+        tables[name] = (framed(catalog_images(rows, source), domain, framing), len(rows))
+    if pairs is not None:
+        for name, column in (("pretext_photos", "photo"), ("pretext_edges", "edges")):
+            tables[name] = (framed_pairs(pairs, column, catalog, framing), pretext)
     for name, (items, total) in tables.items():
         targets = {folder / f"{name}.parquet": embed for folder, embed in systems.items()}
         spent = export(items, total, targets, settings, size=size, batch=batch, description=f"embed {name}")

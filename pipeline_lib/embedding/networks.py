@@ -6,10 +6,12 @@ the parts' own similarities.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.embedding.embedder import BESIDE, beside
+from pipeline_lib.embedding.projection import FILE_NAME as PROJECTION
+from pipeline_lib.embedding.projection import Projection
+from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import resolve_path
 from pipeline_lib.models.device import autocast, choose_precision
-from pipeline_lib.models.inputs import prepare
-from pipeline_lib.models.saved import META, LoadedEncoder, load_encoder
-from pipeline_lib.run import RECORD, WEIGHTS, Run
-
-BESIDE = "beside"
-"""Below a folder of embeddings: run folders of the other networks that take part, numbered in their order."""
+from pipeline_lib.models.inputs import normalise, prepare, scaled
+from pipeline_lib.models.saved import LoadedEncoder, load_encoder
+from pipeline_lib.run import META, RECORD, WEIGHTS, Run
 
 
 def joined(vectors: Sequence[Tensor]) -> Tensor:
@@ -34,28 +37,47 @@ def joined(vectors: Sequence[Tensor]) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat([functional.normalize(each) for each in vectors], dim=1)
 
 
-def parts_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], list[Tensor]]:
+def maps_of(loaded: LoadedEncoder, settings: params.Embed) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The function from normalised images to the network's last maps and fc6, by their names in `embed.layers`.
+
+    Maps are float[N, C, h, w], the one before the last averaged to the last one's places; fc6 is float[N, D].
+    """
+    precision = choose_precision(settings, loaded.device)
+
+    def maps(images: Tensor) -> dict[str, Tensor]:
+        with autocast(loaded.device, precision):
+            before, last = loaded.encoder.maps(images)
+            fc6: Tensor = loaded.encoder.read(last)
+        return {"fc6": fc6.float(), "pool5": last.float(), "conv4": before.float()}
+
+    return maps
+
+
+def parts_of(
+    loaded: LoadedEncoder, settings: params.Embed, channels: Mapping[str, Vectors] = MappingProxyType({})
+) -> Callable[[Tensor], list[Tensor]]:
     """The function that section `embed` describes.
 
     Args:
         loaded: the network.
         settings: the section.
+        channels: by layer the directions of its channels that are kept, float32[K, C]; others are kept whole.
 
     Returns:
         A function of images prepared at the section's largest size, to vectors, float[N, D] each. The layers are joined
         to one vector, or are vectors of their own under `apart`. Where a vector joins several sizes or layers, each of
         these is scaled to length 1; they follow one another in the order of the sizes, the layers of a size together.
     """
-    precision = choose_precision(settings, loaded.device)
+    maps = maps_of(loaded, settings)
+    kept = {name: torch.from_numpy(directions).to(loaded.device) for name, directions in channels.items()}
 
     def layers(images: Tensor, size: int) -> list[Tensor]:
         if images.shape[-1] != size:
             images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        with autocast(loaded.device, precision):
-            before, last = loaded.encoder.maps(images)
-            fc6: Tensor = loaded.encoder.read(last).float()
-        found = {"fc6": fc6, "pool5": last.float().flatten(1), "conv4": before.float().flatten(1)}
-        return [found[name] for name in settings.layers.split("+")]
+        found = maps(images)
+        for name, directions in kept.items():
+            found[name] = torch.einsum("nchw,kc->nkhw", found[name], directions)
+        return [found[name].flatten(1) for name in settings.layers.split("+")]
 
     def embed(images: Tensor) -> list[Tensor]:
         images = images.to(loaded.device)
@@ -83,6 +105,7 @@ class Networks:
     """The networks that embed an image, each as section `embed` of its own params says; the run's own first."""
 
     members: tuple[LoadedEncoder, ...]
+    projection: Projection | None = None  # of the vectors of all layers, where `embed.dimension` asks for one
 
     def __post_init__(self) -> None:
         first = self.own.train
@@ -108,6 +131,28 @@ class Networks:
         """Images at a time, as the run's own section `embed` says."""
         return self.own.params.embed.batch
 
+    @property
+    def dimension(self) -> int:
+        """See `Embedder`."""
+        with torch.inference_mode():
+            return int(self.embed(torch.zeros(1, 3, self.size, self.size)).shape[1])
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """See `Embedder`; of several networks, their architectures together and the rest of the own one."""
+        names = " + ".join(str(member.meta.get("architecture", "")) for member in self.members)
+        return {**self.own.meta, "architecture": names}
+
+    def scaled(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """See `Embedder`."""
+        return scaled(image, self.size)
+
+    @torch.inference_mode()
+    def vectors(self, images: NDArray[np.uint8]) -> Vectors:
+        """See `Embedder`."""
+        found: Vectors = self.embed(normalise(torch.from_numpy(images), self.own.train)).float().cpu().numpy()
+        return found
+
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """An image (uint8[H, W, 3] RGB, or uint8[H, W]) as their input, float32[1, 3, size, size]."""
         return prepare(image, self.size, self.own.train)
@@ -119,19 +164,33 @@ class Networks:
         Where they join several parts (see `parts_of`), of one network or of several, each has length 1. Under
         `embed.facing` of the run's own network, the vectors of the mirror images follow.
         """
-        if not self.own.params.embed.facing:
-            return lambda images: joined(self._parts(images))
-        return lambda images: torch.cat([joined(self._parts(each)) for each in (images, images.flip(-1))], dim=1)
+        facing, projection = bool(self.own.params.embed.facing), self.projection
+
+        def embed(images: Tensor) -> Tensor:
+            views = [joined(self._parts(each)) for each in ((images, images.flip(-1)) if facing else (images,))]
+            if projection is None:
+                return torch.cat(views, dim=1) if facing else views[0]
+            return torch.from_numpy(projection.apply([view.numpy() for view in views]))
+
+        return embed
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         return [part.cpu() for parts in self._functions for part in parts(images)]
 
     @cached_property
     def _functions(self) -> list[Callable[[Tensor], list[Tensor]]]:
-        return [parts_of(member, member.params.embed) for member in self.members]
+        channels = self.projection.channels if self.projection else {}
+        return [parts_of(member, member.params.embed, channels) for member in self.members]
+
+    @property
+    def facing(self) -> float:
+        """How `Alignment` weighs mirror images: not at all where a projection has done so already."""
+        return 0.0 if self.projection else self.own.params.embed.facing
 
     def widths(self) -> tuple[int, ...]:
         """Numbers per part of an image's vector; () of one part, as `Alignment` has it."""
+        if self.projection:
+            return ()
         with torch.inference_mode():
             found = tuple(part.shape[1] for part in self._parts(torch.zeros(1, 3, self.size, self.size)))
         return found if len(found) > 1 else ()
@@ -145,17 +204,16 @@ def open_networks(run: Run) -> Networks:
     """The networks of a run: its own, and those beside it.
 
     Raises:
-        PipelineError: a network is missing or damaged, or they can't see one prepared image.
+        PipelineError: a network or the projection is missing or damaged, or they can't see one prepared image.
     """
+    projection = Projection.load(run.embeddings / PROJECTION) if run.params.embed.dimension else None
+    return Networks(load_networks(run), projection)
+
+
+def load_networks(run: Run) -> tuple[LoadedEncoder, ...]:
+    """The networks alone; errors as in `open_networks`."""
     runs = [run, *(Run.open(folder, run.root) for folder in beside(run.embeddings))]
-    return Networks(tuple(load_encoder(each.model, each.params) for each in runs))
-
-
-def beside(embeddings: Path) -> list[Path]:
-    """The run folders of the networks that take part beside the own one, in their order."""
-    # File managers leave files of their own, such as .DS_Store.
-    numbered = (folder for folder in (embeddings / BESIDE).glob("*") if folder.name.isdecimal())
-    return sorted(numbered, key=lambda folder: int(folder.name))
+    return tuple(load_encoder(each.model, each.params) for each in runs)
 
 
 def take_beside(run: Run) -> None:

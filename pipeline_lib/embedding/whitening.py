@@ -40,7 +40,9 @@ class Whitening(Step):
 
     @classmethod
     def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, before: Alignment) -> Self:
-        """Of the differences of pairs, evenly spread over the tables."""
+        """Of the differences of pairs, evenly spread over the tables; none where a projection has taken them out."""
+        if before.projected:
+            return cls((np.empty((0, before.dimension), np.float32),), (np.empty(0, np.float32),))
         return cls.of_differences(before.pairs(photos, edges, PAIRS), before)
 
     @classmethod

@@ -49,7 +49,7 @@ class SameConv(nn.Conv2d):
         height, width = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in images.shape[-2:])
         if height % 2 == width % 2 == 0:
             padding = (height // 2, width // 2)
-            return functional.conv2d(images, self.weight, None, self.stride, padding, groups=self.groups)
+            return functional.conv2d(images, self.weight, self.bias, self.stride, padding, groups=self.groups)
         edges = (width // 2, width - width // 2, height // 2, height - height // 2)
         return super().forward(functional.pad(images, edges))
 

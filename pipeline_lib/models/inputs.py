@@ -58,19 +58,28 @@ def drop_colours(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * mask + noise * (1 - mask)).contiguous(memory_format=torch.channels_last)
 
 
+def scaled(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """An image, uint8[H, W, 3] RGB or uint8[H, W], as a square, uint8[size, size, 3].
+
+    Bilinear with antialiasing, whatever its aspect ratio.
+    """
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    square = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    found: NDArray[np.uint8] = square[0].permute(1, 2, 0).contiguous().numpy()
+    return found
+
+
 def prepare(image: NDArray[np.uint8], size: int, settings: params.Train) -> Tensor:
     """A whole image as the encoder's input.
 
     Args:
-        image: uint8[H, W, 3] RGB, or uint8[H, W].
-        size: px; the image is scaled to this square, bilinear with antialiasing, whatever its aspect ratio.
+        image: as in `scaled`.
+        size: px; the image is scaled to this square.
         settings: section `train` (colour, normalisation).
 
     Returns:
         float32[1, 3, size, size].
     """
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    scaled = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return normalise(scaled.permute(0, 2, 3, 1).contiguous(), settings)
+    return normalise(torch.from_numpy(scaled(image, size)[None]), settings)

@@ -11,23 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of, read_json, replacing, write_json
+from pipeline_lib.files import read_json, replacing, write_json
 from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.params import Params, Train, fingerprint
-from pipeline_lib.run import WEIGHTS
+from pipeline_lib.params import Params, Train
+from pipeline_lib.run import META, SECTIONS, WEIGHTS, params_key
 
 START = "start.safetensors"
-META = "meta.json"
-SECTIONS = ("edges", "patches", "train", "contrast")
-"""Sections of the params that make a network."""
-SPEED = ("bootstrap", "device")
-"""Keys of `train` that do not: another machine may set them otherwise."""
-
-
-def params_key(params: Params) -> str:
-    """Digest of the params that make a network; a key that comes later changes nothing at its default."""
-    return digest_of(*(fingerprint(getattr(params, name), SPEED) for name in SECTIONS))
 
 
 def save_model(

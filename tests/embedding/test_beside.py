@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline_lib.embedding.alignment import Alignment, Domain
-from pipeline_lib.embedding.networks import beside, open_networks, take_beside
+from pipeline_lib.embedding.embedder import beside
+from pipeline_lib.embedding.networks import open_networks, take_beside
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file
 from pipeline_lib.run import Run

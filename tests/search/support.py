@@ -16,7 +16,8 @@ from pipeline_lib.data.schemas import read_catalog, write_table
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.embedding.export import export_all
-from pipeline_lib.embedding.networks import open_networks, take_beside
+from pipeline_lib.embedding.networks import Networks, load_networks, take_beside
+from pipeline_lib.embedding.projected import project
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
@@ -56,12 +57,17 @@ def embed(run: Run) -> None:
     """What the stages embed and index write."""
     out = run.embeddings
     take_beside(run)
-    networks = open_networks(run)
+    networks, settings = Networks(load_networks(run)), run.params.embed
     catalog = read_catalog(run.catalog)
     source = open_source(run.params.catalog, run.root)
+    if settings.dimension:
+        networks = project(networks, run.pairs, catalog, out)
+    pairs = None if networks.projection else run.pairs
     train = networks.own.train
-    export_all({out: networks.embed}, catalog, source, run.pairs, train, size=networks.size, batch=4)
-    fit_pretext(out, networks.widths(), run.params.embed.facing).save(out / FILE_NAME)
+    export_all({out: networks.embed}, catalog, source, pairs, train, settings, size=networks.size, batch=4)
+    fit_pretext(out, networks.widths(), networks.facing, projected=networks.projection is not None).save(
+        out / FILE_NAME
+    )
     kind = run.params.retrieval.alignment
     job = BuildJob((out / "photos.parquet",), out / FILE_NAME, kind, "exact", 0, run.index)
     faiss = RemoteFaiss()

@@ -1,0 +1,75 @@
+"""A network that was exported to ONNX, run by ONNX Runtime: what a search needs, without torch.
+
+The file holds everything between a square of pixels and a vector: normalisation, the network with BatchNorm folded into
+its convolutions, the layers, the mirror image and the projection. Weights are stored in float16 and computed with in
+float32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline_lib.embedding.vectors import Vectors
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import read_json
+from pipeline_lib.run import META, Run
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """See `Embedder`."""
+
+    session: Any  # onnxruntime.InferenceSession, which carries no types
+    size: int
+    batch: int
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, run: Run, threads: int) -> Self:
+        """The exported network of a run.
+
+        Args:
+            run: an exported run.
+            threads: that compute.
+
+        Raises:
+            PipelineError: ONNX Runtime is not installed, or can't use the file.
+        """
+        path = run.exported
+        try:
+            import onnxruntime  # noqa: PLC0415  only exported networks need it
+        except ImportError as failure:
+            raise PipelineError(
+                f"{path}: is run by onnxruntime, which is not installed ({failure}); pip install onnxruntime"
+            ) from failure
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # Threads that wait by spinning would take the cores from those that decode photos.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as failure:  # the library raises types of its own
+            raise PipelineError(f"{path}: can't be used ({failure}); fetch it again or export it anew") from failure
+        return cls(session, run.params.embed.largest, run.params.embed.batch, read_json(run.model / META))
+
+    @cached_property
+    def dimension(self) -> int:
+        """See `Embedder`."""
+        return int(self.session.get_outputs()[0].shape[1])
+
+    def scaled(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """See `Embedder`; Pillow's filter differs from torch's by one level in a pixel of a hundred."""
+        square = Image.fromarray(image).convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return np.asarray(square)
+
+    def vectors(self, images: NDArray[np.uint8]) -> Vectors:
+        """See `Embedder`."""
+        (found,) = self.session.run(None, {self.session.get_inputs()[0].name: np.ascontiguousarray(images)})
+        vectors: Vectors = np.asarray(found, np.float32)
+        return vectors

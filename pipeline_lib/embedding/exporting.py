@@ -1,0 +1,165 @@
+"""Exports a run's network to ONNX, as `exported.ExportedNetwork` runs it.
+
+Needs torch, onnx and onnxscript; whoever searches needs none of them.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from pipeline_lib.embedding.networks import Networks
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import replacing
+from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.inputs import normalise
+from pipeline_lib.params import Embed, Train
+
+SMALL = 1024
+"""Tensors of fewer numbers stay in float32: they take no room, and biases and scales are where rounding tells."""
+
+
+class Whole(nn.Module):
+    """Everything from pixels to a vector, in operations that every ONNX runtime has."""
+
+    to_last: Tensor
+    to_grid: Tensor
+    shared: Tensor
+    facing: Tensor
+
+    def __init__(self, networks: Networks) -> None:
+        """Takes over the one network of `networks`, with BatchNorm folded, and its projection."""
+        super().__init__()
+        own = networks.own
+        self.embed: Embed = own.params.embed
+        self.train_settings: Train = own.train
+        self.encoder: Encoder = folded(own.encoder.cpu().float())
+        with torch.inference_mode():
+            before, last = (
+                self.encoder.stages[: self.encoder.spec.before_last](torch.zeros(1, 3, networks.size, networks.size)),
+                self.encoder.stages(torch.zeros(1, 3, networks.size, networks.size)),
+            )
+        side = last.shape[-1]
+        self.register_buffer("to_last", averaging(before.shape[-1], side))
+        self.register_buffer("to_grid", averaging(side, self.encoder.grid))
+        projection = networks.projection
+        self.kept = dict(projection.channels) if projection else {}
+        for name, directions in self.kept.items():
+            self.register_buffer(f"channels_{name}", torch.from_numpy(directions))
+        if projection:
+            self.register_buffer("shared", torch.from_numpy(projection.shared).T.contiguous())
+            self.register_buffer("facing", torch.from_numpy(projection.facing).T.contiguous())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8[N, S, S, 3] to float32[N, D], as `Networks.vectors`."""
+        shown = normalise(images, self.train_settings)
+        own = self.layers(shown)
+        if not self.embed.facing:
+            return own @ self.shared if self.embed.dimension else own
+        other = self.layers(shown.flip(-1))
+        if not self.embed.dimension:
+            return torch.cat([own, other], dim=1)
+        return torch.cat([(own + other) @ self.shared, (own - other) @ self.facing], dim=1)
+
+    def layers(self, images: Tensor) -> Tensor:
+        """The layers of normalised images side by side, float32[N, W], each of length 1 where there are several."""
+        stages, cut = self.encoder.stages, self.encoder.spec.before_last
+        before = stages[:cut](images)
+        last = stages[cut:](before)
+        fc6 = self.encoder.fc6_norm(self.encoder.fc6(averaged(last, self.to_grid).flatten(1)))
+        found = {"fc6": fc6, "pool5": last, "conv4": averaged(before, self.to_last)}
+        for name in self.kept:
+            found[name] = torch.einsum("nchw,kc->nkhw", found[name], getattr(self, f"channels_{name}"))
+        parts = [found[name].flatten(1) for name in self.embed.layers.split("+")]
+        return parts[0] if len(parts) == 1 else torch.cat([functional.normalize(part) for part in parts], dim=1)
+
+
+def averaging(places: int, fewer: int) -> Tensor:
+    """The matrix, float32[fewer, places], by which adaptive average pooling takes means along a side."""
+    found = torch.zeros(fewer, places)
+    for number in range(fewer):
+        first, end = number * places // fewer, -(-(number + 1) * places // fewer)
+        found[number, first:end] = 1 / (end - first)
+    return found
+
+
+def averaged(maps: Tensor, matrix: Tensor) -> Tensor:
+    """Maps, float32[N, C, H, H], averaged along both sides to float32[N, C, G, G]."""
+    return torch.matmul(torch.matmul(matrix, maps), matrix.T)
+
+
+def folded(module: nn.Module) -> Any:
+    """A network in evaluation mode, its BatchNorm layers folded into the convolutions and linear layers before them."""
+    for (name, child), (after, norm) in pairwise(list(module.named_children())):
+        if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, norm))
+            setattr(module, after, nn.Identity())
+        elif isinstance(child, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            setattr(module, name, fuse_linear_bn_eval(child, norm))
+            setattr(module, after, nn.Identity())
+    for _, child in module.named_children():
+        folded(child)
+    return module
+
+
+def export_network(networks: Networks, path: Path) -> None:
+    """Writes the network of a run, whole or not at all.
+
+    Args:
+        networks: of one run; the network is changed.
+        path: the ONNX file.
+
+    Raises:
+        PipelineError: several networks take part, layers stand apart, or the libraries are not installed.
+    """
+    embed = networks.own.params.embed
+    if len(networks.members) > 1 or embed.apart or len(embed.sizes) > 1:
+        raise PipelineError(
+            "embed.beside, embed.apart and several sizes can't be exported: a model to carry is one network that gives "
+            "one vector; set embed.dimension"
+        )
+    try:
+        import onnx  # noqa: PLC0415  whoever searches needs neither
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as failure:
+        raise PipelineError(f"exporting needs {failure.name}; install the whole program with `make setup`") from failure
+    whole = Whole(networks).eval()
+    example = torch.zeros(2, networks.size, networks.size, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        whole,
+        (example,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["vectors"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
+    )
+    assert program is not None  # noqa: S101  only without a path is something returned, and none was given
+    model = program.model_proto
+    halve(model)
+    onnx.checker.check_model(model)
+    with replacing(path) as aside:
+        onnx.save(model, str(aside))
+
+
+def halve(model: Any) -> None:
+    """Stores a model's weights in float16; each is turned back to float32 before it is used, so sums lose nothing."""
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < SMALL:
+            continue
+        name = tensor.name
+        stored = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        tensor.CopyFrom(stored)
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -1,0 +1,130 @@
+"""Embeds pretext pairs whole, fits the projection on them, and writes their projected vectors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline_lib import params
+from pipeline_lib.embedding.export import framed_pairs
+from pipeline_lib.embedding.networks import Networks, joined, maps_of, parts_of
+from pipeline_lib.embedding.projection import FILE_NAME, Moments, channel_directions, fit
+from pipeline_lib.embedding.vectors import Vectors, batched, vector_table, vector_writer
+from pipeline_lib.models.inputs import normalise
+
+PAIRS = 8192
+"""Pairs at most that are embedded and fitted on, evenly spread, so that memory stays bounded."""
+STATISTICS = 512
+"""Of these, pairs whose maps tell the principal directions of the channels: each has dozens of places."""
+COLUMNS = {"pretext_photos": "photo", "pretext_edges": "edges"}
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Pretext:
+    """Pretext pairs as a network's input."""
+
+    networks: Networks
+    pairs: Path  # folder of pair shards
+    catalog: pd.DataFrame  # rows as in `schemas.CATALOG`
+
+    @property
+    def settings(self) -> params.Embed:
+        """By which images are framed and embedded."""
+        return self.networks.own.params.embed
+
+    @property
+    def total(self) -> int:
+        """How many pairs there are."""
+        return int((self.catalog["role"] == "pretext").sum())
+
+    def batches(self, column: str, rows: Rows, words: str) -> Iterator[tuple[list[tuple[str, str, str]], Tensor]]:
+        """Labels and normalised images, float32[N, 3, S, S], of some rows of a column, under a progress bar."""
+        wanted = set(rows.tolist())
+        items = framed_pairs(self.pairs, column, self.catalog, self.settings)
+        chosen = (item for number, item in enumerate(items) if number in wanted)
+        with tqdm(total=len(rows), desc=words, unit="image", unit_scale=True, mininterval=1.0) as bar:
+            for chunk in batched(chosen, self.settings.batch):
+                pixels = np.stack([self.networks.scaled(image) for *_, image in chunk])
+                labels = [(image_id, name, instance) for image_id, name, instance, _ in chunk]
+                yield labels, normalise(torch.from_numpy(pixels), self.networks.own.train)
+                bar.update(len(chunk))
+
+
+@torch.inference_mode()
+def project(networks: Networks, pairs: Path, catalog: pd.DataFrame, out: Path) -> Networks:
+    """Fits the projection that `embed.channels` and `embed.dimension` ask for.
+
+    Args:
+        networks: one network, without a projection.
+        pairs: folder of pair shards.
+        catalog: rows as in `schemas.CATALOG`.
+        out: folder of embeddings, to which the projection and the tables of pretext pairs are written.
+
+    Returns:
+        The network with its projection.
+    """
+    pretext, settings = Pretext(networks, pairs, catalog), networks.own.params.embed
+    taken = spread(pretext.total, PAIRS)
+    channels = channels_of(pretext, taken[spread(len(taken), STATISTICS)])
+    found = {name: whole_vectors(pretext, column, taken, channels) for name, column in COLUMNS.items()}
+    photos, edges = (views for _, views in found.values())
+    projection = fit(photos, edges, channels, settings.dimension, settings.facing)
+    projection.save(out / FILE_NAME)
+    for name, (labels, views) in found.items():
+        with vector_writer(out / f"{name}.parquet", projection.dimension) as writer:
+            for start in range(0, len(labels), PAIRS // 8):
+                block = slice(start, start + PAIRS // 8)
+                vectors = projection.apply([view[block].astype(np.float32) for view in views])
+                names, classes, instances = zip(*labels[block], strict=True)
+                writer.write_table(vector_table(names, classes, instances, vectors))
+    return replace(networks, projection=projection)
+
+
+def spread(total: int, most: int) -> Rows:
+    """At most `most` of `total` rows, evenly spread."""
+    return np.unique(np.linspace(0, total - 1, min(most, total), dtype=np.intp))
+
+
+def channels_of(pretext: Pretext, rows: Rows) -> dict[str, Vectors]:
+    """By map the principal directions of its channels, as `embed.channels` asks for; none where all are kept."""
+    kept = pretext.settings.channels
+    names = [name for name in pretext.settings.layers.split("+") if name != "fc6"] if kept else []
+    maps = maps_of(pretext.networks.own, pretext.settings)
+    moments: dict[str, Moments] = {}
+    for column in COLUMNS.values() if names else ():
+        for _, images in pretext.batches(column, rows, f"channels of {column}"):
+            found = maps(images.to(pretext.networks.own.device))
+            for name in names:
+                places = found[name].permute(0, 2, 3, 1).flatten(0, 2).double()
+                # The places' own products, their sum, and their number, all in one matrix.
+                places = torch.cat([places, places.new_ones(len(places), 1)], dim=1)
+                moments[name] = moments.get(name, 0.0) + (places.T @ places).cpu().numpy()
+    return {name: channel_directions(covariance(found), kept) for name, found in moments.items()}
+
+
+def covariance(moments: Moments) -> Moments:
+    """float64[C, C] of summed products of rows with a 1 at their end, float64[C + 1, C + 1]."""
+    count, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
+    found: Moments = moments[:-1, :-1] / count - np.outer(mean, mean)
+    return found
+
+
+def whole_vectors(
+    pretext: Pretext, column: str, rows: Rows, channels: dict[str, Vectors]
+) -> tuple[list[tuple[str, str, str]], list[NDArray[np.float16]]]:
+    """Labels and vectors before the projection, float16[N, W], of images and, under `embed.facing`, mirror images."""
+    parts = parts_of(pretext.networks.own, pretext.settings, channels)
+    labels: list[tuple[str, str, str]] = []
+    views: list[list[NDArray[np.float16]]] = []
+    for named, images in pretext.batches(column, rows, f"embed {column}"):
+        labels += named
+        shown = (images, images.flip(-1)) if pretext.settings.facing else (images,)
+        views.append([joined(parts(each)).cpu().numpy().astype(np.float16) for each in shown])
+    return labels, [np.concatenate(view) for view in zip(*views, strict=True)]
