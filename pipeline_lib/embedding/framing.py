@@ -1,8 +1,8 @@
 """How much of an image the network is shown: the same for the gallery, the evaluation, the command and the page.
 
 People draw anywhere on the paper, and as small as they like; a network that keeps where things lie finds nothing then.
-A drawing that is small for its page, or on a page that is not square, is therefore cut out so that it is as large and
-lies where drawings on a full page do. All others stay as they are: where an object stands tells photos apart.
+Where a drawing stands tells photos apart, though, so a small one is not simply moved: it is searched as it is, and also
+as it would be on other pages (`guesses`), and a photo counts by the guess that it fits best.
 """
 
 from typing import Final
@@ -21,9 +21,12 @@ Box = tuple[int, int, int, int]
 INK: Final = 200
 """Pixels of a drawing below this are ink, 0..255."""
 PAPER: Final = 255
-# Of people's drawings of photos on a square page (half of Sketchy's classes), which lie about the page's middle:
-TYPICAL: Final = 0.65  # median of the longer extent of their ink, as a fraction of the page's side
-LARGEST: Final = 0.9  # nine in ten are smaller
+LARGEST: Final = 0.9
+"""Nine in ten of people's drawings on a square page (half of Sketchy's classes) span less of its side."""
+EXTENTS: Final = (0.5, 0.65, 0.85)
+"""Parts of the page's side that the ink of a guess about its middle spans: quartiles of those drawings."""
+CORNERS: Final = (1 / 2, 2 / 3)
+"""Sides of the smaller pages that a drawing may have been meant to stand on, as fractions of the page's."""
 
 
 def frame(image: Pixels, domain: Domain, settings: params.Embed) -> Pixels:
@@ -32,18 +35,64 @@ def frame(image: Pixels, domain: Domain, settings: params.Embed) -> Pixels:
     Args:
         image: uint8[H, W, 3] RGB or uint8[H, W]; a drawing is dark on white.
         domain: what it is.
-        settings: `fit` (pad: what is no square gets a border) and `cut_ink` (drawings whose ink spans less than this
-            part of the page's longer side are cut out, and those on pages that are not square; 0 cuts none).
+        settings: `fit` (pad: what is no square gets a border) and `cut_ink` (above 0, a drawing on a page that is not
+            square is shown in a square of the page that holds its ink).
 
     Returns:
         uint8[H', W', 3] or uint8[H', W'], as many channels as the image has.
     """
     height, width = image.shape[:2]
+    if height == width:
+        return image
     if domain == "sketch" and settings.cut_ink > 0:
-        return _drawing(image, settings.cut_ink)
-    if settings.fit == "squash" or height == width:
+        return _page_square(image)
+    if settings.fit == "squash":
         return image
     return window(image, *_middle(width, height), PAPER if domain == "sketch" else _border_colour(image))
+
+
+def guesses(drawing: Pixels, settings: params.Embed) -> list[Pixels]:
+    """A drawing as `frame` shows it, and, if it is small, as it would be on other pages.
+
+    A drawing whose ink spans less than `cut_ink` of the framed page may have been meant for a smaller page, one that
+    lies at the page's corners, sides or middle, or may have been drawn small for no reason; then it stands as large and
+    in the middle as drawings usually do.
+
+    Args:
+        drawing: uint8[H, W, 3] or uint8[H, W], dark on white.
+        settings: `fit` and `cut_ink`; 0 makes no guesses.
+
+    Returns:
+        uint8[S, S, 3] or uint8[S, S] each; up to 22 of them.
+    """
+    page = frame(drawing, "sketch", settings)
+    box, side = ink_box(page), max(page.shape[:2])
+    if box is None or max(box[2] - box[0], box[3] - box[1]) >= settings.cut_ink * side:
+        return [page]
+    return [page, *_smaller_pages(page, box), *_about_the_middle(page, box)]
+
+
+def _smaller_pages(page: Pixels, box: Box) -> list[Pixels]:
+    left, top, right, bottom = box
+    height, width = page.shape[:2]
+    sides = [round(part * min(height, width)) for part in CORNERS]
+    places = [
+        (x, y, side)
+        for side in sides
+        for y in (0, (height - side) // 2, height - side)
+        for x in (0, (width - side) // 2, width - side)
+    ]
+    return [
+        window(page, x, y, side)
+        for x, y, side in places
+        if x <= left and y <= top and right <= x + side and bottom <= y + side
+    ]
+
+
+def _about_the_middle(page: Pixels, box: Box) -> list[Pixels]:
+    left, top, right, bottom = box
+    sides = [max(1, round(max(right - left, bottom - top) / extent)) for extent in EXTENTS]
+    return [window(page, (left + right - side) // 2, (top + bottom - side) // 2, side) for side in sides]
 
 
 def ink_box(drawing: Pixels) -> Box | None:
@@ -76,20 +125,14 @@ def window(image: Pixels, left: int, top: int, side: int, fill: int | tuple[int,
     return np.asarray(cv2.copyMakeBorder(part, *ends, cv2.BORDER_CONSTANT, value=value), np.uint8)
 
 
-def _drawing(image: Pixels, cut_ink: float) -> Pixels:
+def _page_square(image: Pixels) -> Pixels:
+    """The page's own square where the ink fits into it, and so in the place that it has on the page."""
     height, width = image.shape[:2]
     box = ink_box(image)
     if box is None:
-        return image if height == width else window(image, *_middle(width, height))
+        return window(image, *_middle(width, height))
     left, top, right, bottom = box
-    extent = max(right - left, bottom - top)
-    if extent < cut_ink * max(height, width):
-        side = max(1, round(extent / TYPICAL))
-        return window(image, (left + right - side) // 2, (top + bottom - side) // 2, side)
-    if height == width:
-        return image
-    # The page's own square where the ink fits into it, and so in the place that it has on the page.
-    side = max(min(height, width), round(extent / LARGEST))
+    side = max(min(height, width), round(max(right - left, bottom - top) / LARGEST))
     return window(image, _start(width, left, right, side), _start(height, top, bottom, side), side)
 
 
