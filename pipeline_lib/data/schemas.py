@@ -7,14 +7,16 @@ Parquet has no 8-bit type, so uint8 tensors are `binary` columns (row-major byte
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
+
+if TYPE_CHECKING:  # own photos are searched without pandas
+    import pandas as pd
 
 CATALOG = pa.schema(
     [
@@ -99,7 +101,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     return table
 
 
-def read_catalog(path: Path) -> pd.DataFrame:
+def read_catalog(path: Path) -> "pd.DataFrame":
     """Reads `catalog.parquet`; one row per image, columns as in CATALOG."""
     frame: pd.DataFrame = read_table(path, CATALOG).to_pandas()
     return frame

@@ -114,11 +114,19 @@ class FileSource:
         """See `digest_of_file`."""
         return digest_of_file(self.root / path)
 
-    def load(self, path: str, domain: str, image_id: str) -> NDArray[np.uint8]:  # noqa: ARG002  one protocol for all
-        """The image, uint8[H, W, 3], RGB.
+    def load(self, path: str, domain: str, image_id: str, short_side: int = 0) -> NDArray[np.uint8]:  # noqa: ARG002
+        """The image, uint8[H, W, 3], RGB; `short_side` as `decode` takes it.
 
         Raises:
             BadImage: the file is missing, is no image or holds more than `max_pixels`.
+        """
+        return decode(self.read(path), max_pixels=self.max_pixels, short_side=short_side)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file that may hold an image.
+
+        Raises:
+            BadImage: there is no such file, or it is larger than an image of `max_pixels` can be.
         """
         file = self.root / path
         try:
@@ -127,20 +135,25 @@ class FileSource:
                 raise BadImage("not a regular file")
             # The most that an image of the allowed size takes: 4 uncompressed channels of 16 bits, and some metadata.
             if found.st_size > 8 * self.max_pixels + (64 << 20):
-                raise BadImage(f"{found.st_size} bytes are more than catalog.max_pixels {self.max_pixels} can need")
-            data = file.read_bytes()
+                raise BadImage(f"{found.st_size} bytes are more than an image of max_pixels {self.max_pixels} can need")
+            return file.read_bytes()
         except OSError as failure:
             raise BadImage(failure.strerror or str(failure)) from failure
-        return decode(data, max_pixels=self.max_pixels)
 
 
 def signature_of(file: Path) -> str:
-    """Size and time of a file; "missing" where there is none."""
+    """What the system tells of a file without opening it; "missing" where there is none.
+
+    Whoever changes a file may set its size and time back, but not the time of that change, nor the number (inode) that
+    another file in its place has.
+    """
     try:
         found = file.stat()
     except OSError:
         return "missing"
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    # exFAT and FAT keep no time of change and give each file another number whenever the drive is plugged in.
+    number = found.st_ino if found.st_ctime_ns != found.st_mtime_ns else 0
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{number}"
 
 
 def root_of(catalog: params.Catalog, base: Path) -> Path:

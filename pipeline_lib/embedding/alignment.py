@@ -23,11 +23,10 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors, open_pretext
+from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors, open_pretext, write_arrays
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import replacing
 from pipeline_lib.registry import ALIGNMENTS, STEPS, TRANSDUCTIVE, load
 
 Kind = str
@@ -272,8 +271,7 @@ class Alignment:
         for chain, step in self.steps.items():
             # An empty array marks the step, for those that learn nothing.
             arrays |= {f"{'+'.join(chain)}/{name}": array for name, array in {"": MARK, **step.arrays()}.items()}
-        with replacing(path) as aside:
-            save_file(arrays, str(aside))
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -56,13 +56,14 @@ def open_embedder(run: Run, threads: int) -> Embedder:
         return ExportedNetwork.open(run, threads)
     try:
         from pipeline_lib.embedding.networks import open_networks  # noqa: PLC0415
-        from pipeline_lib.models.device import use_threads  # noqa: PLC0415
+        from pipeline_lib.models.device import keep_freed_memory, use_threads  # noqa: PLC0415
     except ModuleNotFoundError as failure:
         raise PipelineError(
             f"{run.folder}: this run is searched by {failure.name}, which is not installed; install the whole program "
             "with `make setup`, or search with an exported run such as models/photos"
         ) from failure
     use_threads(threads)
+    keep_freed_memory()
     return open_networks(run)
 
 

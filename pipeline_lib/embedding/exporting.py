@@ -141,10 +141,18 @@ def export_network(networks: Networks, path: Path) -> None:
     )
     assert program is not None  # noqa: S101  only without a path is something returned, and none was given
     model = program.model_proto
+    without_notes(model)
     halve(model)
     onnx.checker.check_model(model)
     with replacing(path) as aside:
         onnx.save(model, str(aside))
+
+
+def without_notes(model: Any) -> None:
+    """Takes out what the exporter notes of the machine that it ran on: stack traces with paths, for debugging."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def halve(model: Any) -> None:

@@ -22,11 +22,10 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from pipeline_lib.embedding.vectors import Vectors
+from pipeline_lib.embedding.vectors import Vectors, write_arrays
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import replacing
 
 FILE_NAME: Final = "projection.safetensors"
 SHRINKAGE: Final = 3.0
@@ -62,8 +61,7 @@ class Projection:
         """Writes it as safetensors of float16, whole or not at all."""
         arrays = {f"channels/{name}": array for name, array in self.channels.items()}
         arrays |= {"shared": self.shared, "facing": self.facing}
-        with replacing(path) as aside:
-            save_file({name: array.astype(np.float16) for name, array in arrays.items()}, str(aside))
+        write_arrays(path, {name: array.astype(np.float16) for name, array in arrays.items()})
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,6 +1,6 @@
 """Embedding tables: labels and float32 vectors, written in one place and read in batches of bounded memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from pipeline_lib.data.schemas import embeddings_schema
 from pipeline_lib.errors import PipelineError
@@ -201,3 +202,12 @@ _AGAIN = "delete it and run `dvc repro` again"
 def _some(ids: Strings) -> str:
     more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
     return ", ".join(ids[:3].tolist()) + more
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Writes arrays of any shape and type as safetensors, whole or not at all.
+
+    The library writes an array's memory as it lies there, so one that is not in C order would be read back scrambled.
+    """
+    with replacing(path) as aside:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, str(aside))

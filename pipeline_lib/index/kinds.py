@@ -19,7 +19,6 @@ from typing import Any, Final
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
@@ -93,8 +92,13 @@ def principal_components(sample: Vectors, dimension: int) -> NDArray[np.float32]
     """
     width = sample.shape[1]
     moments = sample.T @ sample
-    _, directions = eigh(moments, subset_by_index=(width - dimension, width - 1))
-    return np.ascontiguousarray(directions[:, ::-1].T, np.float32)
+    try:
+        from scipy.linalg import eigh  # noqa: PLC0415  several times as fast, but searching alone goes without it
+    except ImportError:
+        _, directions = np.linalg.eigh(moments)
+    else:
+        _, directions = eigh(moments, subset_by_index=(width - dimension, width - 1))
+    return np.ascontiguousarray(directions[:, ::-1].T[:dimension], np.float32)
 
 
 def build_index(

@@ -1,25 +1,35 @@
-"""The other end of the worker's pipe: FAISS for a process that must not load it."""
+"""FAISS for a process that must not load it: starts the worker and asks it over a local connection.
 
-import multiprocessing
+The worker listens on this machine alone and answers whoever knows the key that it gets through its standard input:
+this process. That works the same on every system, and no file or socket of this process is inherited.
+"""
+
+import secrets
+import socket
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import LIBRARY
 from pipeline_lib.index.facts import BuildJob, IndexFacts
 
-START = """
+START: Final = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pipeline_lib.index.worker import serve
-serve(int(sys.argv[2]))
+serve()
 """
+KEY_BYTES: Final = 32
+START_SECONDS: Final = 120.0
+"""Time limit for the worker to load FAISS and answer; a cold disk takes its time."""
+STOP_SECONDS: Final = 5.0
 
 
 class RemoteFaiss:
@@ -119,25 +129,71 @@ class RemoteFaiss:
         return value
 
     def _start(self) -> Connection:
-        pipe, other = multiprocessing.Pipe()
-        command = [sys.executable, "-c", START, str(LIBRARY.parent), str(other.fileno())]
-        # Its own session: Ctrl-C in the terminal reaches this process, which then ends the worker in order.
-        self._process = subprocess.Popen(command, pass_fds=[other.fileno()], start_new_session=True)
-        other.close()
-        self._pipe = pipe
-        return pipe
+        command = [sys.executable, "-c", START, str(LIBRARY.parent)]
+        self._process = _apart(command)
+        # A worker that hangs is ended; whatever waits for it here then fails.
+        hanging = threading.Timer(START_SECONDS, self._process.kill)
+        hanging.daemon = True
+        hanging.start()
+        try:
+            self._pipe = _connected(self._process)
+        except (OSError, EOFError, ValueError, AuthenticationError) as failure:
+            late = hanging.finished.is_set()
+            why = f"it took more than {START_SECONDS:g} s" if late else _how_it_ended(self._process) or str(failure)
+            self._stop()
+            raise WorkerDiedError(f"the process that holds FAISS can't be started: {why}") from failure
+        finally:
+            hanging.cancel()
+        return self._pipe
 
     def _stop(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         if self._process is not None:
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
+                self._process.wait(STOP_SECONDS)
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def _apart(command: list[str]) -> subprocess.Popen[bytes]:
+    """Starts a process that Ctrl-C in the terminal does not reach: this one ends it in order."""
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=flags)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def _connected(process: subprocess.Popen[bytes]) -> Connection:
+    """Gives a new worker its key and connects to the port that it names."""
+    key = secrets.token_bytes(KEY_BYTES)
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the worker needs a standard input and output")
+    process.stdin.write(key)
+    process.stdin.flush()  # and stays open: its end tells the worker that this process has ended
+    return prompt(Client(("127.0.0.1", int(process.stdout.readline())), authkey=key))
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    """Of a worker that has just failed; "" if it goes on."""
+    try:
+        return f"it ended with status {process.wait(1)}; what it said stands above"
+    except subprocess.TimeoutExpired:
+        return ""
+
+
+def prompt(pipe: Connection) -> Connection:
+    """A connection that sends at once: by default the end of a long message waits for an answer to its beginning."""
+    with socket.fromfd(pipe.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same:
+        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return pipe
 
 
 class WorkerDiedError(PipelineError):

@@ -1,13 +1,17 @@
 """The worker process that holds FAISS, and what it does when asked: build an index, open one, search it.
 
 torch and FAISS crash together on some systems, so each lives in a process of its own. This one is started by `remote`
-and ends with its parent, when the pipe between them closes.
+and ends with its parent, whatever it is doing.
 """
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 from pipeline_lib.errors import PipelineError, in_words
 from pipeline_lib.index.facts import BuildJob, IndexFacts, index_key
 from pipeline_lib.index.photo_index import PhotoIndex
+from pipeline_lib.index.remote import KEY_BYTES, prompt
 
 
 def build(job: BuildJob) -> IndexFacts:
@@ -35,7 +40,7 @@ def build(job: BuildJob) -> IndexFacts:
 
 
 class Worker:
-    """Answers requests over a pipe: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity)."""
+    """Answers requests: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity)."""
 
     def __init__(self) -> None:
         self._index: PhotoIndex | None = None
@@ -68,9 +73,34 @@ class Worker:
             return "failed", f"the process that holds FAISS has failed ({type(failure).__name__}: {failure})"
 
 
-def serve(descriptor: int) -> None:
-    """Answers until the other end of the pipe is closed."""
+def serve() -> None:
+    """Answers the process that started this one, until it closes the connection or ends.
+
+    Standard input begins with the key of the connection, and its end is the end of the parent; standard output gets the
+    port, and nothing else.
+    """
+    key = sys.stdin.buffer.read(KEY_BYTES)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with Listener(("127.0.0.1", 0), authkey=key) as listener:
+        print(listener.address[1], flush=True)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads what libraries may print later
+        pipe = accept(listener)
     worker = Worker()
-    with Connection(descriptor) as pipe, suppress(EOFError, OSError):
+    with prompt(pipe), suppress(EOFError, OSError):
         while True:
             pipe.send(worker.answer(pipe.recv()))
+
+
+def accept(listener: Listener) -> Connection:
+    """The first connection that knows the key; others, from any process of this machine, are sent away."""
+    while True:
+        with suppress(AuthenticationError, EOFError, OSError, ValueError):
+            return listener.accept()
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when its standard input ends."""
+    # Not through `sys.stdin`, whose lock would be held while the interpreter shuts down.
+    while os.read(0, 1):
+        pass
+    os._exit(0)

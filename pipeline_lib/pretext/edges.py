@@ -5,10 +5,10 @@ Edge detection replaces labels: it gives every photo a drawing-like image, align
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline_lib import params
@@ -18,6 +18,9 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.data.tasks import Stats, map_shards, publish_shards, reopen_bad, stats_or_raise
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, digest_of_code, exclusive
+
+if TYPE_CHECKING:  # own photos are searched without pandas
+    import pandas as pd
 
 ROW_GROUP = 64
 LONGEST = np.iinfo(np.int16).max  # px: boxes of patches are int16; JPEG holds 65,500
@@ -87,7 +90,7 @@ def process_shard(task: EdgesTask) -> Stats:
     return {"rows": len(rows), "bad": bad}
 
 
-def make_pairs(catalog: pd.DataFrame, settings: params.Params, base: Path, out: Path, scratch: Path) -> Stats:
+def make_pairs(catalog: "pd.DataFrame", settings: params.Params, base: Path, out: Path, scratch: Path) -> Stats:
     """Draws the edges of every pretext image of the catalog into shards of pairs.
 
     Finished shards are kept in `scratch` under a key of all that they depend on, so that an interrupted run goes on.

@@ -1,134 +1,49 @@
-"""The command line: `python -m pipeline_lib.search SKETCH.png --top 10` prints the nearest photos."""
+"""The one console command: `drawfind serve | index | search | export`, also `python -m pipeline_lib.search`."""
 
 import argparse
-import json
-import math
+import importlib
+import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any
+from typing import Final
 
-from PIL import Image, ImageDraw, ImageFont
+from pipeline_lib.search.command import ended
 
-from pipeline_lib.data.images import BadImage, decode, square
-from pipeline_lib.files import replacing
-from pipeline_lib.run import Run
-from pipeline_lib.search.command import add_gallery, add_run, ended, printable, up_to
-from pipeline_lib.search.engine import MOST_HITS, Hit, open_engine
-from pipeline_lib.search.gallery import Gallery, Pixels
-
-BATCH = 32
-TILE, GAP, CAPTION = 160, 10, 22
-"""px of the grid: side of a picture, space between two, height of the line below."""
-ACROSS = 10
-PAPER, FRAME, INK = "#ffffff", "#c8c8c8", "#222222"
-
-
-def read_sketches(paths: Sequence[Path], max_pixels: int) -> tuple[list[tuple[str, Pixels]], list[str]]:
-    """Names and images of the readable sketches, in order, and why the others can't be read."""
-    sketches = []
-    failures = []
-    for path in paths:
-        name = printable(path)
-        try:
-            sketches.append((name, decode(path.read_bytes(), max_pixels=max_pixels)))
-        except (BadImage, OSError) as failure:
-            failures.append(f"{name}: {failure.strerror if isinstance(failure, OSError) else failure}")
-    return sketches, failures
-
-
-def search(asked: argparse.Namespace) -> int:
-    """Searches for every sketch; returns the exit status."""
-    run = Run.open(asked.run)
-    sketches, failures = read_sketches(asked.sketches, run.params.catalog.max_pixels)
-    found: list[list[Hit]] = []
-    if sketches:
-        with closing(open_engine(run, asked.gallery)) as engine:
-            prepared = [engine.prepare(image) for _, image in sketches]
-            for start in range(0, len(prepared), BATCH):
-                found += engine.search(prepared[start : start + BATCH], asked.top)
-        if asked.json:
-            pairs = zip(sketches, found, strict=True)
-            values = [{"sketch": name, "found": as_values(hits, engine.gallery)} for (name, _), hits in pairs]
-            print(json.dumps(values, indent=2, ensure_ascii=False))
-        else:
-            for (name, _), hits in zip(sketches, found, strict=True):
-                print(f"{name}\n{as_text(hits, engine.gallery)}")
-        if asked.grid:
-            page = draw_grid([image for _, image in sketches], found, engine.gallery)
-            with replacing(asked.grid) as aside:
-                page.save(aside, "PNG", optimize=True)
-    elif asked.json:
-        print("[]")
-    for words in failures:
-        print(f"error: {words}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def as_values(hits: Sequence[Hit], gallery: Gallery) -> list[dict[str, Any]]:
-    """Hits as JSON holds them: rank, score, distance, image_id, path, label."""
-    return [
-        {
-            "rank": hit.rank,
-            "score": round(hit.score, 6),
-            "distance": round(hit.distance, 6),
-            "image_id": gallery.image_ids[hit.row],
-            "path": gallery.paths[hit.row],
-            "label": gallery.label(hit.row),
-        }
-        for hit in hits
-    ]
-
-
-def as_text(hits: Sequence[Hit], gallery: Gallery) -> str:
-    """One line a photo: rank, score, path, and the name where the path does not tell it."""
-    lines = []
-    for hit in hits:
-        path, label = gallery.paths[hit.row], gallery.label(hit.row)
-        named = "" if label in path else f"  ({label})"
-        lines.append(f"{hit.rank:4d}  {hit.score:7.4f}  {path}{named}")
-    return "\n".join(lines)
-
-
-def draw_grid(drawings: Sequence[Pixels], found: Sequence[Sequence[Hit]], gallery: Gallery) -> Image.Image:
-    """Each drawing (uint8[H, W, 3] or uint8[H, W]) at the left, what it found beside it in as many lines as needed."""
-    across = min(ACROSS, max(map(len, found), default=1) or 1)
-    lines = [max(1, math.ceil(len(hits) / across)) for hits in found]
-    step = TILE + GAP
-    height = GAP + sum(count * (step + CAPTION) for count in lines)
-    page = Image.new("RGB", (GAP + (across + 1) * step + GAP, height), PAPER)
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(13)
-    top = GAP
-    for drawing, hits, count in zip(drawings, found, lines, strict=True):
-        page.paste(square(drawing, TILE), (GAP, top))
-        draw.rectangle((GAP, top, GAP + TILE - 1, top + TILE - 1), outline=INK, width=2)
-        for place, hit in enumerate(hits):
-            x = 2 * GAP + (place % across + 1) * step
-            y = top + (place // across) * (step + CAPTION)
-            try:
-                page.paste(square(gallery.load(hit.row), TILE), (x, y))
-            except BadImage:
-                draw.text((x + 8, y + 8), "can't be read any more", fill=INK, font=font)
-            draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FRAME)
-            draw.text((x, y + TILE + 3), f"{hit.rank}   {hit.score:.3f}", fill=INK, font=font)
-        top += count * (step + CAPTION)
-    return page
+PACKAGE: Final = "sketch-context-retrieval"
+COMMANDS: Final = {
+    "serve": ("serve", "indexes your photos and opens the page that finds them by drawing"),
+    "index": ("index_photos", "indexes folders of photos; run again, it embeds only what is new"),
+    "search": ("find", "prints the photos that drawings depict, or that are like other photos"),
+    "export": ("export", "writes a finished run as a small folder that is searched without torch"),
+}
+"""Name -> module of this package, with `add_arguments(parser)` and `run(asked) -> exit status`, and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_lib.search", description="Finds the photos that a drawing depicts."
-    )
-    parser.add_argument("sketches", nargs="+", type=Path, metavar="SKETCH", help="image files: dark lines on white")
-    parser.add_argument("--top", type=up_to(MOST_HITS), default=10, help="photos a sketch (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one list entry for each sketch that is read")
-    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the sketches and what was found")
-    add_gallery(parser)
-    add_run(parser)
-    return ended(search, parser.parse_args(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that a terminal can't show
+    parser = argparse.ArgumentParser(prog="drawfind", description="Finds your photos by drawing.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, words) in COMMANDS.items():
+        command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        if name in given[:1]:  # the others' libraries are not loaded
+            chosen = importlib.import_module(f"pipeline_lib.search.{module}")
+            chosen.add_arguments(command)
+            command.set_defaults(work=chosen.run)
+    asked = parser.parse_args(given)
+    return ended(asked.work, asked)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "of the repository, not installed"
 
 
 if __name__ == "__main__":

@@ -8,27 +8,41 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.batching import BusyError
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
-from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders
-from pipeline_lib.search.service import Service, Settings
+from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders, TokenOnly
+from pipeline_lib.search.queries import of_pixels
+from pipeline_lib.search.service import Service, Settings, Wish
+from pipeline_lib.search.share import code_as_picture
 from pipeline_lib.search.strokes import rasterise
-from pipeline_lib.search.uploads import decode_upload, read_picture
-from pipeline_lib.search.wire import Answer, Health, ModelInfo, Problem, StrokesQuery
+from pipeline_lib.search.uploads import query_of, read_picture
+from pipeline_lib.search.wire import Answer, Choice, Health, ModelInfo, Problem, Sharing, StrokesQuery
 
+SCRIPT: Final = "text/javascript; charset=utf-8"
 PAGE: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{
+        f"/{name}.js": (f"{name}.js", SCRIPT)
+        for name in ("app", "drawing", "kept", "language", "pictures", "results", "server", "viewer", "words")
+    },
 }
+SHOWN: Final = {
+    "JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "AVIF": "image/avif",
+    "BMP": "image/bmp",
+}  # fmt: skip
+"""Formats that browsers show; other files are downloaded."""
+ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""For a picture in a window of its own, which browsers style themselves."""
 KEPT: Final = {"cache-control": "private, max-age=31536000, immutable"}
 """Browsers may keep pictures, since their addresses carry the version of what is searched."""
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
@@ -41,7 +55,12 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
 }
 MISSING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": Problem, "description": "there is no such picture"},
+    410: {"model": Problem, "description": "the number is that of another gallery, or of an earlier state of this one"},
     422: {"model": Problem, "description": "not a number of a picture"},
+}
+ORIGINAL: Final[dict[int | str, dict[str, Any]]] = {
+    **MISSING,
+    200: {"content": {kind: {} for kind in (*SHOWN.values(), "application/octet-stream")}},
 }
 PICTURE_BODY: Final = {
     "requestBody": {
@@ -59,9 +78,21 @@ PICTURE_BODY: Final = {
     }
 }
 Row = Annotated[int, Path(ge=0, le=1 << 53, description="number of the picture")]
+Version = Annotated[str, Path(description="of what is searched, as answers tell it")]
+Top = Annotated[int, Query(ge=1, le=MOST_HITS, description="how many photos")]
+Mirror = Annotated[bool, Query(description="search for the mirror image")]
+SeenToo = Annotated[bool, Query(description="also tell what the network sees")]
 
 
-def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
+def create_app(
+    engine: SearchEngine,
+    settings: Settings,
+    *,
+    version: str,
+    hosts: Sequence[str] = LOOPBACK,
+    token: str = "",
+    shared: str = "",
+) -> FastAPI:
     """The application; threads start with it, and the engine is left open when it ends.
 
     Args:
@@ -69,6 +100,8 @@ def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts:
         settings: its limits.
         version: changes with the model and the index.
         hosts: names in the Host header that are answered, beside addresses in numbers.
+        token: if there is one, requests without it are refused.
+        shared: the address, token included, that the page on this machine shows for other devices.
     """
     service = Service(engine, settings, version)
 
@@ -87,10 +120,12 @@ def create_app(engine: SearchEngine, settings: Settings, *, version: str, hosts:
     )
     app.state.service = service
     app.add_middleware(BodyLimit, upload_bytes=settings.upload_bytes)
+    app.add_middleware(TokenOnly, token=token)
     app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(SecurityHeaders)
     _add_failures(app)
     _add_search(app, service, settings)
+    _add_about(app, service, shared)
     _add_pictures(app, service)
     _add_page(app)
     return app
@@ -124,23 +159,39 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
     async def search_by_strokes(query: StrokesQuery) -> Answer:
         """Searches by a drawing given as strokes."""
         started = time.perf_counter()
+        wish = Wish(query.top, query.mirror, query.seen)
         with service.admission.enter():
-            found, seen = await service.find(lambda: rasterise(query.strokes), query.top, seen=query.seen)
-        return Answer(found=found, seen=seen, milliseconds=since(started))
+            return await service.answer(lambda: of_pixels(rasterise(query.strokes), "drawing"), wish, started)
 
     @app.post("/api/search/image", responses=REFUSALS, openapi_extra=PICTURE_BODY, tags=["search"])
     async def search_by_image(
-        request: Request,
-        top: Annotated[int, Query(ge=1, le=MOST_HITS)] = 24,
-        seen: bool = False,  # noqa: FBT001, FBT002  a query parameter
+        request: Request, *, top: Top = 24, kind: Choice = "auto", mirror: Mirror = False, seen: SeenToo = False
     ) -> Answer:
         """Searches by a picture: the body of the request, or the part `file` of a form."""
         started = time.perf_counter()
         with service.admission.enter():
             data = await read_picture(request)
-            found, told = await service.find(lambda: decode_upload(data, settings.upload_pixels), top, seen=seen)
-        return Answer(found=found, seen=told, milliseconds=since(started))
+            wish = Wish(top, mirror, seen)
+            return await service.answer(lambda: query_of(data, kind, settings.upload_pixels), wish, started)
 
+    @app.post("/api/search/photo/{number}", responses={**REFUSALS, **MISSING}, tags=["search"])
+    async def search_by_photo(
+        number: Row,
+        *,
+        version: Annotated[str, Query(description="that the number is of; any if empty")] = "",
+        top: Top = 24,
+        mirror: Mirror = False,
+        seen: SeenToo = False,
+    ) -> Answer:
+        """Searches for more photos like one of the gallery."""
+        started = time.perf_counter()
+        if version:
+            same_version(service, version)
+        with service.admission.enter():
+            return await service.answer(lambda: service.query_of_photo(number), Wish(top, mirror, seen), started)
+
+
+def _add_about(app: FastAPI, service: Service, shared: str) -> None:
     @app.get("/api/health", tags=["about"])
     def health() -> Health:
         """Whether the server can search."""
@@ -151,21 +202,69 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
         """The model and index that are searched with."""
         return service.model()
 
+    @app.get("/api/share", tags=["about"])
+    def share(request: Request) -> Sharing | None:
+        """The address for other devices: told on this machine alone, and if the server was started to share."""
+        if not shared or request.client is None or request.client.host not in LOOPBACK:
+            return None
+        return Sharing(address=shared, code=code_as_picture(shared))
+
+
+def same_version(service: Service, version: str) -> None:
+    """Refuses a number of another gallery: it would name another photo here.
+
+    Raises:
+        HTTPException: 410.
+    """
+    if version != service.version:
+        raise HTTPException(410, "the server searches other photos by now; load the page again")
+
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
     def picture(path: str, make: Callable[[int], bytes], kind: str, words: str) -> None:
-        def endpoint(number: Row) -> Response:
-            return Response(make(number), media_type=f"image/{kind}", headers=KEPT)
+        async def endpoint(version: Version, number: Row) -> Response:
+            same_version(service, version)
+            return Response(await service.paint(make, number), media_type=f"image/{kind}", headers=KEPT)
 
         endpoint.__doc__ = words
         endpoint.__name__ = make.__name__
         responses: dict[int | str, dict[str, Any]] = {**MISSING, 200: {"content": {f"image/{kind}": {}}}}
         app.get(path, responses=responses, response_class=Response, tags=["pictures"])(endpoint)
 
-    picture("/photos/{number}", service.pictures.photo, "jpeg", "A photo of the gallery.")
-    picture("/photos/{number}/thumbnail", service.pictures.thumbnail, "jpeg", "A small version of a photo.")
-    picture("/photos/{number}/edges", service.pictures.edge_map, "png", "The edge map of a photo.")
-    picture("/examples/{number}", service.example, "png", "A drawing to try the search with.")
+    photo = "/photos/{version}/{number}"
+    picture(photo, service.pictures.photo, "jpeg", "A photo of the gallery.")
+    picture(f"{photo}/thumbnail", service.pictures.thumbnail, "jpeg", "A small version of a photo.")
+    picture(f"{photo}/input", service.input, "png", "What the network sees of a photo.")
+    picture("/examples/{version}/{number}", service.example, "png", "A drawing to try the search with.")
+
+    @app.get(f"{photo}/original", responses=ORIGINAL, response_class=Response, tags=["pictures"])
+    def original(version: Version, number: Row) -> Response:
+        """The file of a photo as it is, with all that its camera wrote into it."""
+        same_version(service, version)
+        return original_file(service, number)
+
+
+def original_file(service: Service, number: int) -> Response:
+    """The file of a photo; shown where browsers can, and downloaded else.
+
+    Raises:
+        HTTPException: 404 where the photo has no file of its own, or has it no more.
+    """
+    file = service.engine.gallery.file(number)
+    if file is None or not file.is_file():
+        raise HTTPException(404, "the picture has no file of its own, or its file is gone")
+    try:
+        with Image.open(file, formats=tuple(SHOWN)) as image:
+            kind = SHOWN.get(image.format or "", "")
+    except Exception:  # noqa: BLE001  bad bytes make decoders raise almost anything
+        kind = ""
+    return FileResponse(
+        file,
+        media_type=kind or "application/octet-stream",
+        filename=file.name,
+        content_disposition_type="inline" if kind else "attachment",
+        headers={"cache-control": "private, no-cache", "content-security-policy": ALONE},
+    )
 
 
 def _add_page(app: FastAPI) -> None:
@@ -178,8 +277,3 @@ def _add_page(app: FastAPI) -> None:
 
     for path, (name, kind) in PAGE.items():
         serve(path, (folder / name).read_bytes(), kind)
-
-
-def since(started: float) -> float:
-    """Milliseconds since `started` (perf_counter)."""
-    return round((time.perf_counter() - started) * 1e3, 2)

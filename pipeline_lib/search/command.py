@@ -1,28 +1,41 @@
-"""What the programs of search share: options, and failures told in a sentence."""
+"""What the commands of search share: options, which run they mean, and failures told in a sentence."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from pipeline_lib.errors import PipelineError, in_words
 from pipeline_lib.files import LIBRARY
 
-INTERRUPTED = 130
+INTERRUPTED: Final = 130
+PIPELINE: Final = LIBRARY.parent / "data"
+"""The run that `make repro` makes."""
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds `--run`, the folder of the run that is searched."""
+def box() -> Path:
+    """The folder of the model that comes with the program: in its package, or in the repository."""
+    installed = LIBRARY / "box"
+    return installed if installed.is_dir() else LIBRARY.parent / "models" / "photos"
+
+
+def add_run(parser: argparse.ArgumentParser, default: Path | None = PIPELINE) -> None:
+    """Adds `--run`, the folder of a run; by default `default`, or None, which leaves the choice to the command."""
     parser.add_argument(
-        "--run", type=Path, default=LIBRARY.parent / "data", metavar="FOLDER",
-        help="a finished run: data (the default's, of `make repro`) or data/runs/NAME (of `make run RECIPE=NAME`)",
+        "--run", type=Path, default=default, metavar="FOLDER",
+        help="another finished run than the one meant: models/photos comes with the program, `make repro` makes data, "
+        "`make run RECIPE=NAME` makes data/runs/NAME",
     )  # fmt: skip
 
 
 def add_gallery(parser: argparse.ArgumentParser) -> None:
     """Adds `--gallery`, as `open_engine` takes it."""
-    parser.add_argument("--gallery", choices=["auto", "own", "pipeline"], default="auto", help="what is searched")
+    parser.add_argument(
+        "--gallery", choices=["auto", "own", "pipeline"], default="auto",
+        help="what is searched: your own photos, a run's pictures, or the first of these that there is (auto)",
+    )  # fmt: skip
 
 
 def up_to(most: int) -> Callable[[str], int]:

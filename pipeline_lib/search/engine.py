@@ -62,7 +62,8 @@ class QueryEncoder:
 
     def aligned(self, prepared: Sequence[Prepared]) -> Vectors:
         """Vectors to search with, float32[M, A], of all that each image is shown as, aligned as its domain is."""
-        raw = self.embedder.vectors(np.concatenate([each.pixels for each in prepared]))
+        shown, step = np.concatenate([each.pixels for each in prepared]), self.embedder.batch
+        raw = np.concatenate([self.embedder.vectors(shown[i : i + step]) for i in range(0, len(shown), step)])
         found = np.empty((len(raw), self.alignment.aligned_dimension), np.float32)
         domains = np.repeat([each.domain for each in prepared], [len(each.pixels) for each in prepared])
         for domain in DOMAINS:

@@ -1,14 +1,20 @@
-"""Middleware for every request: security headers, a limit on bodies, and the host names that are answered."""
+"""Middleware for every request: security headers, host names that are answered, the token, a limit on bodies."""
 
 import asyncio
+import hashlib
+import hmac
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline_lib.search.share import PARAMETER
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -68,7 +74,7 @@ class KnownHosts:
             if host not in self.hosts and not _is_address(host):
                 words = (
                     "this server does not go by that name; ask for it by its address, or start it with "
-                    "`python -m pipeline_lib.search.serve --name` and the name"
+                    "`drawfind serve --name` and the name"
                 )
                 await JSONResponse({"detail": words}, 400)(scope, receive, send)
                 return
@@ -88,6 +94,62 @@ def host_name(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.partition(":")[0].lower()
+
+
+class TokenOnly:
+    """Admits only requests that know the token: in the address at first, then in a cookie, or as a bearer token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        """Stands before `app`; without a `token` everyone is admitted."""
+        self.app = app
+        self.token = token
+        # Browsers give a host's cookies to all of its ports, so servers side by side need names of their own.
+        self.cookie = f"drawfind-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http" or not self.token:
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        first = self._is(request.query_params.get(PARAMETER, ""))
+        if first and request.method in {"GET", "HEAD"}:
+            await self._welcome(request)(scope, receive, send)
+        elif first or self._is(request.cookies.get(self.cookie, "")) or self._is(_bearer(request)):
+            await self.app(scope, receive, send)
+        else:
+            await _stranger(request)(scope, receive, send)
+
+    def _is(self, told: str) -> bool:
+        return hmac.compare_digest(told.encode(), self.token.encode())
+
+    def _welcome(self, request: Request) -> Response:
+        """Leads to the same address without the token, which a cookie keeps; relative, for servers below a path."""
+        others = [(name, value) for name, value in request.query_params.multi_items() if name != PARAMETER]
+        place = "./" + quote(request.scope["path"].rpartition("/")[2]) + (f"?{urlencode(others)}" if others else "")
+        response: Response
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            # Behind a link of another site, browsers would not send a strict cookie after a redirect.
+            response = Response(headers={"refresh": f"0; url={place}"}, media_type="text/html")
+        else:
+            response = RedirectResponse(place, 303)
+        secure = request.url.scheme == "https"
+        response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", secure=secure)
+        return response
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _stranger(request: Request) -> Response:
+    words = "this server is shared by a token; open the address, or scan the code, that it printed when it started"
+    headers = {"www-authenticate": "Bearer"}
+    if "text/html" in request.headers.get("accept", ""):
+        head = '<!DOCTYPE html><html lang="en"><meta name="viewport" content="width=device-width"><title>401</title>'
+        return HTMLResponse(f"{head}<p>{words}</p></html>", 401, headers)
+    return JSONResponse({"detail": words}, 401, headers)
 
 
 class BodyLimit:

@@ -1,44 +1,56 @@
-"""`python -m pipeline_lib.search.index_photos FOLDER`: indexes one's own photos, or brings their index up to date.
+"""`drawfind index FOLDER ...`: indexes one's own photos, or brings their index up to date.
 
-New photos are embedded, those that are gone dropped, and the rest kept. A photo is known by its path, size and time.
-Vectors lie in shards of `vectors/`, each written whole, so that an interrupted update goes on where it stopped. The
-process that holds FAISS builds the index from the shards.
+New photos are embedded, those that are gone dropped, and the rest kept. A photo is known by its path and by what the
+system tells of its file; where that has changed, its content decides, so that a photo that was only moved, copied or
+touched keeps its vector. Vectors lie in shards of `vectors/`, each written whole, so that an interrupted update goes on
+where it stopped. The process that holds FAISS builds the index from the shards. No network is loaded before there is
+something to embed.
 """
 
 import argparse
+import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from torch import Tensor
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
-from pipeline_lib.data.folder import FolderSource, image_files, left_out
-from pipeline_lib.data.images import BadImage
-from pipeline_lib.data.schemas import write_table
-from pipeline_lib.embedding.vectors import Vectors, vector_table
+from pipeline_lib.data.folder import list_images
+from pipeline_lib.data.formats import Format, obstacle
+from pipeline_lib.data.source import signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, write_json
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
-from pipeline_lib.models.device import keep_freed_memory
 from pipeline_lib.run import Run
-from pipeline_lib.search.command import add_run, ended
-from pipeline_lib.search.engine import QueryEncoder, open_encoder
-from pipeline_lib.search.own_record import Record, alignment_file, alignment_key, begin_record, own_folder, write_record
+from pipeline_lib.search.command import add_run, box, printable
+from pipeline_lib.search.own_record import (
+    AFRESH,
+    CHANGED,
+    RECORD_NAME,
+    Record,
+    alignment_file,
+    alignment_key,
+    finished,
+    generations,
+    model_key,
+    own_folder,
+    own_home,
+    read_folder,
+    write_record,
+)
+from pipeline_lib.search.own_shards import Work, drop_stale, stored
+from pipeline_lib.search.thumbnails import Thumbnails
 
-SHARD_ROWS: Final = 512
-READERS: Final = 4
-"""Threads that decode photos while earlier ones are embedded."""
+if TYPE_CHECKING:  # it would load what computes vectors
+    from pipeline_lib.search.engine import QueryEncoder
+
+NAMED: Final = 20
+"""Skipped files that are named at most; the file `BAD_NAME` names all."""
 BAD_NAME: Final = "bad.json"
 """What was skipped and why, for people to read; bad files are retried at every update."""
 
@@ -49,51 +61,78 @@ class Update:
 
     photos: int  # in the index now
     added: int  # embedded by this update, because they are new or have changed
+    kept: int  # of files that were moved, copied or touched, whose content has a vector already
     removed: int  # dropped from the index
     bad: dict[str, str]  # path -> why it was skipped
+    unsupported: dict[str, Format]  # path -> what it is: a picture of a format that can't be read here
     settings: str  # the kind of index, in words; "" where nothing changed
 
 
-def update(run: Run, photos: Path, encoder: QueryEncoder, *, afresh: bool = False) -> Update:
+@dataclass(frozen=True)
+class Found:
+    """The photos below some folders."""
+
+    signatures: dict[str, str]  # path -> what the system tells of the file
+    unsupported: dict[str, Format]
+    skipped: dict[str, str]
+
+
+def update(
+    run: Run,
+    photos: Sequence[Path],
+    opened: "Callable[[], QueryEncoder]",
+    *,
+    exclude: Sequence[str] | None = None,
+    afresh: bool = False,
+    index: Path | None = None,
+) -> Update:
     """Brings the index of one's own photos up to date.
 
     Args:
         run: a finished run, whose model embeds them.
-        photos: folder of photos, of any nesting and format.
-        encoder: of the run.
-        afresh: drop an index that is there.
+        photos: folders of photos, of any nesting and format; none for those of the index that is there.
+        opened: opens the run's encoder; called once, and only if there is something to embed.
+        exclude: patterns of what is left out, as `data.folder.list_images` takes them; None for those of the index.
+        afresh: embed all photos again; the index that is there is searched until the new one is whole.
+        index: the folder of the index, where not its usual place.
 
     Raises:
-        PipelineError: the folder holds no photos, or is not that of the index, or the model has changed.
+        PipelineError: a folder holds no photos, or a folder of the index is not among them, or the model has changed,
+            or another process is updating the index.
     """
-    root = _folder(photos)
-    own, alignment = own_folder(run), alignment_key(run)
-    source = FolderSource(root, run.params.catalog.max_pixels, "")
-    found = {path: source.signature(path) for path in image_files(root)}
-    if not found:
-        raise PipelineError(f"{root}: holds no photos; the index is left as it is")
-    if afresh:
-        shutil.rmtree(own, ignore_errors=True)
-    record = begin_record(run, root)
-    shards = own / "vectors"
-    known, dropped = keep_current(shards, found)
-    bad = dict(left_out(root))
-    added = _embed([path for path in found if path not in known], found, source, encoder, shards, bad)
-    write_json(own / BAD_NAME, dict(sorted(bad.items())))
-    current, _ = keep_current(shards, found)
-    if not current:
-        raise PipelineError(f"{root}: none of its {len(found)} files can be read as a photo; see {own / BAD_NAME}")
-    settings = run.params.index
-    state = digest_of(sorted((path, found[path]) for path in current), alignment, settings.kind, settings.dimension)
-    words = ""
-    if state != record.state or not (own / "index").exists():
-        words = _build(run, sorted(shards.glob("part-*.parquet")))
-        write_record(run, Record(str(root), record.model, alignment, state))
-    return Update(len(current), added, len(dropped - current), bad, words)
+    home, asked = own_home(run, index), _wanted(run, photos, exclude, index)
+    found = find(asked.roots, asked.exclude, home)
+    with _alone(home):
+        folder, record = _begin(own_folder(run, index), asked, afresh=afresh)
+        done = _update(run, folder, record, found, opened)
+        # The index that was searched until now, and what earlier ones have left.
+        for other in generations(home):
+            if int(other.name) < int(folder.name):
+                shutil.rmtree(other, ignore_errors=True)
+    return done
 
 
-def _folder(photos: Path) -> Path:
-    """The folder of photos, absolute and without links, as the record holds it."""
+def _wanted(run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, index: Path | None) -> Record:
+    """The record of the index that is asked for; what is not told is taken from the one that is there.
+
+    Raises:
+        PipelineError: a folder is none, or no folder is named and there is no index.
+    """
+    folder = own_folder(run, index)
+    there = None
+    if not photos or (exclude is None and (folder / RECORD_NAME).exists()):
+        try:
+            there = read_folder(folder)
+        except PipelineError:  # to be made afresh; otherwise `_begin` says so
+            if not photos:
+                raise
+    roots = _outermost(_folder(path) for path in photos) if photos or there is None else there.roots
+    patterns = (there.exclude if there else ()) if exclude is None else tuple(text for text in exclude if text.strip())
+    return Record(roots, model_key(run), patterns)
+
+
+def _folder(photos: Path) -> str:
+    """A folder of photos, absolute and without links, as the record holds it."""
     root = photos.expanduser().resolve()
     if not root.is_dir():
         raise PipelineError(f"{photos}: is not a folder; name the one that holds your photos")
@@ -101,144 +140,207 @@ def _folder(photos: Path) -> Path:
         str(root).encode()
     except UnicodeEncodeError as failure:
         raise PipelineError(f"{root}: the name is not UTF-8; rename the folder") from failure
-    return root
+    return str(root)
 
 
-def keep_current(shards: Path, found: dict[str, str]) -> tuple[set[str], set[str]]:
-    """Drops vectors of photos that are gone or have changed.
+def _outermost(roots: Iterable[str]) -> tuple[str, ...]:
+    """The folders without those that lie in another of them."""
+    given = list(dict.fromkeys(roots))
+    return tuple(root for root in given if not any(_is_below(root, other) for other in given if other != root))
+
+
+def _is_below(root: str, other: str) -> bool:
+    return Path(root).is_relative_to(other)
+
+
+def find(roots: Sequence[str], exclude: Sequence[str], home: Path) -> Found:
+    """The photos below some folders.
 
     Args:
-        shards: folder of shards.
-        found: path -> signature of the photos that there are.
+        roots: absolute.
+        exclude: as in `data.folder.list_images`.
+        home: of the index, whose small pictures are no photos if it lies among them.
 
-    Returns:
-        The paths that have a vector, and those of which one was dropped.
+    Raises:
+        PipelineError: a folder is missing, or holds no photos that can be read.
     """
-    known: set[str] = set()
-    dropped: set[str] = set()
-    for path in sorted(shards.glob("part-*.parquet")):
-        try:
-            rows = pq.read_table(path, columns=["image_id", "signature"])
-        except (OSError, pa.ArrowException) as failure:
-            raise PipelineError(f"{path}: can't be read ({failure}); delete it and run `make index` again") from failure
-        names = rows["image_id"].to_pylist()
-        pairs = zip(names, rows["signature"].to_pylist(), strict=True)
-        keep = [name not in known and found.get(name) == signature for name, signature in pairs]
-        for name, kept in zip(names, keep, strict=True):
-            (known if kept else dropped).add(name)
-        if not any(keep):
-            path.unlink()
-        elif not all(keep):
-            write_table(path, pq.read_table(path).filter(pa.array(keep)))
-    return known, dropped
+    seen = {(found.st_dev, found.st_ino) for found in [home.stat()]} if home.exists() else set()
+    found = Found({}, {}, {})
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise PipelineError(f"{root}: is not a folder any more; the index is left as it is")
+        listing = list_images(root, exclude, seen)
+        if not listing.images:
+            others = f" that can be read ({'; '.join(told(listing.unsupported))})" if listing.unsupported else ""
+            raise PipelineError(f"{root}: holds no photos{others}; the index is left as it is")
+        paths = {path: (root / path).as_posix() for path in (*listing.images, *listing.unsupported)}
+        found.signatures.update((paths[path], signature_of(root / path)) for path in listing.images)
+        found.unsupported.update((paths[path], kind) for path, kind in listing.unsupported.items())
+        found.skipped.update((f"{root.as_posix()}/{path}", why) for path, why in listing.skipped.items())
+    return found
 
 
-def _embed(
-    todo: Sequence[str],
-    signatures: dict[str, str],
-    source: FolderSource,
-    encoder: QueryEncoder,
-    shards: Path,
-    bad: dict[str, str],
-) -> int:
-    """Embeds photos into new shards; those that can't be read are added to `bad`. Returns how many were embedded."""
-    used = [int(path.stem.removeprefix("part-")) for path in shards.glob("part-*.parquet")]
-    added = 0
-    with (
-        ThreadPoolExecutor(READERS) as readers,
-        tqdm(total=len(todo), desc="embed photos", unit="photo", mininterval=1.0, disable=not todo) as bar,
-    ):
-        for number, start in enumerate(range(0, len(todo), SHARD_ROWS), max(used, default=-1) + 1):
-            paths: list[str] = []
-            vectors: list[Vectors] = []
-            images = _read(todo[start : start + SHARD_ROWS], source, encoder, readers, bad, bar)
-            while batch := list(islice(images, encoder.networks.batch)):
-                paths += [path for path, _ in batch]
-                vectors.append(encoder.raw([image for _, image in batch]))
-            added += _write(shards / f"part-{number:05d}.parquet", paths, vectors, signatures, bad)
-    return added
+def told(unsupported: Mapping[str, Format]) -> list[str]:
+    """Of each format that can't be read how many files there are, their extensions, one of them, and the way out."""
+    lines = []
+    for kind, count in Counter(unsupported.values()).items():
+        paths = [path for path, of in unsupported.items() if of == kind]
+        endings = ", ".join(sorted({Path(path).suffix.lower() or "no extension" for path in paths}))
+        lines.append(f"{count:,} {kind.name} ({endings}), such as {paths[0]}: {obstacle(kind)}")
+    return lines
 
 
-def _read(
-    paths: Sequence[str],
-    source: FolderSource,
-    encoder: QueryEncoder,
-    readers: ThreadPoolExecutor,
-    bad: dict[str, str],
-    bar: "tqdm[NoReturn]",
-) -> Iterator[tuple[str, Tensor]]:
-    """The readable photos in order, prepared for the encoder; a few are read ahead."""
-
-    def read(path: str) -> Tensor | str:
-        try:
-            return encoder.networks.prepare(source.load(path, "photo", path))
-        except (BadImage, OSError) as failure:
-            return str(failure)
-        except MemoryError:
-            return "too large for this machine's memory"
-
-    ahead = 4 * READERS
-    waiting = [readers.submit(read, path) for path in paths[:ahead]]
-    for place, path in enumerate(paths):
-        image = waiting.pop(0).result()
-        if place + ahead < len(paths):
-            waiting.append(readers.submit(read, paths[place + ahead]))
-        bar.update()
-        if isinstance(image, str):
-            bad[path] = image
-        else:
-            yield path, image
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Lets one process at a time change an index."""
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as failure:
+        raise PipelineError(f"{home}: is being updated by another process; wait until it is done") from failure
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _write(
-    shard: Path, paths: list[str], vectors: list[Vectors], signatures: dict[str, str], bad: dict[str, str]
-) -> int:
-    """Writes a shard without vectors that can't be ranked; returns the number of its rows."""
-    if not paths:
-        return 0
-    values = np.concatenate(vectors)
-    lengths = np.einsum("ij,ij->i", values, values)
-    good = np.isfinite(lengths) & (lengths > 0)
-    bad.update({path: "its vector is zero or not finite" for path, fine in zip(paths, good, strict=True) if not fine})
-    names = [path for path, fine in zip(paths, good, strict=True) if fine]
-    if names:
-        table = vector_table(names, [""] * len(names), names, values[good])
-        write_table(shard, table.append_column("signature", pa.array([signatures[name] for name in names])))
-    return len(names)
+def _begin(live: Path, asked: Record, *, afresh: bool) -> tuple[Path, Record]:
+    """The generation to work in, and its record.
+
+    Args:
+        live: the generation that is there.
+        asked: what the index is to be of.
+        afresh: work in another one, that of an update afresh which was interrupted where it fits.
+
+    Raises:
+        PipelineError: the index that is there is of other folders, or of another model.
+    """
+    if afresh:
+        return _begin_afresh(live, asked)
+    if (live / RECORD_NAME).exists() or (live.parent / RECORD_NAME).exists():
+        record = read_folder(live)
+        lost = [root for root in record.roots if not any(_is_below(root, other) for other in asked.roots)]
+        if lost:
+            raise PipelineError(
+                f"{live}: is the index of {' and '.join(record.roots)}, not of {' and '.join(asked.roots)}; name all "
+                f"folders that it is to hold; or, {AFRESH}"
+            )
+        if record.model != asked.model:
+            raise PipelineError(f"{live}: {CHANGED}; {AFRESH}")
+        record = replace(record, roots=asked.roots, exclude=asked.exclude)
+    else:
+        record = asked
+    write_record(live, record)
+    return live, record
 
 
-def _build(run: Run, tables: Sequence[Path]) -> str:
-    """Builds the index from all shards in the process that holds FAISS; returns its kind in words."""
+def _begin_afresh(live: Path, asked: Record) -> tuple[Path, Record]:
+    folder = live.with_name(str(int(live.name) + 1))
+    if not finished(live):
+        shutil.rmtree(live, ignore_errors=True)
+        folder = live
+    elif not _fits(folder, asked):  # where it does, an update afresh was interrupted and goes on
+        shutil.rmtree(folder, ignore_errors=True)
+    home = live.parent
+    if (home / RECORD_NAME).exists():  # an earlier version's
+        for name in ("vectors", "index"):
+            shutil.rmtree(home / name, ignore_errors=True)
+        (home / RECORD_NAME).unlink()
+    write_record(folder, asked)
+    return folder, asked
+
+
+def _fits(folder: Path, asked: Record) -> bool:
+    try:
+        return read_folder(folder) == asked
+    except PipelineError:
+        return False
+
+
+def _update(run: Run, folder: Path, record: Record, found: Found, opened: "Callable[[], QueryEncoder]") -> Update:
+    shards, alignment = folder / "vectors", alignment_key(run)
+    before = stored(shards)
+    known = {path for path, row in before.items() if found.signatures.get(path) == row.signature}
+    bad = dict(found.skipped)
+    work = Work(
+        shards, Thumbnails(folder / "thumbnails"), found.signatures, before, opened, run.params.embed.largest, bad
+    )
+    added, kept = work.embed([path for path in found.signatures if path not in known])
+    drop_stale(shards, found.signatures)
+    now = stored(shards)
+    reasons = {path: obstacle(kind) for path, kind in found.unsupported.items()}
+    write_json(folder / BAD_NAME, dict(sorted({**bad, **reasons}.items())))
+    if not now:
+        raise PipelineError(
+            f"{' and '.join(record.roots)}: none of {len(found.signatures):,} files can be read as a photo; see "
+            f"{folder / BAD_NAME}"
+        )
+    settings = run.params.index
+    contents = sorted((path, row.content) for path, row in now.items())
+    state = digest_of(contents, alignment, settings.kind, settings.dimension)
+    words = ""
+    if state != record.state or not (folder / "index").exists():
+        words = _build(run, folder, sorted(shards.glob("part-*.parquet")))
+        work.thumbnails.keep_only({row.content for row in now.values()})
+        write_record(folder, replace(record, alignment=alignment, state=state))
+    return Update(len(now), added, kept, len(before.keys() - now.keys()), bad, found.unsupported, words)
+
+
+def _build(run: Run, folder: Path, tables: Sequence[Path]) -> str:
+    """Builds the index of a generation in the process that holds FAISS; returns its kind in words."""
     kind, index = run.params.retrieval.alignment, run.params.index
     fitted = None if kind == "none" else alignment_file(run)
-    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, own_folder(run) / "index")
+    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index")
     with closing(RemoteFaiss()) as faiss:
         return faiss.build(job).settings
 
 
-def index(asked: argparse.Namespace) -> int:
-    """Updates the index and says what it did."""
-    run = Run.open(asked.run)
-    keep_freed_memory()
-    done = update(run, asked.photos, open_encoder(run, run.params.embed.threads), afresh=asked.afresh)
-    for path, why in sorted(done.bad.items()):
-        print(f"  skipped {path}: {why}")
-    changes = f"{done.added} embedded, {done.removed} removed, {len(done.bad)} skipped"
-    print(f"{done.photos} photos in {own_folder(run)}: {changes}; {done.settings or 'the index is as it was'}")
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_lib.search.index_photos",
-        description="Indexes a folder of photos with the trained model; run again, it embeds only what is new.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of indexing that other commands have too."""
+    parser.add_argument(
+        "--exclude", action="append", metavar="PATTERN",
+        help="leave out files and folders of this name (*, ? and [a-z]), or of this path if it holds a slash; may be "
+        "repeated, and is kept for later updates; an empty one leaves out nothing any more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--index", type=Path, metavar="FOLDER", help="the folder of the index, where not its usual place"
     )
-    parser.add_argument("photos", type=Path, metavar="FOLDER", help="photos of any nesting and format")
-    parser.add_argument("--afresh", action="store_true", help="drop the index that is there and embed all photos again")
-    add_run(parser)
-    return ended(index, parser.parse_args(arguments))
+    parser.add_argument(
+        "--afresh", action="store_true", help="embed all photos again; until that is done the old index is searched"
+    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "photos", type=Path, nargs="*", metavar="FOLDER",
+        help="folders of photos, of any nesting and format; none brings the index that is there up to date",
+    )  # fmt: skip
+    add_options(parser)
+    add_run(parser, None)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Updates the index and says what it did."""
+    model = Run.open(asked.run or box())
+
+    def opened() -> "QueryEncoder":
+        from pipeline_lib.search.engine import open_encoder  # noqa: PLC0415  loads what computes vectors
+
+        # The other half of the cores decodes photos.
+        return open_encoder(model, max(model.params.embed.threads, (os.cpu_count() or 1) // 2))
+
+    done = update(model, asked.photos or (), opened, exclude=asked.exclude, afresh=asked.afresh, index=asked.index)
+    for path, why in sorted(done.bad.items())[:NAMED]:
+        print(printable(f"  skipped {path}: {why}"))
+    if len(done.bad) > NAMED:
+        print(f"  and {len(done.bad) - NAMED:,} more, which {BAD_NAME} beside the index names")
+    for words in told(done.unsupported):
+        print(printable(f"  passed over {words}"))
+    kept = f"{done.kept:,} known by their content, " if done.kept else ""
+    print(
+        f"{done.photos:,} photos in {own_folder(model, asked.index)}: {done.added:,} embedded, {kept}"
+        f"{done.removed:,} removed, {len(done.bad):,} skipped; {done.settings or 'the index is as it was'}"
+    )
+    return 0

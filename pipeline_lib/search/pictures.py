@@ -1,4 +1,4 @@
-"""Photos for the page: thumbnails and edge maps from a bounded cache, and whole photos without one.
+"""Photos for the page: thumbnails from a bounded cache, and whole photos without one.
 
 Everything is decoded and encoded again, so that nothing else in a file, such as its place and date, is sent.
 """
@@ -10,16 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
-import numpy as np
-
-from pipeline_lib import params
-from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
-from pipeline_lib.pretext.edges import edge_map
+from pipeline_lib.data.images import SPARE, encode_jpeg, encode_png
 from pipeline_lib.search.gallery import Gallery, Pixels
+from pipeline_lib.search.thumbnails import fit
 
 LARGEST: Final = 1600
 """px, longer side of a photo that is opened."""
+ENOUGH: Final = LARGEST * 3 // 4 // SPARE
+"""px of the shorter side that `decode` is asked for then; most photos are 3:4 or longer."""
 QUALITY: Final = 90
 
 
@@ -48,42 +46,27 @@ class ByteCache:
         return value
 
 
-def fit(image: Pixels, longest: int) -> Pixels:
-    """An image scaled down, if need be, so that its longer side has at most `longest` px."""
-    scale = longest / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
 @dataclass(frozen=True)
 class Pictures:
     """The pictures of a gallery as files that browsers show."""
 
     gallery: Gallery  # whose photos
-    edges: params.Edges  # section `edges` that the model was trained with
     thumbnail_side: int  # px, longer side
-    cache: ByteCache  # for thumbnails and edge maps
+    cache: ByteCache  # for thumbnails
 
     def thumbnail(self, row: int) -> bytes:
         """A small JPEG of a photo. Raises as `Gallery.load`, like all of these."""
-        load = self.gallery.load
-        return self.cache.get(("thumbnail", row), lambda: encode_jpeg(fit(load(row), self.thumbnail_side), QUALITY))
 
-    def edge_map(self, row: int) -> bytes:
-        """The edge map of a photo, as training photos are drawn: PNG."""
-        return self.cache.get(("edges", row), lambda: encode_png(self.edges_of(self.gallery.load(row))))
+        def make() -> bytes:
+            kept = self.gallery.thumbnail(row)
+            side = self.thumbnail_side
+            return kept or encode_jpeg(fit(self.gallery.load(row, side), side), QUALITY)
+
+        return self.cache.get(("thumbnail", row), make)
 
     def photo(self, row: int) -> bytes:
         """The photo as JPEG of at most `LARGEST` px."""
-        return encode_jpeg(fit(self.gallery.load(row), LARGEST), QUALITY)
-
-    def edges_of(self, image: Pixels) -> Pixels:
-        """Canny edges of any image, uint8[H, W], at the scale of training."""
-        # Scaling up the short side of a very long image would take any amount of memory.
-        small = fit(image, 16 * self.edges.short_side)
-        return edge_map(resize_short_side(small, self.edges.short_side), self.edges)
+        return encode_jpeg(fit(self.gallery.load(row, ENOUGH), LARGEST), QUALITY)
 
 
 def data_address(image: Pixels) -> str:

@@ -1,11 +1,15 @@
-"""`python -m pipeline_lib.search.serve`: the web page and the HTTP API, on this machine alone unless told otherwise."""
+"""`drawfind serve`: the web page and the HTTP API, on this machine alone unless told otherwise."""
 
 import argparse
+import os
 import socket
 import sys
 import threading
+import webbrowser
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import uvicorn
@@ -14,21 +18,105 @@ from fastapi import FastAPI
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of
-from pipeline_lib.models.device import keep_freed_memory
-from pipeline_lib.run import Run
+from pipeline_lib.search import index_photos
 from pipeline_lib.search.api import create_app
-from pipeline_lib.search.command import add_gallery, add_run, ended, up_to
+from pipeline_lib.search.choice import add_choice, chosen
+from pipeline_lib.search.command import up_to
 from pipeline_lib.search.engine import SearchEngine, open_engine
 from pipeline_lib.search.guard import LOOPBACK
 from pipeline_lib.search.own_record import model_key
 from pipeline_lib.search.pictures import Pictures
 from pipeline_lib.search.service import WARM_UP_TO, Service, Settings
+from pipeline_lib.search.share import address, addresses, code_as_text, new_token
 
-LIMITS = {
+LIMITS: Final = {
     "threads": "for each batch of queries; more help only where cores are idle",
     "batch": "waiting queries that are embedded together at most",
     "queue": "queries that may wait; further ones are answered with 503",
 }
+THIS_MACHINE: Final = "127.0.0.1"
+ALL: Final = {"0.0.0.0": THIS_MACHINE, "::": "::1"}  # noqa: S104  only with --share or --host
+"""Addresses that stand for all of a machine's, and by which of them it reaches itself."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--photos", nargs="+", type=Path, metavar="FOLDER",
+        help="folders of photos that are indexed first; without, what is indexed already is searched",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", action="store_true", help="for other devices too: listen on all addresses, and demand a token"
+    )
+    parser.add_argument(
+        "--open", action=argparse.BooleanOptionalAction, default=None,
+        help="open the page in a browser; by default where it is started by hand on a desktop",
+    )  # fmt: skip
+    parser.add_argument("--host", help="address to listen on (default: this machine alone)")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a further host name of the server; may be repeated"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    for name, words in LIMITS.items():
+        parser.add_argument(
+            f"--{name}", type=up_to(1024), default=getattr(Settings, name), help=f"{words} (default: %(default)s)"
+        )
+    index_photos.add_options(parser)
+    add_choice(parser)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Indexes the photos that are named, and serves until it is interrupted."""
+    settings = Settings(asked.threads, asked.batch, asked.queue)
+    host = asked.host or ("0.0.0.0" if asked.share else THIS_MACHINE)  # noqa: S104  asked for, and behind a token
+    token = new_token() if asked.share else ""
+    with bind(host, asked.port) as listening:  # before photos are indexed: a port that is taken is told at once
+        if (asked.photos or asked.afresh or asked.exclude is not None) and (status := index_photos.run(asked)):
+            return status
+        model, which = chosen(asked)
+        with closing(open_engine(model, which, settings.threads, asked.index)) as engine:
+            port = listening.getsockname()[1]
+            named = [address(name, port, token) for name in asked.name]
+            shared = [*named, *addresses(host, port, token)] if token else []
+            app = create(engine, settings, host, asked.name, token=token, shared=next(iter(shared), ""))
+            warm_up(engine)
+            here = address(ALL.get(host, host), port, token)
+            announce(engine, here, shared, guarded=bool(token) or host in LOOPBACK)
+            if on_desktop() if asked.open is None else asked.open:
+                webbrowser.open(here)
+            try:
+                serve_engine(app, listening)
+            except KeyboardInterrupt:
+                print("ended")
+    return 0
+
+
+def announce(engine: SearchEngine, here: str, shared: Sequence[str], *, guarded: bool) -> None:
+    """Says what is served and where.
+
+    Args:
+        engine: what searches.
+        here: the page's address on this machine.
+        shared: its addresses for other devices, likeliest first.
+        guarded: whether none but this machine, or whoever has the token, is answered.
+    """
+    print(f"{len(engine.gallery)} photos of {engine.gallery.name}: {here}  (Ctrl-C ends)")
+    if shared:
+        print(f"on your phone, in the same network: {'  or  '.join(shared)}\n{code_as_text(shared[0])}")
+    if not guarded:
+        print("whoever reaches this address sees your photos; --share demands a token")
+    sys.stdout.flush()
+
+
+def on_desktop() -> bool:
+    """Whether a person has started this in a terminal of a desktop, where a browser can open."""
+    screen = sys.platform in {"darwin", "win32"} or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return screen and sys.stdout.isatty()
+
+
+def warm_up(engine: SearchEngine) -> None:
+    """Searches once, since the first pass through a network is slow."""
+    engine.search([engine.prepare(np.full((64, 64), 255, np.uint8))], 1)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -55,42 +143,30 @@ def warm(pictures: Pictures, stop: threading.Event) -> None:
             continue
 
 
-def serve(asked: argparse.Namespace) -> int:
-    """Serves until it is interrupted."""
-    run = Run.open(asked.run)
-    settings = Settings(asked.threads, asked.batch, asked.queue)
-    keep_freed_memory()
-    with (
-        bind(asked.host, asked.port) as listening,
-        closing(open_engine(run, asked.gallery, settings.threads)) as engine,
-    ):
-        try:
-            serve_engine(engine, create(engine, settings, asked.host, asked.name), asked.host, listening)
-        except KeyboardInterrupt:
-            print("ended")
-    return 0
-
-
-def create(engine: SearchEngine, settings: Settings, host: str, names: Sequence[str] = ()) -> FastAPI:
-    """The application for one engine, which listens on `host` and goes by `names` too."""
+def create(
+    engine: SearchEngine,
+    settings: Settings,
+    host: str,
+    names: Sequence[str] = (),
+    *,
+    token: str = "",
+    shared: str = "",
+) -> FastAPI:
+    """The application for one engine, which listens on `host` and goes by `names` too; the rest as `create_app`."""
     # A changed photo means a newly written index, so no browser shows the old photo.
     version = digest_of(model_key(engine.run), engine.facts.key)[:12]
     machine = socket.gethostname()
-    return create_app(engine, settings, version=version, hosts=(*LOOPBACK, machine, f"{machine}.local", host, *names))
+    hosts = (*LOOPBACK, machine, f"{machine}.local", host, *names)
+    return create_app(engine, settings, version=version, hosts=hosts, token=token, shared=shared)
 
 
-def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socket.socket) -> None:
-    """Serves one engine on a socket."""
+def serve_engine(app: FastAPI, listening: socket.socket) -> None:
+    """Serves on a socket."""
     service: Service = app.state.service
-    blank = engine.prepare(np.full((64, 64), 255, np.uint8))
-    engine.search([blank], 1)  # since the first pass through a network is slow
-    port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"{len(engine.gallery)} photos of {engine.gallery.name}: http://{shown}:{port}/  (Ctrl-C ends)", flush=True)
     config = uvicorn.Config(app, log_level="warning", limit_concurrency=512, timeout_keep_alive=15, server_header=False)
     stop = threading.Event()
     warming = threading.Thread(target=warm, args=(service.pictures, stop))
-    if len(engine.gallery) <= WARM_UP_TO:
+    if len(service.pictures.gallery) <= WARM_UP_TO:
         warming.start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
@@ -99,26 +175,3 @@ def serve_engine(engine: SearchEngine, app: FastAPI, host: str, listening: socke
         stop.set()
         if warming.is_alive():
             warming.join()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_lib.search.serve", description="Serves the page that finds photos by drawing."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument(
-        "--name", action="append", default=[], help="a further host name of the server; may be repeated"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    for name, words in LIMITS.items():
-        parser.add_argument(
-            f"--{name}", type=up_to(1024), default=getattr(Settings, name), help=f"{words} (default: %(default)s)"
-        )
-    add_gallery(parser)
-    add_run(parser)
-    return ended(serve, parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

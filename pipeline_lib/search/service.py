@@ -1,27 +1,29 @@
 """The service behind the HTTP API: admits queries, prepares and batches them, and describes what was found."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from pathlib import PurePosixPath
 
 from pipeline_lib.data.images import encode_png
-from pipeline_lib.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from pipeline_lib.data.source import FileSource
 from pipeline_lib.search.batching import Admission, Batcher
-from pipeline_lib.search.engine import Hit, SearchEngine
-from pipeline_lib.search.gallery import Pixels
+from pipeline_lib.search.engine import Hit, Prepared, SearchEngine
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
-from pipeline_lib.search.wire import Found, Health, ModelInfo, Seen
+from pipeline_lib.search.queries import Query, mirrored
+from pipeline_lib.search.wire import Answer, Found, Health, ModelInfo, Photo, Seen
 
-Query = tuple[Tensor, int]
+Waiting = tuple[Prepared, int]
 PREPARERS = 2
 """Threads that decode uploads and scale them."""
+PAINTERS = 2
+"""Threads that decode photos to show: few, so that a page of thumbnails leaves the processor to the next search."""
 WARM_UP_TO = 2000
 """Photos up to which all thumbnails are made ahead."""
+ALIKE = 0.5
+"""Likeness from which a photo counts as alike."""
 TITLES = {"openmoji": "OpenMoji", "sketchy": "Sketchy", "folder": "your folder"}
 CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 """Attribution that a data set's licence asks for."""
@@ -37,7 +39,16 @@ class Settings:
     upload_bytes: int = 10_000_000  # size of an uploaded picture at most
     upload_pixels: int = 30_000_000  # its pixels at most
     thumbnail: int = 192  # longer side of a small picture, px
-    cache_bytes: int = 100_000_000  # memory for small pictures and edge maps
+    cache_bytes: int = 100_000_000  # memory for small pictures
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a query is to be searched."""
+
+    top: int  # photos
+    mirror: bool = False  # search for its mirror image
+    seen: bool = False  # tell what the network sees
 
 
 class Service:
@@ -46,47 +57,96 @@ class Service:
     def __init__(self, engine: SearchEngine, settings: Settings, version: str) -> None:
         """Starts the threads; `version` changes with the model and the index."""
         self.engine = engine
+        self.settings = settings
         self.version = version
         self.admission = Admission(settings.queue + settings.batch)
-        edges = engine.run.params.edges
-        self.pictures = Pictures(engine.gallery, edges, settings.thumbnail, ByteCache(settings.cache_bytes))
-        self._batcher: Batcher[Query, list[Hit]] = Batcher(self._search, settings.batch)
+        self.pictures = Pictures(engine.gallery, settings.thumbnail, ByteCache(settings.cache_bytes))
+        self._batcher: Batcher[Waiting, list[Hit]] = Batcher(self._search, settings.batch)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
+        self._painters = ThreadPoolExecutor(PAINTERS, thread_name_prefix="paint")
 
-    def _search(self, queries: Sequence[Query]) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[Waiting]) -> list[list[Hit]]:
         found = self.engine.search([prepared for prepared, _ in queries], max(top for _, top in queries))
         return [hits[:top] for hits, (_, top) in zip(found, queries, strict=True)]
 
-    async def find(self, make: Callable[[], Pixels], top: int, *, seen: bool) -> tuple[list[Found], Seen | None]:
-        """Searches by the picture that `make` gives; it is called in another thread."""
+    async def answer(self, make: Callable[[], Query], wish: Wish, started: float) -> Answer:
+        """Searches by the query that `make` gives; it is called in another thread.
+
+        Args:
+            make: reads the query.
+            wish: how it is searched.
+            started: `time.perf_counter` of when the request arrived.
+        """
         loop = asyncio.get_running_loop()
-        prepared, told = await loop.run_in_executor(self._preparers, self._prepare, make, seen)
-        hits = await asyncio.wrap_future(self._batcher.submit((prepared, top)))
-        return [self._found(hit) for hit in hits], told
-
-    def _prepare(self, make: Callable[[], Pixels], seen: bool) -> tuple[Tensor, Seen | None]:  # noqa: FBT001
-        image = make()
-        prepared = self.engine.prepare(image)
-        if not seen:
-            return prepared, None
-        colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-        edges = self.pictures.edges_of(colours)
-        patch_norm = self.engine.run.params.train.patch_norm
-        network = data_address(pixels_of(prepared, patch_norm=patch_norm))
-        return prepared, Seen(input=network, edges=data_address(edges))
-
-    def _found(self, hit: Hit) -> Found:
-        gallery, place = self.engine.gallery, f"/photos/{hit.row}"
-        return Found(
-            rank=hit.rank,
-            score=round(hit.score, 6),
-            distance=round(hit.distance, 6),
-            image_id=gallery.image_ids[hit.row],
-            label=gallery.label(hit.row),
-            photo=f"{place}?v={self.version}",
-            thumbnail=f"{place}/thumbnail?v={self.version}",
-            edges=f"{place}/edges?v={self.version}",
+        query, prepared = await loop.run_in_executor(self._preparers, self._prepare, make, wish.mirror)
+        hits: list[Hit] = []
+        if not query.blank:
+            hits = await asyncio.wrap_future(self._batcher.submit((prepared, wish.top)))
+        return Answer(
+            found=self._found(hits),
+            blank=query.blank,
+            kind="photo" if query.domain == "photo" else "drawing",
+            version=self.version,
+            seen=self._seen(prepared) if wish.seen else None,
+            milliseconds=round((time.perf_counter() - started) * 1e3, 2),
         )
+
+    def _prepare(self, make: Callable[[], Query], mirror: bool) -> tuple[Query, Prepared]:  # noqa: FBT001
+        query = make()
+        if mirror:
+            query = mirrored(query)
+        return query, self.engine.prepare(query.pixels, query.domain)
+
+    def _seen(self, prepared: Prepared) -> Seen:
+        inputs = [data_address(pixels) for pixels in prepared.pixels]
+        return Seen(inputs=inputs, alignment=self.engine.facts.alignment)
+
+    def query_of_photo(self, row: int) -> Query:
+        """A photo of the gallery as a query. Raises as `Gallery.load`."""
+        return Query(self.engine.gallery.load(row, self.engine.encoder.embedder.size), "photo", blank=False)
+
+    def _found(self, hits: Sequence[Hit]) -> list[Found]:
+        """Hits as they are told, each with its near-duplicates behind it."""
+        stacks = self.engine.gallery.stacked([hit.row for hit in hits])
+        return [
+            Found(
+                **self._photo(hits[first].row).model_dump(),
+                rank=rank,
+                score=round(hits[first].score, 6),
+                likeness=hits[first].likeness,
+                alike=hits[first].likeness >= ALIKE,
+                stack=[self._photo(hits[place].row) for place in behind],
+            )
+            for rank, (first, *behind) in enumerate(stacks, start=1)
+        ]
+
+    def _photo(self, row: int) -> Photo:
+        gallery, place = self.engine.gallery, f"photos/{self.version}/{row}"
+        file = gallery.file(row)
+        return Photo(
+            number=row,
+            image_id=gallery.image_ids[row],
+            label=gallery.label(row),
+            folder=str(PurePosixPath(gallery.paths[row]).parent) if file is None else str(file.parent),
+            path="" if file is None else str(file),
+            photo=place,
+            thumbnail=f"{place}/thumbnail",
+            input=f"{place}/input",
+            original=place if file is None else f"{place}/original",
+        )
+
+    async def paint(self, make: Callable[[int], bytes], row: int) -> bytes:
+        """What `make` gives for a row, made in one of few threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._painters, make, row)
+
+    def input(self, row: int) -> bytes:
+        """What the network sees of a photo, as PNG. Raises as `Gallery.load`."""
+
+        def make() -> bytes:
+            photo = self.engine.gallery.load(row, self.engine.encoder.embedder.size)
+            return encode_png(self.engine.prepare(photo, "photo").pixels[0])
+
+        return self.pictures.cache.get(("input", row), make)
 
     def example(self, number: int) -> bytes:
         """A drawing of the catalog as PNG. Raises as `Gallery.load`."""
@@ -97,6 +157,7 @@ class Service:
         counts = self.admission
         return Health(
             status="ok" if self.engine.faiss.alive else "degraded",
+            version=self.version,
             photos=len(self.engine.gallery),
             waiting=counts.waiting,
             queue=counts.limit,
@@ -106,22 +167,26 @@ class Service:
 
     def model(self) -> ModelInfo:
         """The model and index that are searched with."""
-        engine, networks = self.engine, self.engine.encoder.networks
-        meta = networks.members[0].meta
+        engine, embedder = self.engine, self.engine.encoder.embedder
+        gallery, meta = engine.gallery, embedder.meta
+        roots = [gallery.source.root] if isinstance(gallery.source, FileSource) else []
         return ModelInfo(
             run=engine.run.name,
-            gallery=TITLES.get(engine.gallery.name, engine.gallery.name),
-            credit=CREDITS.get(engine.gallery.name, ""),
-            photos=len(engine.gallery),
-            architecture=" + ".join(str(each.meta.get("architecture", "")) for each in networks.members),
+            gallery=TITLES.get(gallery.name, gallery.name),
+            folders=[str(root) for root in gallery.roots or roots],
+            credit=CREDITS.get(gallery.name, ""),
+            photos=len(gallery),
+            architecture=str(meta.get("architecture", "")),
             start_weights=str(meta.get("start_weights", "")),
             pretext_accuracy=meta.get("accuracy"),
             training_images=meta.get("training_images"),
-            embedding=" + ".join(each.params.embed.layers for each in networks.members),
-            image_size=networks.size,
+            embedding=engine.run.params.embed.layers,
+            image_size=embedder.size,
             alignment=engine.facts.alignment,
             index=engine.facts.settings,
             examples=len(engine.examples),
+            upload_bytes=self.settings.upload_bytes,
+            upload_pixels=self.settings.upload_pixels,
             version=self.version,
         )
 
@@ -129,19 +194,4 @@ class Service:
         """Ends the threads."""
         self._batcher.close()
         self._preparers.shutdown(cancel_futures=True)
-
-
-def pixels_of(prepared: Tensor, *, patch_norm: bool) -> Pixels:
-    """The encoder's input as a picture.
-
-    Args:
-        prepared: float32[1, 3, S, S], normalised.
-        patch_norm: normalised by its own mean and deviation; it is then stretched from its darkest to its brightest.
-    """
-    values: NDArray[np.float32] = prepared[0].permute(1, 2, 0).numpy()
-    if patch_norm:
-        low, high = float(values.min()), float(values.max())
-        values = (values - low) / (high - low) if high > low else np.ones_like(values)
-    else:
-        values = values * np.array(IMAGENET_STD, np.float32) + np.array(IMAGENET_MEAN, np.float32)
-    return np.asarray(np.clip(np.round(values * 255), 0, 255), np.uint8)
+        self._painters.shutdown(cancel_futures=True)

@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from pipeline_lib.data.images import FORMATS, BadImage, decode
-from pipeline_lib.search.gallery import Pixels
+from pipeline_lib.data.images import FORMATS, BadImage
+from pipeline_lib.search.queries import Query, read_query
+from pipeline_lib.search.wire import Choice
 
 
 class InMemoryParser(MultiPartParser):
@@ -47,26 +48,28 @@ async def read_picture(request: Request) -> bytes:
     return data
 
 
-def decode_upload(data: bytes, max_pixels: int) -> Pixels:
-    """The picture in some bytes, uint8[H, W, 3], RGB. Its size is checked before it is decoded.
+def query_of(data: bytes, kind: Choice, max_pixels: int) -> Query:
+    """The query that some bytes hold. Its size is checked before it is decoded.
 
     Raises:
         HTTPException: 415 where the bytes are no picture, 413 where it has too many pixels, 422 where it is damaged.
     """
+    try:
+        return read_query(data, max_pixels=max_pixels, kind=kind)
+    except BadImage as failure:
+        raise _refusal(data, max_pixels, str(failure)) from failure
+
+
+def _refusal(data: bytes, max_pixels: int, words: str) -> HTTPException:
+    """Why a picture that could not be read is refused, by what its first bytes say."""
     large = HTTPException(413, f"the picture has more than {max_pixels / 1e6:g} million pixels; send a smaller one")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-    except UnidentifiedImageError as failure:
-        words = "this is no picture of a known format; send a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
-        raise HTTPException(415, words) from failure
-    except Image.DecompressionBombError as failure:
-        raise large from failure
-    except Exception as failure:  # bad bytes make decoders raise almost anything
-        raise HTTPException(422, f"the picture is damaged: {failure}") from failure
-    if width * height > max_pixels:
-        raise large
-    try:
-        return decode(data, max_pixels=max_pixels)
-    except BadImage as failure:
-        raise HTTPException(422, f"the picture is damaged: {failure}") from failure
+    except UnidentifiedImageError:
+        return HTTPException(415, f"this is no picture that can be read: {words}")
+    except Image.DecompressionBombError:
+        return large
+    except Exception:  # noqa: BLE001  bad bytes make decoders raise almost anything
+        width = height = 0
+    return large if width * height > max_pixels else HTTPException(422, f"the picture is damaged: {words}")

@@ -1,6 +1,6 @@
 """Requests and answers of the HTTP API as pydantic models, from which the OpenAPI document is generated."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,8 @@ MOST_POINTS = 5000
 ALL_POINTS = 100_000
 """Points of a drawing at most; more would block the threads that rasterise."""
 
+Kind = Literal["drawing", "photo"]
+Choice = Literal["auto", "drawing", "photo"]
 Coordinate = Annotated[float, Field(ge=-1.0, le=2.0, allow_inf_nan=False)]
 """Of a point; outside 0 to 1 it lies beside the paper."""
 
@@ -36,6 +38,7 @@ class StrokesQuery(Wire):
 
     strokes: list[Stroke] = Field(min_length=1, max_length=MOST_STROKES)
     top: int = Field(default=24, ge=1, le=MOST_HITS, description="how many photos")
+    mirror: bool = Field(default=False, description="search for its mirror image")
     seen: bool = Field(default=False, description="also tell what the network sees")
 
     @model_validator(mode="after")
@@ -45,30 +48,47 @@ class StrokesQuery(Wire):
         return self
 
 
-class Found(Wire):
-    """A photo that was found."""
+class Photo(Wire):
+    """A photo of the gallery. Addresses are relative to the page's."""
 
-    rank: int = Field(ge=1)
-    score: float = Field(description="cosine similarity, -1 to 1")
-    distance: float = Field(description="1 - score")
+    number: int = Field(ge=0, description="its row; means something together with the version alone")
     image_id: str
     label: str
-    photo: str = Field(description="address of the photo")
+    folder: str = Field(description="the folder that holds it")
+    path: str = Field(description='of its file, absolute; "" for pictures that the pipeline itself made')
+    photo: str = Field(description="address of the photo, re-encoded and of at most 1600 px")
     thumbnail: str = Field(description="address of a small version")
-    edges: str = Field(description="address of its edge map")
+    input: str = Field(description="address of what the network sees of it")
+    original: str = Field(description="address of the file as it is; of the photo where there is no file")
+
+
+class Found(Photo):
+    """A photo that was found."""
+
+    rank: int = Field(ge=1, description="among those that are found; a stack counts as one")
+    score: float = Field(description="cosine similarity, -1 to 1")
+    likeness: float = Field(ge=0.0, le=1.0, description="the score as a person reads it; 0.5 divides")
+    alike: bool = Field(description="whether its likeness is at least 0.5")
+    stack: list[Photo] = Field(description="near-duplicates that stand behind it, such as others of a burst")
 
 
 class Seen(Wire):
-    """What the network sees of a query, as PNG data addresses."""
+    """What the network sees of a query."""
 
-    input: str = Field(description="the query at the size that the encoder takes")
-    edges: str = Field(description="its Canny edge map, as training photos are drawn")
+    inputs: list[str] = Field(
+        description="the query at the size that the encoder takes, data addresses of PNGs: framed, and a small drawing "
+        "also as it would stand on other pages"
+    )
+    alignment: str = Field(description="how its vector is aligned with those of photos: retrieval.alignment of the run")
 
 
 class Answer(Wire):
     """The nearest photos, best first."""
 
     found: list[Found]
+    blank: bool = Field(description="the query is blank or nearly so; nothing was searched")
+    kind: Kind = Field(description="what the query was taken for")
+    version: str = Field(description="changes with the model and the index")
     milliseconds: float = Field(description="from the whole request to the answer, on the server")
     seen: Seen | None = None
 
@@ -77,6 +97,7 @@ class Health(Wire):
     """Whether the server can search."""
 
     status: str = Field(description='"ok", or "degraded" while the index process is being restarted')
+    version: str = Field(description="changes with the model and the index")
     photos: int
     waiting: int = Field(description="searches in progress")
     queue: int = Field(description="searches that may be in progress before 503 is answered")
@@ -89,6 +110,7 @@ class ModelInfo(Wire):
 
     run: str = Field(description="name of the run that made the model")
     gallery: str
+    folders: list[str] = Field(description="that hold the photos, absolute; none where the pipeline made them")
     credit: str = Field(description="attribution that the pictures' licence asks for")
     photos: int
     architecture: str
@@ -100,7 +122,16 @@ class ModelInfo(Wire):
     alignment: str
     index: str
     examples: int
+    upload_bytes: int = Field(description="that a picture to search with may take")
+    upload_pixels: int = Field(description="that it may have")
     version: str = Field(description="changes with the model and the index")
+
+
+class Sharing(Wire):
+    """How another device of the local network opens the page."""
+
+    address: str = Field(description="with the token that admits it")
+    code: str = Field(description="QR code of the address: data address of an SVG")
 
 
 class Problem(Wire):

@@ -104,7 +104,8 @@ class Place:
     def embed(self, run: Run, out: Path, network: Callable[[torch.Tensor], torch.Tensor]) -> None:
         catalog, size = read_catalog(run.catalog), run.params.embed.largest
         with torch.inference_mode():
-            export_all({out: network}, catalog, self.source, run.pairs, run.params.train, run.params.embed, size=size, batch=4)  # type: ignore[arg-type]
+            values = run.params
+            export_all({out: network}, catalog, self.source, run.pairs, values.train, values.embed, size=size, batch=4)  # type: ignore[arg-type]
         fit_pretext(out).save(out / FILE_NAME)
         write_json(out / "system.json", {"seconds": 1.0})
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from pipeline_lib.data.folder import FolderSource, image_files
+from pipeline_lib.data import formats
+from pipeline_lib.data.folder import FolderSource, image_files, list_images
 from pipeline_lib.errors import PipelineError
 
 Form = Literal["NFC", "NFD"]
@@ -25,7 +29,7 @@ def depicts(root: Path, sketches: str) -> dict[str, str]:
 
 
 def test_images_are_found_at_any_depth_under_any_name(tmp_path: Path) -> None:
-    names = ["a b.jpg", "zoo/été/猫 🐈.PNG", "zoo/été/x.tiff", "zoo/deep/er/1.webp", "x.heic"]
+    names = ["a b.jpg", "zoo/été/猫 🐈.PNG", "zoo/été/x.tiff", "zoo/deep/er/1.webp", "x.avif"]
     touch(tmp_path, *names, "notes.txt", "Thumbs.db", ".hidden.jpg", ".hidden/x.jpg", "zoo/._x.jpg")
     assert sorted(image_files(tmp_path)) == sorted(names)
     assert list(image_files(tmp_path)) == list(image_files(tmp_path))
@@ -37,6 +41,89 @@ def test_an_image_under_another_name_is_known_by_its_first_bytes(tmp_path: Path)
     (tmp_path / "letter.doc").write_bytes(b"dear reader")
     os.mkfifo(tmp_path / "pipe")
     assert list(image_files(tmp_path)) == ["photo", "photo.bak"]
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the extras."""
+    for package in ("pillow_heif", "rawpy"):
+        monkeypatch.setitem(sys.modules, package, None)
+    formats.obstacle.cache_clear()
+    yield
+    monkeypatch.undo()
+    formats.obstacle.cache_clear()
+
+
+@pytest.mark.usefixtures("bare")
+def test_pictures_that_nothing_reads_are_listed_by_what_they_are(tmp_path: Path) -> None:
+    touch(tmp_path, "a.HIF", "b.jxl", "c/d.CR3", "c/e.nef", "f.psd", "film.mp4", "film.MOV", "notes.txt", "x.pdf")
+    (tmp_path / "no extension").write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n")
+    (tmp_path / "clip.bin").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")
+    # The content decides: phones and messengers rename files.
+    (tmp_path / "really a jpeg.heic").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    (tmp_path / "renamed.dat").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    listing = list_images(tmp_path)
+    assert listing.images == ["really a jpeg.heic"]
+    assert Counter(kind.name for kind in listing.unsupported.values()) == {
+        "HEIC": 2, "JPEG XL": 2, "raw": 2, "Photoshop": 1,
+    }  # fmt: skip
+    left = list(FolderSource(tmp_path, 1000, "").excluded())
+    assert {row.path for row in left} == set(listing.unsupported)
+    assert {row.reason for row in left} == {"format"}
+    assert any("sketch-context-retrieval[heic]" in row.detail for row in left)
+
+
+def test_with_the_extras_their_formats_are_photos(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    pytest.importorskip("rawpy")
+    touch(tmp_path, "a.heic", "b.HIF", "c.CR3", "d.dng")
+    assert list(image_files(tmp_path)) == ["a.heic", "b.HIF", "c.CR3", "d.dng"]
+
+
+def test_what_systems_keep_for_themselves_is_no_photo(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a.jpg", "@eaDir/a.jpg", "x/@eaDir/SYNOPHOTO_THUMB_M.jpg", "#recycle/b.jpg", "@Recycle/c.jpg",
+        "$RECYCLE.BIN/d.jpg", "System Volume Information/e.jpg", "lost+found/f.jpg", "clip.THM", "a.jpg~", "x/~a.jpg",
+    )  # fmt: skip
+    (tmp_path / "clip.THM").write_bytes(b"\xff\xd8\xff\xe0 160 x 120")
+    assert list(image_files(tmp_path)) == ["a.jpg", "x/~a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["Screenshots"], ["a.jpg", "b/c.png", "b/d.jpg"]),
+        (["screen*", "*.PNG"], ["a.jpg", "b/d.jpg"]),
+        (["b/*"], ["Screenshots/x.jpg", "a.jpg"]),
+        (["/b/c.png/"], ["Screenshots/x.jpg", "a.jpg", "b/d.jpg"]),
+        (["?.jpg"], ["b/c.png"]),
+        (["[ab].jpg"], ["Screenshots/x.jpg", "b/c.png", "b/d.jpg"]),
+    ],
+)
+def test_patterns_leave_out_more(tmp_path: Path, patterns: list[str], left: list[str]) -> None:
+    touch(tmp_path, "a.jpg", "b/c.png", "b/d.jpg", "Screenshots/x.jpg")
+    assert sorted(list_images(tmp_path, patterns).images) == left
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "locked/b.jpg", "z/c.jpg")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_images(tmp_path)
+    assert listing.images == ["a.jpg", "z/c.jpg"]
+    assert listing.skipped == {"locked": "can't be listed (Permission denied)"}
+    source = FolderSource(tmp_path, 1000, "")
+    assert [(row.path, row.reason) for row in source.excluded()] == [("locked", "unreadable")]
+    with pytest.raises(PipelineError, match=r"locked: can't be listed \(Permission denied\)"):
+        list_images(tmp_path / "locked")
 
 
 def test_link_loops_end_and_every_folder_counts_once(tmp_path: Path) -> None:

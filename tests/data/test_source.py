@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,3 +114,20 @@ def test_content_is_the_digest_of_the_bytes_and_the_signature_follows_changes(tm
     os.utime(tmp_path / "a.jpg", ns=(1, 1))
     assert source.signature("a.jpg") != before
     assert source.signature("b.jpg") == "missing"
+
+
+def test_a_signature_notices_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
+    file, source = tmp_path / "a.jpg", FileSource(tmp_path, 1000)
+    file.write_bytes(b"first")
+    os.utime(file, ns=(1, 1))
+    before = source.signature("a.jpg")
+    time.sleep(0.02)  # file systems tell times apart in steps of up to 10 ms
+    file.write_bytes(b"other")
+    os.utime(file, ns=(1, 1))
+    changed = source.signature("a.jpg")
+    assert changed != before
+    time.sleep(0.02)
+    (tmp_path / "b").write_bytes(b"third")
+    os.utime(tmp_path / "b", ns=(1, 1))
+    (tmp_path / "b").replace(file)
+    assert source.signature("a.jpg") not in {before, changed}

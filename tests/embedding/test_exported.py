@@ -48,7 +48,8 @@ def exported(projected: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    found: np.ndarray = np.einsum("ij,ij->i", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return found
 
 
 def test_vectors_are_those_of_the_run_it_was_made_from(projected: Run, exported: Run) -> None:
@@ -58,8 +59,8 @@ def test_vectors_are_those_of_the_run_it_was_made_from(projected: Run, exported:
     assert theirs.shape == (5, 16)
     assert cosines(ours, theirs).min() > 0.999  # pixels differ by a level here and there, weights are halved
     pixels = np.stack([encoders[0].prepare(image, "photo").pixels for image in images])
-    same = (each.embedder.vectors(pixels) for each in encoders)
-    assert cosines(*same).min() > 0.9999
+    same = (each.embedder.vectors(pixels[:, 0]) for each in encoders)
+    assert cosines(*same).min() > 0.9995
 
 
 def test_one_image_gives_the_same_alone_and_among_others(exported: Run) -> None:
@@ -113,7 +114,11 @@ def test_it_is_opened_without_torch(exported: Run) -> None:
         "print(encoder.aligned([encoder.prepare(np.full((40, 30), 255, np.uint8), 'sketch')]).shape)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(exported.folder)], cwd=LIBRARY.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(exported.folder)],
+        cwd=LIBRARY.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip() == "(1, 17)", done.stderr
 

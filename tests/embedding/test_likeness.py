@@ -31,7 +31,7 @@ def test_own_photos_are_alike_and_others_are_not(
 ) -> None:
     alignment = Alignment(16).fitted(chain, *tables)
     likeness = Likeness.fit(*tables, alignment)
-    photos, edges = (alignment.apply(side.read(), d) for side, d in zip(tables, ("photo", "sketch"), strict=True))
+    photos, edges = alignment.apply(tables[0].read(), "photo"), alignment.apply(tables[1].read(), "sketch")
     scores = edges @ photos.T
     own = np.array([likeness.of(score, "sketch") for score in np.diag(scores)])
     others = np.array([likeness.of(score, "sketch") for score in scores[~np.eye(300, dtype=bool)][:5000]])

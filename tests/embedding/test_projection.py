@@ -69,7 +69,8 @@ def test_channel_directions_are_principal_components() -> None:
 
 def test_a_file_of_half_precision_loses_nothing(tmp_path: Path) -> None:
     photos, edges = pairs()
-    projection = fit([photos], [edges], {"pool5": rounded(np.eye(3, 5))}, 4, 0.0)
+    channels = rounded(np.arange(15.0).reshape(5, 3).T)  # whose memory is not in the order of its rows
+    projection = fit([photos], [edges], {"pool5": channels}, 4, 0.0)
     projection.save(tmp_path / "projection.safetensors")
     again = Projection.load(tmp_path / "projection.safetensors")
     np.testing.assert_array_equal(again.shared, projection.shared)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ def test_fewer_numbers_keep_inner_products_as_well_as_principal_components_do(ki
     assert recall >= (0.4 if kind == "pq" else 0.9)
 
 
-def test_principal_components_are_the_leading_right_singular_vectors() -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_principal_components_are_the_leading_right_singular_vectors(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "scipy.linalg", None)
     vectors = clustered(500)
     components = principal_components(vectors, 6)
     _, _, wanted = np.linalg.svd(vectors.astype(np.float64), full_matrices=False)

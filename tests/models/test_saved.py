@@ -11,7 +11,8 @@ from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import read_json, write_json
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.models.saved import load_encoder, params_key, save_model
+from pipeline_lib.models.saved import load_encoder, save_model
+from pipeline_lib.run import params_key
 
 Make = Callable[..., params.Params]
 SMALL = {"train.fc6": 12, "train.pretrained": "none", "train.device": "cpu"}

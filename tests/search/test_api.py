@@ -3,27 +3,31 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline_lib.search.api import PAGE, create_app
 from pipeline_lib.search.engine import SearchEngine
+from pipeline_lib.search.gallery import Gallery
+from pipeline_lib.search.queries import of_pixels
 from pipeline_lib.search.service import Settings
 from pipeline_lib.search.strokes import rasterise
 from pipeline_lib.search.wire import MOST_POINTS, Stroke
 from tests.search.support import PHOTOS, SKETCHES
 
-DRAWN = Stroke(points=[(0.2, 0.2), (0.8, 0.7), (0.3, 0.9)], width=0.05)
-LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.05}
+DRAWN = Stroke(points=[(0.2, 0.2), (0.8, 0.7), (0.3, 0.9)], width=0.02)
+LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,9 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (64, 64)) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, "white").save(buffer, kind)
+    drawn = Image.new("RGB", size, "white")
+    ImageDraw.Draw(drawn).ellipse((12, 8, 50, 54), outline="black", width=2)
+    drawn.save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -54,11 +60,28 @@ def png(pixels: Any) -> bytes:
     return buffer.getvalue()
 
 
+def scores(answer: Any) -> dict[str, float]:
+    """image_id -> score of what was found."""
+    return {hit["image_id"]: hit["score"] for hit in answer["found"]}
+
+
+def decoded(address: str) -> Any:
+    """The pixels of a PNG's data address."""
+    start, _, data = address.partition(",")
+    assert start == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
 def test_a_drawing_of_the_catalog_finds_what_the_engine_finds(client: TestClient, engine: SearchEngine) -> None:
-    for row in range(SKETCHES):
-        wanted = engine.search([engine.prepare(engine.examples.load(row))], 5)[0]
-        example = client.get(f"/examples/{row}").content
-        found = client.post("/api/search/image?top=5", content=example).json()["found"]
+    drawn = [of_pixels(engine.examples.load(row)) for row in range(SKETCHES)]
+    assert sum(not query.blank for query in drawn) >= 3
+    for row, query in enumerate(drawn):
+        example = client.get(f"/examples/v1/{row}").content
+        answer = client.post("/api/search/image?top=5", content=example).json()
+        assert answer["blank"] == query.blank
+        if query.blank:
+            continue
+        wanted, found = engine.search([engine.prepare(query.pixels)], 5)[0], answer["found"]
         assert [hit["image_id"] for hit in found] == [engine.gallery.image_ids[hit.row] for hit in wanted]
         np.testing.assert_allclose([hit["score"] for hit in found], [hit.score for hit in wanted], atol=1e-5)
         assert [hit["rank"] for hit in found] == [1, 2, 3, 4, 5]
@@ -68,7 +91,7 @@ def test_strokes_find_what_their_picture_finds(client: TestClient) -> None:
     by_strokes = client.post("/api/search/strokes", json={"strokes": [LINE], "top": 4}).json()
     drawn = rasterise([DRAWN])
     by_image = client.post("/api/search/image?top=4", content=png(drawn)).json()
-    assert by_strokes["found"] == by_image["found"]
+    assert scores(by_strokes) == pytest.approx(scores(by_image), abs=1e-3)
     assert by_strokes["milliseconds"] > 0
 
 
@@ -91,8 +114,8 @@ def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(clien
     ("data", "status", "words"),
     [
         (b"", 422, "holds no picture"),
-        (b"no picture", 415, "no picture of a known format"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "no picture of a known format"),
+        (b"no picture", 415, "no picture that can be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'", 415, "no picture that can be read"),
         (picture()[:70], 422, "damaged"),
         (picture(size=(1000, 1000)), 413, "0.5 million pixels"),
         (bytes(300_001), 413, "0.3 MB"),
@@ -191,41 +214,168 @@ def test_json_that_is_too_long_or_holds_nan_is_refused(client: TestClient) -> No
     assert answer.json()["detail"] == "body.strokes.0.points.0.0: Input should be a finite number"
 
 
-def test_what_the_network_sees_is_told_when_asked_for(client: TestClient) -> None:
+def test_what_the_network_sees_is_told_when_asked_for(client: TestClient, engine: SearchEngine) -> None:
     body = {"strokes": [LINE], "top": 1}
     assert client.post("/api/search/strokes", json=body).json()["seen"] is None
-    seen = client.post("/api/search/strokes", json={**body, "seen": True}).json()["seen"]
-    images = {}
-    for name in ("input", "edges"):
-        start, _, data = seen[name].partition(",")
-        assert start == "data:image/png;base64"
-        images[name] = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
-    size = client.get("/api/model").json()["image_size"]
-    assert images["input"].shape == (size, size)
-    wanted = Image.fromarray(rasterise([DRAWN])).resize((size, size))
-    assert np.abs(images["input"].astype(float) - np.asarray(wanted, float)).mean() < 3
-    assert set(np.unique(images["edges"])) == {0, 255}
+    answer = client.post("/api/search/strokes", json={**body, "seen": True}).json()
+    prepared = engine.prepare(of_pixels(rasterise([DRAWN]), "drawing").pixels, "sketch")
+    assert len(answer["seen"]["inputs"]) == len(prepared.pixels)
+    for told, pixels in zip(answer["seen"]["inputs"], prepared.pixels, strict=True):
+        np.testing.assert_array_equal(decoded(told), pixels)
+    assert answer["seen"]["alignment"] == engine.facts.alignment
+    photo = client.get(answer["found"][0]["input"]).content
+    row = engine.gallery.image_ids.index(answer["found"][0]["image_id"])
+    (wanted,) = engine.prepare(engine.gallery.load(row), "photo").pixels
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(photo)).convert("RGB")), wanted)
 
 
-def test_photos_their_thumbnails_and_edges_are_those_of_the_catalog(client: TestClient, engine: SearchEngine) -> None:
+def test_a_drawing_can_be_searched_mirrored(client: TestClient) -> None:
+    turned = {**LINE, "points": [(1 - x, y) for x, y in DRAWN.points]}
+    asked = [(LINE, True), (turned, False)]
+    by_toggle, by_hand = (
+        client.post("/api/search/strokes", json={"strokes": [line], "mirror": mirror, "seen": True}).json()
+        for line, mirror in asked
+    )
+    toggled, drawn = (decoded(answer["seen"]["inputs"][0]).astype(float) for answer in (by_toggle, by_hand))
+    assert np.abs(toggled - drawn).mean() < 2
+    by_image = client.post("/api/search/image?mirror=true", content=png(rasterise([DRAWN]))).json()
+    assert scores(by_image) == pytest.approx(scores(by_toggle), abs=1e-3)
+
+
+def test_a_picture_is_taken_for_what_it_is_or_for_what_one_says(client: TestClient, engine: SearchEngine) -> None:
+    photo, drawing = png(engine.gallery.load(0)), png(rasterise([DRAWN]))
+    assert client.post("/api/search/image", content=photo).json()["kind"] == "photo"
+    assert client.post("/api/search/image", content=drawing).json()["kind"] == "drawing"
+    assert client.post("/api/search/strokes", json={"strokes": [LINE]}).json()["kind"] == "drawing"
+    for kind in ("drawing", "photo"):
+        for data in (photo, drawing):
+            answer = client.post(f"/api/search/image?kind={kind}", content=data)
+            assert (answer.status_code, answer.json()["kind"]) == (200, kind)
+    assert client.post("/api/search/image?kind=painting", content=drawing).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "strokes",
+    [
+        [{**LINE, "erase": True}],
+        [LINE, {**LINE, "erase": True, "width": 0.2}],
+        [{"points": [[-0.9, -0.9], [-0.5, -0.2]]}],  # beside the paper
+    ],
+)
+def test_a_blank_drawing_says_so_and_finds_nothing(
+    client: TestClient, strokes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(SearchEngine, "search", refuse)
+    answer = client.post("/api/search/strokes", json={"strokes": strokes}).json()
+    assert (answer["blank"], answer["found"]) == (True, [])
+    white = client.post("/api/search/image", content=png(np.full((40, 60), 255, np.uint8))).json()
+    assert (white["blank"], white["found"]) == (True, [])
+
+
+def test_a_photo_of_the_gallery_finds_itself_first_and_more_like_it(client: TestClient, engine: SearchEngine) -> None:
+    for row in (0, 7):
+        answer = client.post(f"/api/search/photo/{row}?top=3&version=v1").json()
+        assert answer["found"][0]["number"] == row
+        assert answer["found"][0]["score"] == pytest.approx(1, abs=1e-3)
+        assert (answer["kind"], answer["blank"], len(answer["found"])) == ("photo", False, 3)
+        wanted = engine.search([engine.prepare(engine.gallery.load(row), "photo")], 3)[0]
+        assert [hit["number"] for hit in answer["found"]] == [hit.row for hit in wanted]
+    assert client.post("/api/search/photo/12").status_code == 404
+
+
+def test_likeness_divides_what_is_alike_from_what_is_less(client: TestClient) -> None:
+    found = client.post("/api/search/photo/3").json()["found"]
+    assert [hit["alike"] for hit in found] == [hit["likeness"] >= 0.5 for hit in found]
+    assert found[0]["alike"]
+    assert all(0 <= hit["likeness"] <= 1 for hit in found)
+    likeness = [hit["likeness"] for hit in found]
+    assert likeness == sorted(likeness, reverse=True)
+
+
+def test_near_duplicates_stand_behind_the_best_of_them(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = client.post("/api/search/photo/3?top=5").json()["found"]
+    assert [hit["stack"] for hit in alone] == [[]] * 5
+    monkeypatch.setattr(Gallery, "stacked", lambda _, rows: [[0, 2, 4], [1], [3]] if len(rows) == 5 else [])
+    stacked = client.post("/api/search/photo/3?top=5").json()["found"]
+    assert [hit["rank"] for hit in stacked] == [1, 2, 3]
+    assert [hit["number"] for hit in stacked] == [alone[place]["number"] for place in (0, 1, 3)]
+    behind = stacked[0]["stack"]
+    assert behind == [{key: alone[place][key] for key in behind[0]} for place in (2, 4)]
+    assert {"path", "original", "thumbnail", "label"} <= behind[0].keys()
+
+
+def test_photos_and_their_thumbnails_are_those_of_the_catalog(client: TestClient, engine: SearchEngine) -> None:
     found = client.post("/api/search/strokes", json={"strokes": [LINE]}).json()["found"]
     assert {hit["image_id"] for hit in found} == set(engine.gallery.image_ids)
     hit = found[0]
     row = engine.gallery.image_ids.index(hit["image_id"])
     original = engine.gallery.load(row)
-    for name, kind in (("photo", "JPEG"), ("thumbnail", "JPEG"), ("edges", "PNG")):
+    for name in ("photo", "thumbnail"):
         answer = client.get(hit[name])
         assert answer.status_code == 200
         assert "immutable" in answer.headers["cache-control"]
         with Image.open(io.BytesIO(answer.content)) as image:
-            assert image.format == kind
+            assert image.format == "JPEG"
             assert not image.getexif()
-            if name != "edges":
-                shrunk = Image.fromarray(original).resize(image.size, Image.Resampling.BOX)
-                assert np.abs(np.asarray(image, float) - np.asarray(shrunk, float)).mean() < 8
+            shrunk = Image.fromarray(original).resize(image.size, Image.Resampling.BOX)
+            assert np.abs(np.asarray(image, float) - np.asarray(shrunk, float)).mean() < 8
 
 
-@pytest.mark.parametrize("path", ["/photos/12", "/photos/999999999999", "/photos/12/thumbnail", "/examples/5"])
+def test_a_hit_leads_to_its_file(client: TestClient) -> None:
+    for hit in client.post("/api/search/strokes", json={"strokes": [LINE]}).json()["found"]:
+        file = Path(hit["path"])
+        assert file.is_absolute()
+        assert (str(file.parent), file.name) == (hit["folder"], hit["label"])
+        answer = client.get(hit["original"])
+        assert answer.content == file.read_bytes()
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.headers["content-disposition"].startswith("inline")
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src")  # and no script
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "immutable" not in answer.headers["cache-control"]
+
+
+def test_a_file_that_browsers_cannot_show_is_downloaded(
+    client: TestClient, engine: SearchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, data in (("scan.tif", picture("TIFF")), ("photo.jpg", b"<script>alert(1)</script>")):
+        (tmp_path / name).write_bytes(data)
+        monkeypatch.setitem(engine.gallery.__dict__, "paths", (str(tmp_path / name), *engine.gallery.paths[1:]))
+        answer = client.get("/photos/v1/0/original")
+        assert answer.content == data
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    (tmp_path / "photo.jpg").unlink()
+    assert client.get("/photos/v1/0/original").status_code == 404
+
+
+@pytest.mark.parametrize("version", ["v0", "v10", "V1", "0"])
+def test_a_number_of_another_gallery_shows_nothing(client: TestClient, version: str) -> None:
+    paths = [f"/photos/{version}/0{kind}" for kind in ("", "/thumbnail", "/input", "/original")]
+    answers = [client.get(path) for path in (*paths, f"/examples/{version}/0")]
+    answers.append(client.post(f"/api/search/photo/0?version={version}"))
+    for answer in answers:
+        assert answer.status_code == 410
+        assert "searches other photos by now" in answer.json()["detail"]
+        assert "immutable" not in answer.headers["cache-control"]
+
+
+def test_answers_tell_the_version_that_their_addresses_carry(client: TestClient) -> None:
+    answer = client.post("/api/search/strokes", json={"strokes": [LINE], "top": 1}).json()
+    assert answer["version"] == "v1" == client.get("/api/health").json()["version"]
+    hit = answer["found"][0]
+    for name in ("photo", "thumbnail", "input", "original"):
+        assert hit[name].startswith(f"photos/v1/{hit['number']}")  # relative, for servers below a path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/photos/v1/{place}" for place in ("12", "999999999999", "12/thumbnail", "12/input", "12/original")]
+    + ["/examples/v1/5"],
+)
 def test_numbers_beyond_the_gallery_are_not_found(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
@@ -234,8 +384,8 @@ def test_numbers_beyond_the_gallery_are_not_found(client: TestClient, path: str)
 
 @pytest.mark.parametrize(
     "path",
-    ["/photos/-1", "/photos/x", "/photos/..%2f..%2fparams.yaml", "/photos/1e1", "/static/app.js", "/params.yaml",
-     "/../params.yaml", "/page/index.html", "/docs", "/redoc"],
+    ["/photos/v1/-1", "/photos/v1/x", "/photos/v1/..%2f..%2fparams.yaml", "/photos/v1/1e1", "/static/app.js",
+     "/photos/v1/0/..%2f..%2foriginal", "/params.yaml", "/../params.yaml", "/page/index.html", "/docs", "/redoc"],
 )  # fmt: skip
 def test_no_path_of_a_request_leads_to_a_file(client: TestClient, path: str) -> None:
     assert client.get(path).status_code in {404, 422}
@@ -246,14 +396,14 @@ def test_a_photo_that_is_gone_is_told_and_the_rest_goes_on(
 ) -> None:
     paths = ("gone.jpg", *engine.gallery.paths[1:])
     monkeypatch.setitem(engine.gallery.__dict__, "paths", paths)
-    answer = client.get("/photos/0")
+    answer = client.get("/photos/v1/0")
     assert answer.status_code == 404
     assert "can't be read any more" in answer.json()["detail"]
-    assert client.get("/photos/1").status_code == 200
+    assert client.get("/photos/v1/1").status_code == 200
 
 
 def test_every_answer_carries_the_security_headers(client: TestClient) -> None:
-    answers = [client.get(path) for path in (*PAGE, "/api/health", "/photos/0", "/nowhere")]
+    answers = [client.get(path) for path in (*PAGE, "/api/health", "/photos/v1/0", "/nowhere")]
     answers.append(client.post("/api/search/image", content=b"x"))
     answers.append(client.get("/", headers={"host": "evil.example"}))
     for answer in answers:
@@ -273,6 +423,17 @@ def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
         addresses = answer.text.replace("http://www.w3.org/2000/svg", "")
         assert "//" not in addresses.replace("// ", "").replace("://", "http") or "http" not in addresses
         assert "style=" not in answer.text or path != "/"
+
+
+def test_all_that_the_page_names_is_served_below_any_path(client: TestClient) -> None:
+    named = set(re.findall(r'(?:src|href)="([^"#]+)"', client.get("/").text))
+    scripts = [path for path, (_, kind) in PAGE.items() if kind.startswith("text/javascript")]
+    for path in scripts:
+        named |= set(re.findall(r'from "([^"]+)"', client.get(path).text))
+    assert len(named) >= len(PAGE) - 1
+    for address in named:
+        assert not address.startswith("/")  # which would lead past the path of a proxy
+        assert f"/{address.removeprefix('./')}" in PAGE
 
 
 def test_other_names_of_the_server_are_not_answered(client: TestClient) -> None:
@@ -381,4 +542,4 @@ def test_searches_at_the_same_time_are_embedded_together(
 def test_an_answer_is_plain_json(client: TestClient) -> None:
     answer = client.post("/api/search/strokes", json={"strokes": [LINE], "top": 2})
     assert answer.headers["content-type"] == "application/json"
-    assert set(json.loads(answer.content)) == {"found", "milliseconds", "seen"}
+    assert set(json.loads(answer.content)) == {"found", "blank", "kind", "version", "milliseconds", "seen"}

@@ -1,60 +1,88 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline_lib.run import Run
-from pipeline_lib.search.__main__ import main
+from pipeline_lib.search.__main__ import COMMANDS, main
 from tests.search.support import PHOTOS
+
+LINE = re.compile(r" *(?P<rank>\d+)  (?P<bar>#*\.*) +(?P<percent>\d+) %  (?P<path>.*)")
 
 
 @pytest.fixture
 def sketches(finished_run: Run) -> list[str]:
-    folder = Path(finished_run.params.catalog.root) / "sketches"
-    return [str(path) for path in sorted(folder.glob("*.png"))]
+    paths = sorted((Path(finished_run.params.catalog.root) / "sketches").glob("*.png"))
+    return [str(path) for path in paths if np.asarray(Image.open(path)).min() == 0]  # one of the scenes has no edges
 
 
 def arguments(run: Run, *more: str) -> list[str]:
-    return [*more, "--run", str(run.folder)]
+    return ["search", *more, "--run", str(run.folder)]
 
 
-def test_ranks_scores_and_paths_are_printed_for_each_sketch(
-    finished_run: Run, sketches: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def photos(finished_run: Run) -> list[str]:
+    return [str(path) for path in sorted(Path(finished_run.params.catalog.root).glob("*.jpg"))]
+
+
+def test_ranks_likeness_and_paths_are_printed_for_each_drawing(
+    finished_run: Run, sketches: list[str], photos: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(finished_run, *sketches[:2], "--top", "3")) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [lines[0], lines[4]] == sketches[:2]
-    for line in lines[1:4]:
-        rank, score, path = line.split(maxsplit=2)
-        assert rank == str(lines.index(line))
-        assert -1 <= float(score) <= 1
-        assert (Path(finished_run.params.catalog.root) / path).is_file()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.strip() != "less alike:"]
+    assert [said[0], said[4]] == sketches[:2]
+    for number, line in enumerate(said[1:4], start=1):
+        found = LINE.fullmatch(line)
+        assert found
+        assert int(found["rank"]) == number
+        assert len(found["bar"]) == 10
+        assert found["bar"].count("#") == pytest.approx(int(found["percent"]) / 10, abs=0.6)
+        assert found["path"] in photos
+
+
+def test_what_is_less_alike_comes_behind_a_line_that_says_so(
+    finished_run: Run, sketches: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(finished_run, sketches[0], "--top", "200")) == 0
+    alike, _, less = capsys.readouterr().out.partition("      less alike:\n")
+    shares = [[int(found["percent"]) for found in LINE.finditer(part)] for part in (alike, less)]
+    assert len(shares[0]) + len(shares[1]) == PHOTOS
+    assert all(share >= 50 for share in shares[0])
+    assert all(share <= 50 for share in shares[1])
 
 
 def test_json_holds_the_same_for_programs(
-    finished_run: Run, sketches: list[str], capsys: pytest.CaptureFixture[str]
+    finished_run: Run, sketches: list[str], photos: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(finished_run, *sketches, "--json", "--top", "200")) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [entry["sketch"] for entry in found] == sketches
+    assert [entry["query"] for entry in found] == sketches
     for entry in found:
-        assert len(entry["found"]) == PHOTOS
+        assert entry["kind"] == "drawing"
         assert [hit["rank"] for hit in entry["found"]] == list(range(1, PHOTOS + 1))
-        assert all(hit["distance"] == pytest.approx(1 - hit["score"], abs=2e-6) for hit in entry["found"])
+        assert sorted(hit["path"] for hit in entry["found"]) == photos
+        assert all(0 <= hit["likeness"] <= 1 for hit in entry["found"])
+        assert [hit["likeness"] for hit in entry["found"]] == sorted(
+            (hit["likeness"] for hit in entry["found"]), reverse=True
+        )
 
 
-def test_json_has_an_entry_for_each_sketch_that_is_given_and_can_be_read(
+def test_json_has_an_entry_for_each_drawing_that_is_given_and_can_be_read(
     finished_run: Run, sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = [sketches[1], sketches[0], sketches[1]]
     assert main(arguments(finished_run, *again, "--json", "--top", "2")) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [entry["sketch"] for entry in found] == again
+    assert [entry["query"] for entry in found] == again
     assert found[0] == found[2]
     assert main(arguments(finished_run, str(tmp_path / "missing.png"), "--json")) == 1
     said = capsys.readouterr()
@@ -71,9 +99,9 @@ def test_names_that_are_not_utf_8_are_printed_all_the_same(
     for kind in ((), ("--json",)):
         assert main(arguments(finished_run, odd, missing, "--top", "1", *kind)) == 1
         said = capsys.readouterr()
-        assert "caf\\xe9.png" in (json.loads(said.out)[0]["sketch"] if kind else said.out)
+        assert "caf\\xe9.png" in (json.loads(said.out)[0]["query"] if kind else said.out)
         assert "caf\\xe9.jpg: No such file" in said.err
-    assert main([odd, "--run", str(tmp_path / os.fsdecode(b"\xe9"))]) == 1
+    assert main(["search", odd, "--run", str(tmp_path / os.fsdecode(b"\xe9"))]) == 1
     assert "\\xe9: there is no finished run" in capsys.readouterr().err
 
 
@@ -91,7 +119,7 @@ def test_a_grid_shows_the_sketch_and_what_was_found(
     assert len(set(photo.resize((8, 8)).tobytes())) > 8
 
 
-def test_sketches_that_cannot_be_read_are_named_and_the_others_searched(
+def test_drawings_that_cannot_be_read_are_named_and_the_others_searched(
     finished_run: Run, sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "words.png").write_text("no picture")
@@ -118,7 +146,7 @@ def test_a_number_of_photos_out_of_range_is_refused(
 def test_failures_are_one_sentence_without_a_traceback(
     sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([sketches[0], "--run", str(tmp_path / "none")]) == 1
+    assert main(["search", sketches[0], "--run", str(tmp_path / "none")]) == 1
     assert "none: there is no finished run" in capsys.readouterr().err
     for record, words in (
         ("{", "can't be read"),
@@ -126,8 +154,55 @@ def test_failures_are_one_sentence_without_a_traceback(
         ('{"params": 3, "weights": ""}', "can't be used"),
     ):
         (tmp_path / "run.json").write_text(record)
-        assert main([sketches[0], "--run", str(tmp_path)]) == 1
+        assert main(["search", sketches[0], "--run", str(tmp_path)]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_a_photo_finds_itself_first_and_is_told_from_a_drawing(
+    finished_run: Run, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(finished_run, photos[3], "--photo", "--json", "--top", "1")) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["kind"] == "photo"
+    assert entry["found"][0]["path"] == photos[3]
+    with pytest.raises(SystemExit):
+        main(arguments(finished_run, photos[3], "--photo", "--drawing"))
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_the_mirror_image_of_a_mirrored_photo_is_the_photo(
+    finished_run: Run, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(photos[3]) as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    query = str(tmp_path / "mirrored.png")
+    assert main(arguments(finished_run, query, "--photo", "--mirror", "--json", "--top", "1")) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["found"][0]["path"] == photos[3]
+
+
+def test_a_drawing_is_read_from_standard_input(
+    finished_run: Run, sketches: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(arguments(finished_run, sketches[1], "--json")) == 0
+    (named,) = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(sketches[1]).read_bytes())))
+    assert main(arguments(finished_run, "-", "--json")) == 0
+    (piped,) = json.loads(capsys.readouterr().out)
+    assert piped == {**named, "query": "standard input"}
+
+
+def test_nothing_is_searched_by_a_blank_drawing(
+    finished_run: Run, sketches: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full((300, 300), 255, np.uint8)).save(tmp_path / "blank.png")
+    blank = str(tmp_path / "blank.png")
+    assert main(arguments(finished_run, blank, "--json")) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "blank.png: there is nothing on it" in said.err
+    assert main(arguments(finished_run, blank, sketches[0], "--json", "--top", "1")) == 1
+    assert [entry["query"] for entry in json.loads(capsys.readouterr().out)] == [sketches[0]]
 
 
 def test_searching_own_photos_before_they_are_indexed_says_how(
@@ -135,3 +210,12 @@ def test_searching_own_photos_before_they_are_indexed_says_how(
 ) -> None:
     assert main(arguments(finished_run, sketches[0], "--gallery", "own")) == 1
     assert "make index PHOTOS=" in capsys.readouterr().err
+
+
+def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, status in (["--help"], 0), ([], 2), (["find"], 2):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == status
+        said = capsys.readouterr()
+        assert all(name in said.out + said.err for name in (COMMANDS if words else ()))

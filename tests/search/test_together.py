@@ -22,7 +22,7 @@ def test_drawings_are_searched_by_all_of_them_as_the_gallery_was_embedded(run: R
     shutil.rmtree(other.folder)
     engine = open_engine(together)
     try:
-        assert engine.facts.dimension == sum(open_encoder(together, 1).networks.widths())
+        assert engine.facts.dimension == open_encoder(together, 1).embedder.dimension
         for row in range(3):
             (vector,) = engine.encoder.raw([engine.prepare(engine.gallery.load(row))])
             ((rows, _),) = engine.faiss.search(engine.encoder.alignment.apply(vector[None], "photo"), 1)
@@ -35,7 +35,7 @@ def test_ones_own_index_asks_to_be_made_afresh_when_another_network_takes_part(r
     photos = Path(run.params.catalog.root)
     another(run, "other", 1)
     together = joined(run, ["other"])
-    update(together, photos, open_encoder(together, 1))
+    update(together, [photos], lambda: open_encoder(together, 1))
     open_engine(together, "own").close()
     save_model(Run.open(run.root / "other", run.root), 2)
     changed = joined(run, ["other"])

@@ -35,7 +35,14 @@ def start(width: int = 1360, height: int = 900) -> webdriver.Chrome:
         pytest.fail(MISSING, pytrace=False)
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for words in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for words in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--lang=en-US",
+    ):
         options.add_argument(words)
     options.add_argument(f"--window-size={width},{height}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -45,10 +52,11 @@ def start(width: int = 1360, height: int = 900) -> webdriver.Chrome:
 class Page:
     """The page, as its user has it before them."""
 
-    def __init__(self, driver: webdriver.Chrome, address: str) -> None:
+    def __init__(self, driver: webdriver.Chrome, address: str = "") -> None:
         self.driver = driver
-        driver.get(address)
-        self.wait(lambda: self.text("gallery").endswith(("OpenMoji", "photos")))
+        if address:
+            driver.get(address)
+        self.wait(lambda: self.text("gallery"))
 
     def element(self, name: str) -> WebElement:
         """The element of an id."""
@@ -74,11 +82,11 @@ class Page:
     @property
     def problem(self) -> str:
         """The failure that the page tells, or nothing."""
-        return self.text("problem")
+        return self.text("problem-words")
 
     def found(self) -> list[str]:
-        """image_ids of the photos that are shown, nearest first."""
-        script = "return [...document.querySelectorAll('#grid .hit')].map((hit) => hit.dataset.id)"
+        """image_ids of the photos that were found, nearest first; those that are less alike may be folded away."""
+        script = "return [...document.querySelectorAll('#results .hit')].map((hit) => hit.dataset.id)"
         ids: list[str] = self.driver.execute_script(script)
         return ids
 
@@ -87,6 +95,16 @@ class Page:
         before = self.answers()
         action()
         self.wait(lambda: self.answers() > before)
+        return self.rested()
+
+    def reload(self) -> list[str]:
+        """Loads the page again; returns what it finds by itself."""
+        self.driver.refresh()
+        self.wait(lambda: self.text("gallery") and self.answers() > 0)
+        return self.rested()
+
+    def rested(self) -> list[str]:
+        """What is shown once the page has answered everything."""
         last = -1
         while last != self.answers():
             last = self.answers()
@@ -158,11 +176,43 @@ class Page:
         finally:
             self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {**lost, "offline": False})
 
-    def phone(self) -> None:
+    def phone(self, width: int = 390, height: int = 844) -> None:
         """Makes the window a phone's, with touch."""
-        size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def unfold(self) -> None:
+        """Shows the photos that are less alike, too."""
+        if self.element("fold").is_displayed() and self.element("fold").get_attribute("aria-expanded") == "false":
+            self.click("fold")
+
+    def hits(self) -> list[WebElement]:
+        """The photos that can be clicked, nearest first."""
+        self.unfold()
+        return self.driver.find_elements(By.CSS_SELECTOR, "#results .hit")
+
+    def open(self, rank: int) -> None:
+        """Opens the photo of a rank large."""
+        self.hits()[rank - 1].click()
+        self.wait(lambda: self.element("viewer").is_displayed())
+
+    def keep_sent(self) -> None:
+        """Notes from now on how many bytes of pictures the page sends, for `sent`."""
+        script = """
+            const real = window.fetch;
+            window.sent = [];
+            window.fetch = (address, options = {}) => {
+                if (options.body instanceof Blob) window.sent.push(options.body.size);
+                return real(address, options);
+            };
+        """
+        self.driver.execute_script(script)
+
+    def sent(self) -> list[int]:
+        """Bytes of the pictures sent since `keep_sent`."""
+        sizes: list[int] = self.driver.execute_script("return window.sent")
+        return sizes
 
     def scheme(self, name: str) -> None:
         """Prefers `light` or `dark`."""

@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from selenium import webdriver
 
 from pipeline_lib.run import Run
 from tests.pipeline.support import ROOT, copy_program, environment, set_params, stage
+from tests.search.support import make_run
 from tests.web.browser import Page, start
 
 SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100}
@@ -30,8 +32,9 @@ SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100}
 class Served:
     """A server and the run that it searches."""
 
-    address: str
+    address: str  # without a slash at its end
     run: Run
+    first: str  # to be opened first, with the token where there is one
 
     def post(self, path: str, body: bytes, kind: str = "image/png") -> Any:
         """The answer to a request, as JSON."""
@@ -64,19 +67,34 @@ def openmoji_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run.open(tree / "data", tree)
 
 
-@pytest.fixture(scope="session")
-def served(openmoji_run: Run) -> Iterator[Served]:
+@contextmanager
+def serving(run: Run, *options: str) -> Iterator[Served]:
     """A server in a process of its own, on a free port."""
-    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", "pipeline"]
-    command += ["--run", str(openmoji_run.folder)]
+    command = [sys.executable, "-m", "pipeline_lib.search", "serve", "--port", "0", "--gallery", "pipeline", *options]
+    command += ["--run", str(run.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             said = server.stdout.readline()
             assert "http://" in said, said
-            yield Served("http://" + said.split("http://")[1].split("/")[0], openmoji_run)
+            first = "http://" + said.split("http://")[1].split()[0]
+            yield Served(first.rpartition("/")[0], run, first)
         finally:
             server.terminate()
+
+
+@pytest.fixture(scope="session")
+def served(openmoji_run: Run) -> Iterator[Served]:
+    """A server over the embedded data set."""
+    with serving(openmoji_run) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server over a folder of twelve photos, which have files of their own."""
+    with serving(make_run(tmp_path_factory.mktemp("photos"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -87,13 +105,28 @@ def driver() -> Iterator[webdriver.Chrome]:
     opened.quit()
 
 
-@pytest.fixture
-def page(driver: webdriver.Chrome, served: Served) -> Iterator[Page]:
-    """The page, freshly opened, in a desktop window."""
+@contextmanager
+def opened(driver: webdriver.Chrome, address: str) -> Iterator[Page]:
+    """The page at an address, freshly opened in a desktop window of an English browser that keeps nothing yet."""
     for command in ("Emulation.clearDeviceMetricsOverride", "Emulation.setEmulatedMedia"):
         driver.execute_cdp_cmd(command, {})
     driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-    opened = Page(driver, served.address)
-    opened.complaints()  # the log goes on from the test before
-    yield opened
-    assert opened.complaints() == []
+    page = Page(driver, address)
+    page.complaints()  # the log goes on from the test before
+    yield page
+    assert page.complaints() == []
+    driver.execute_script("localStorage.clear()")
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, served: Served) -> Iterator[Page]:
+    """The page over the embedded data set."""
+    with opened(driver, served.address) as page:
+        yield page
+
+
+@pytest.fixture
+def photo_page(driver: webdriver.Chrome, photos: Served) -> Iterator[Page]:
+    """The page over the folder of photos."""
+    with opened(driver, photos.address) as page:
+        yield page

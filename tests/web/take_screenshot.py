@@ -20,6 +20,7 @@ from tests.pipeline.support import ROOT
 from tests.web.browser import Page, start
 from tests.web.tracing import trace
 
+PENS = {"thin": 0.014, "medium": 0.027, "thick": 0.06}
 FRAMES = {"light": "", "dark": "-dark", "phone": "-phone", "seen": "-seen"}
 
 
@@ -35,14 +36,14 @@ def main() -> None:
     name = f"openmoji/{asked.emoji}/sketch"
     pixels = open_source(run.params.catalog, run.root).load(str(catalog.loc[name, "path"]), "sketch", name)
     lines, width = trace(pixels)
-    command = [sys.executable, "-m", "pipeline_lib.search.serve", "--port", "0", "--gallery", "pipeline"]
+    command = [sys.executable, "-m", "pipeline_lib.search", "serve", "--port", "0", "--gallery", "pipeline"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             address = "http://" + server.stdout.readline().split("http://")[1].split("/")[0]
             driver = start(1280, 860)
             page = Page(driver, address)
-            driver.execute_script("document.getElementById('width').value = arguments[0]", 100 * width)
+            page.click(min(PENS, key=lambda name: abs(PENS[name] - width)))
             page.after(lambda: page.draw(lines))
             for frame, suffix in FRAMES.items():
                 if asked.all or frame == "light":

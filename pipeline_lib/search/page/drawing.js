@@ -8,8 +8,8 @@ export class Drawing {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { willReadFrequently: false });
-    // Steps in order: {points, width, erase}, {cleared} or a picture, {blob, bitmap}, whose bitmap is null where the
-    // browser can't show it.
+    // Steps in order: {points, width, erase}, {cleared} or a picture, {blob, bitmap, kept, photo}: its bitmap is null
+    // where the browser can't show it, its photo {number, version} where it is one of the gallery.
     this.done = [];
     this.undone = [];
     this.waiting = false;
@@ -19,22 +19,22 @@ export class Drawing {
   // Everything since the paper was last cleared or covered by a picture. Lines drawn after a picture that can't be
   // shown replace it.
   get visible() {
-    const start = this.done.findLastIndex((step) => step.cleared || step.blob);
+    const start = this.done.findLastIndex((step) => step.cleared || isPicture(step));
     const visible = this.done.slice(Math.max(0, start)).filter((step) => !step.cleared);
     return visible.length > 1 && visible[0].bitmap === null ? visible.slice(1) : visible;
   }
 
   get empty() { return this.visible.length === 0; }
 
-  get picture() { return this.visible.find((step) => step.blob); }
+  get picture() { return this.visible.find(isPicture); }
 
   // Whether the picture is one that the browser can't show.
   get unshown() { return this.picture?.bitmap === null; }
 
   get strokes() { return this.visible.filter((step) => step.points); }
 
-  add(step) {
-    this.done.push(step);
+  add(...steps) {
+    this.done.push(...steps);
     this.undone = [];
     this.show();
   }
@@ -57,45 +57,55 @@ export class Drawing {
   }
 
   render() {
-    const { canvas, context } = this;
-    const bitmap = this.picture?.bitmap;
-    const aspect = bitmap ? bitmap.width / bitmap.height : 1;
-    const width = Math.round(aspect >= 1 ? SIDE : SIDE * aspect);
-    const height = Math.round(aspect >= 1 ? SIDE / aspect : SIDE);
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    context.fillStyle = PAPER;
-    context.fillRect(0, 0, width, height);
-    if (bitmap) context.drawImage(bitmap, 0, 0, width, height);
-    context.lineCap = context.lineJoin = "round";
-    for (const stroke of this.strokes) this.line(stroke, width, height);
+    const { canvas } = this;
+    paint(canvas, this.context, this.visible, SIDE);
+    canvas.classList.toggle("tall", canvas.height > canvas.width);
   }
 
-  line(stroke, width, height) {
-    const { context } = this;
-    context.strokeStyle = context.fillStyle = stroke.erase ? PAPER : INK;
-    context.lineWidth = stroke.width * Math.max(width, height);
-    context.beginPath();
-    const [first, ...rest] = stroke.points;
-    if (rest.length === 0) {
-      context.arc(first[0] * width, first[1] * height, context.lineWidth / 2, 0, 2 * Math.PI);
-      context.fill();
-      return;
-    }
-    context.moveTo(first[0] * width, first[1] * height);
-    for (const [x, y] of rest) context.lineTo(x * width, y * height);
-    context.stroke();
-  }
-
-  // What to search with: strokes alone as strokes, a picture alone as its own bytes, both as the canvas shows them.
-  async query() {
+  // What to search with: strokes alone as strokes, a photo of the gallery alone as its number, a picture alone as its
+  // own bytes, both as the canvas shows them.
+  async query(version) {
     const { picture, strokes } = this;
     if (!picture) {
       return { strokes: strokes.map(({ points, width, erase }) => ({ points, width, erase })) };
     }
-    if (strokes.length === 0) return { blob: picture.blob };
+    if (strokes.length === 0 && picture.photo?.version === version) return { photo: picture.photo };
+    const isPhoto = Boolean(picture.photo);
+    if (strokes.length === 0 && picture.blob) return { blob: picture.blob, isPhoto };
     this.render();
-    return { blob: await new Promise((resolve) => { this.canvas.toBlob(resolve, "image/png"); }) };
+    return { blob: await new Promise((resolve) => { this.canvas.toBlob(resolve, "image/png"); }), isPhoto };
   }
+}
+
+function isPicture(step) { return step.bitmap !== undefined; }
+
+// Shows steps on a canvas, whose longer side gets `side` px.
+export function paint(canvas, context, steps, side) {
+  const bitmap = steps.find(isPicture)?.bitmap;
+  const aspect = bitmap ? bitmap.width / bitmap.height : 1;
+  const width = Math.max(1, Math.round(aspect >= 1 ? side : side * aspect));
+  const height = Math.max(1, Math.round(aspect >= 1 ? side / aspect : side));
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  context.fillStyle = PAPER;
+  context.fillRect(0, 0, width, height);
+  if (bitmap) context.drawImage(bitmap, 0, 0, width, height);
+  context.lineCap = context.lineJoin = "round";
+  for (const step of steps) if (step.points) line(context, step, width, height);
+}
+
+function line(context, stroke, width, height) {
+  context.strokeStyle = context.fillStyle = stroke.erase ? PAPER : INK;
+  context.lineWidth = stroke.width * Math.max(width, height);
+  context.beginPath();
+  const [first, ...rest] = stroke.points;
+  if (rest.length === 0) {
+    context.arc(first[0] * width, first[1] * height, context.lineWidth / 2, 0, 2 * Math.PI);
+    context.fill();
+    return;
+  }
+  context.moveTo(first[0] * width, first[1] * height);
+  for (const [x, y] of rest) context.lineTo(x * width, y * height);
+  context.stroke();
 }
 
 // Turns pointer and keyboard events on a canvas into strokes.
