@@ -33,6 +33,7 @@ from PIL import Image
 from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
+from pipeline_lib.intervals import Interval, bootstrap_mean
 from pipeline_lib.run import Run, processor
 from pipeline_lib.search.command import box
 from pipeline_lib.search.engine import open_encoder
@@ -44,6 +45,8 @@ TX: Final = "256x256/{side}/tx_000000000000"
 PHONE: Final = (4032, 3024)
 """px of a phone photo."""
 MANY: Final = 20_000
+RESAMPLES, SEED = 2000, 0
+"""Of the intervals; drawings of one photo are drawn together."""
 Rows = Iterator[tuple[str, float, str, str]]
 """what, value, unit, goal."""
 
@@ -184,19 +187,25 @@ def halves(pages: list[np.ndarray]) -> list[np.ndarray]:
 
 def sketchy(root: Path, scratch: Path) -> Rows:
     """Hits among five, every drawing as it is."""
-    instances, classes = hits(root, scratch, lambda pages: pages)
-    yield "sketchy_instance_hit_at_5", instances, "%", "at least 31"
-    yield "sketchy_class_hit_at_5", classes, "%", "at least 58"
+    goals = ("at least 31", "at least 58")
+    yield from told("", hits(root, scratch, lambda pages: pages), goals)
 
 
 def corner(root: Path, scratch: Path) -> Rows:
     """Hits among five, every drawing at half its size in a corner."""
-    instances, classes = hits(root, scratch, halves)
-    yield "sketchy_instance_hit_at_5_half_size_corner", instances, "%", "5 points below full size"
-    yield "sketchy_class_hit_at_5_half_size_corner", classes, "%", ""
+    yield from told("_half_size_corner", hits(root, scratch, halves), ("5 points below full size", ""))
 
 
-def hits(root: Path, scratch: Path, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> tuple[float, float]:
+def told(suffix: str, found: list[Interval], goals: tuple[str, str]) -> Rows:
+    """Rows of the instance hits and of the class hits, each followed by the ends of its 95 % interval."""
+    for name, interval, goal in zip(("instance", "class"), found, goals, strict=True):
+        what = f"sketchy_{name}_hit_at_5{suffix}"
+        yield what, interval.estimate, "%", goal
+        yield f"{what}_low", interval.low, "%", ""
+        yield f"{what}_high", interval.high, "%", ""
+
+
+def hits(root: Path, scratch: Path, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> list[Interval]:
     """Instance and class hit@5, %, of all drawings, changed, among all photos, through the command line."""
     photos_folder = root / "sketchy" / TX.format(side="photo")
     drawings = sorted((root / "sketchy" / TX.format(side="sketch")).rglob("*.png"))
@@ -212,13 +221,13 @@ def hits(root: Path, scratch: Path, change: Callable[[list[np.ndarray]], list[np
     for start in range(0, len(targets), 500):
         told = drawfind("search", *targets[start : start + 500], "--drawing", "--json", "--top", 5, home=home)
         found |= {entry["query"]: [hit["path"] for hit in entry["found"]] for entry in json.loads(told.stdout)}
-    instance = [
-        any(Path(hit).stem == Path(query).stem.rpartition("-")[0] for hit in paths) for query, paths in found.items()
-    ]
-    of_class = [
-        any(Path(hit).parent.name == Path(query).parent.name for hit in paths) for query, paths in found.items()
-    ]
-    return 100 * sum(instance) / len(targets), 100 * sum(of_class) / len(targets)
+    right = np.zeros((len(targets), 2))  # a drawing that was refused counts as a miss
+    photos = [target.stem.rpartition("-")[0] for target in targets]
+    for row, (target, photo) in enumerate(zip(targets, photos, strict=True)):
+        hits_of = [Path(hit) for hit in found.get(str(target), ())]
+        right[row, 0] = any(hit.stem == photo for hit in hits_of)
+        right[row, 1] = any(hit.parent.name == target.parent.name for hit in hits_of)
+    return bootstrap_mean(100 * right, np.array(photos), RESAMPLES, SEED)
 
 
 PARTS: Final = {

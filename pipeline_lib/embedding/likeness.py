@@ -16,8 +16,11 @@ from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 
 PAIRS = 2048
 """Pairs at most, evenly spread: four million similarities of photos to edges of others."""
-RARE = 0.999
-"""A photo is `alike` if its score is above this part of those of photos that have nothing to do with the query."""
+ALIKE = 0.5
+"""Likeness from which a photo counts as alike: its score is above a part RARE of those of unrelated photos."""
+RARE = 0.9999
+"""On half of Sketchy's classes, 58 % of the photos above it among the first 24 are of the drawing's class, and 15 % of
+those below; at 0.999, 32 and 11 %."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Scale:
     """Scores of three meanings, ascending."""
 
     chance: float  # median of photos that have nothing to do with the query: likeness 0
-    unlike: float  # RARE of these lie below: likeness 0.5
+    unlike: float  # RARE of these lie below: likeness ALIKE
     same: float  # median of the photo that is meant: likeness 1
 
     def of(self, score: float) -> float:
         """The likeness of a score, 0..1, linear between the three."""
-        return round(float(np.interp(score, (self.chance, self.unlike, self.same), (0.0, 0.5, 1.0))), 4)
+        return round(float(np.interp(score, (self.chance, self.unlike, self.same), (0.0, ALIKE, 1.0))), 4)
 
 
 @dataclass(frozen=True)

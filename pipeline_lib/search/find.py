@@ -13,6 +13,7 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_lib.data.images import BadImage, square
+from pipeline_lib.embedding.likeness import ALIKE
 from pipeline_lib.files import replacing
 from pipeline_lib.search.choice import add_choice, chosen
 from pipeline_lib.search.command import printable, up_to
@@ -22,8 +23,6 @@ from pipeline_lib.search.queries import Kind, Query, mirrored, read_query
 
 BATCH: Final = 32
 STDIN: Final = "-"
-ALIKE: Final = 0.5
-"""Likeness below which a photo counts as less alike."""
 BAR: Final = 10
 """Characters of a full bar."""
 TILE, GAP, CAPTION = 160, 10, 22

@@ -34,10 +34,11 @@ SMALL: Final = 192
 # Fractions of the longer side:
 PATCH: Final = 0.16  # darker patches up to this size are ink, larger ones shadow
 SPECK: Final = 0.012  # marks up to this size are dust
-THICK: Final = 0.035  # lines are thinner
+THICK: Final = 0.035  # lines of most drawings are thinner
+BROADEST: Final = 0.065  # of a page's broadest pen, or a felt pen, too; what is thicker is an area
 LINE: Final = 0.008  # width of the lines that are drawn around coloured areas
 AREAS: Final = 0.3
-"""Areas thicker than lines make up more than this part of a coloured drawing's ink."""
+"""Areas make up more than this part of the ink of a drawing that was filled in."""
 
 
 class Inked(NamedTuple):
@@ -47,7 +48,8 @@ class Inked(NamedTuple):
     colours: Pixels  # uint8[H, W, 3], the same on white paper
     flat: float  # fraction of the picture's pixels that are exactly as their neighbours; 0 where it was photographed
     dark: float  # fraction of the sheet that is darker than paper, whether drawn or not
-    thick: float  # fraction of that which is thicker than lines
+    thick: float  # fraction of that which is thicker than most lines
+    areas: float  # fraction of it which is no line at all
     noise: float  # standard deviation of the paper's depth
 
 
@@ -177,13 +179,17 @@ def _strength(depth: Depth, ink: NDArray[np.bool_]) -> float:
     return 0.75 * float(np.percentile(depth[ink], 90)) if ink.any() else 1.0
 
 
-def _darkness(depth: Depth, sheet: NDArray[np.uint8]) -> tuple[float, float]:
-    """`Inked.dark` and `Inked.thick` of a sheet, 1 on it."""
+def _darkness(depth: Depth, sheet: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """`Inked.dark`, `Inked.thick` and `Inked.areas` of a sheet, 1 on it."""
     dark = ((depth > CLEAR) & (sheet > 0)).astype(np.float32)
     small = (at_most(dark, 2 * SMALL) > 0.5).astype(np.uint8)
-    areas = cv2.morphologyEx(small, cv2.MORPH_OPEN, _disc(round(max(small.shape) * THICK) | 1))
     part = float(dark.mean())
-    return part / float(sheet.mean()), float(areas.mean()) / part if part else 0.0
+
+    def thicker(width: float) -> float:
+        opened = cv2.morphologyEx(small, cv2.MORPH_OPEN, _disc(round(max(small.shape) * width) | 1))
+        return float(opened.mean()) / part if part else 0.0
+
+    return part / float(sheet.mean()), thicker(THICK), thicker(BROADEST)
 
 
 def _is_board(pixels: Pixels) -> bool:
@@ -240,7 +246,7 @@ def _light(pixels: Pixels) -> NDArray[np.float32]:
 
 def lines(inked: Inked) -> Pixels:
     """The drawing as dark lines on white, uint8[H, W]: coloured or blackened areas become their outlines."""
-    depth = _outlines(inked.colours) if inked.thick > AREAS else inked.ink
+    depth = _outlines(inked.colours) if inked.areas > AREAS else inked.ink
     return np.asarray((255 - 255 * depth).round(), np.uint8)
 
 

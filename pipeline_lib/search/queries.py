@@ -33,6 +33,11 @@ LARGE: Final = 0.8
 # Fractions of the side of that page:
 WIDTH: Final = 0.013  # of lines; those of Sketchy's drawings differ little from it
 BROAD: Final = 0.02  # lines that are broader are thinned
+FEW: Final = 192
+"""A small drawing that spans fewer px is blurred when it is enlarged."""
+CRISP: Final = (0.35, 0.65)
+"""Of enlarged lines, what is paler than the first part of their depth becomes paper, what is deeper than the second
+black: of half of Sketchy's drawings, shrunk to 128 px, 46 % then find the photo meant, as before, and 42 without."""
 SHORTEST: Final = 0.08
 """A drawing's lines are together at least this long, as a fraction of the page's longer side."""
 PALE: Final = 0.05
@@ -79,8 +84,8 @@ def of_pixels(pixels: Pixels, kind: Kind = "auto") -> Query:
     if kind == "photo":
         return _photo(_colours(pixels))
     grey = pixels if pixels.ndim == 2 else pixels.min(axis=2)
-    slim = thinned(grey)
-    return Query(_colours(pixels if slim is grey else slim), "sketch", blank=is_blank(grey))
+    drawn = fitted(grey)
+    return Query(_colours(pixels if drawn is grey else drawn), "sketch", blank=is_blank(grey))
 
 
 def mirrored(query: Query) -> Query:
@@ -88,8 +93,8 @@ def mirrored(query: Query) -> Query:
     return replace(query, pixels=np.ascontiguousarray(query.pixels[:, ::-1]))
 
 
-def thinned(drawing: Pixels) -> Pixels:
-    """A drawing, uint8[H, W], whose lines are no thicker than those that networks know; one with thin lines as it is.
+def fitted(drawing: Pixels) -> Pixels:
+    """A drawing, uint8[H, W], with lines like those that networks know: neither thick nor blurred; if it is, as it is.
 
     Of the photos meant, a pen of 2.9 % of the page finds 21 % where one of 1.2 % finds 29, and 27 after this.
     """
@@ -98,17 +103,36 @@ def thinned(drawing: Pixels) -> Pixels:
         return drawing
     page, extent = max(drawing.shape), max(box[2] - box[0], box[3] - box[1])
     # A small drawing is going to be enlarged, and its lines with it.
-    side = page if extent >= SMALL * page else extent / LARGE
-    if line_width(drawing) <= BROAD * side:
+    small = extent < SMALL * page
+    side = extent / LARGE if small else page
+    thick, blurred = line_width(drawing) > BROAD * side, small and extent < FEW
+    if not (thick or blurred):
         return drawing
     scale = max(1, round(SIDE / 2 / page))  # lines of a few pixels can't be thinned by less than one
     large = np.asarray(cv2.resize(drawing, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
-    excess = 1 + round(line_width(large) - WIDTH * side * scale)
+    if blurred:
+        large = _crisp(large)
+    return _thinned(large, WIDTH * side * scale) if thick else large
+
+
+def _crisp(drawing: Pixels) -> Pixels:
+    """An enlarged drawing, uint8[H, W], dark on white, whose lines end where they are half as deep as within."""
+    depth = (255 - drawing).astype(np.float32)
+    ink = depth > 255 - INK
+    if not ink.any():
+        return drawing
+    low, high = np.multiply(CRISP, np.percentile(depth[ink], 90))
+    return np.asarray(255 - np.clip((depth - low) / (high - low), 0, 1) * 255, np.uint8)
+
+
+def _thinned(drawing: Pixels, width: float) -> Pixels:
+    """A drawing, uint8[H, W], dark on white, whose lines are `width` px broad in the mean."""
+    excess = 1 + round(line_width(drawing) - width)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (excess, excess))
-    slim = cv2.dilate(large, disc)
+    slim = cv2.dilate(drawing, disc)
     # Lines that are thinner than others would vanish: they stay as they are.
-    lost = cv2.subtract(cv2.morphologyEx(large, cv2.MORPH_CLOSE, disc), large) > 128
-    return np.where(lost, large, slim)
+    lost = cv2.subtract(cv2.morphologyEx(drawing, cv2.MORPH_CLOSE, disc), drawing) > 128
+    return np.where(lost, drawing, slim)
 
 
 def line_width(drawing: Pixels) -> float:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from pipeline_lib.data.images import encode_png
 from pipeline_lib.data.source import FileSource
+from pipeline_lib.embedding.likeness import ALIKE
 from pipeline_lib.search.batching import Admission, Batcher
 from pipeline_lib.search.engine import Hit, Prepared, SearchEngine
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
@@ -22,8 +23,6 @@ PAINTERS = 2
 """Threads that decode photos to show: few, so that a page of thumbnails leaves the processor to the next search."""
 WARM_UP_TO = 2000
 """Photos up to which all thumbnails are made ahead."""
-ALIKE = 0.5
-"""Likeness from which a photo counts as alike."""
 TITLES = {"openmoji": "OpenMoji", "sketchy": "Sketchy", "folder": "your folder"}
 CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 """Attribution that a data set's licence asks for."""

@@ -66,7 +66,7 @@ def test_a_small_drawing_is_searched_about_the_middle_and_so_that_it_fills_the_p
     assert centre == pytest.approx([0.5, 0.5], abs=0.02)
 
 
-@pytest.mark.parametrize(("extent", "kept"), [(150, True), (100, True), (80, False), (40, False)])
+@pytest.mark.parametrize(("extent", "kept"), [(150, True), (60, True), (45, False), (20, False)])
 def test_a_very_small_drawing_is_not_searched_as_it_stands(cut: params.Embed, extent: int, kept: bool) -> None:
     drawing = ring(SIDE, SIDE, (60, 60, 60 + extent, 60 + extent // 2))
     assert any(np.array_equal(guess, drawing) for guess in guesses(drawing, cut)) == kept

@@ -153,6 +153,12 @@ def test_a_clean_drawing_keeps_every_pixel() -> None:
     assert np.array_equal(read(encode_png(drawing)).pixels, np.repeat(drawing[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize("width", [0.014, 0.03, 0.045])
+def test_lines_of_any_pen_stay_lines(width: float) -> None:
+    drawing = house(512, round(512 * width))
+    assert np.array_equal(read(encode_png(drawing)).pixels, of_pixels(drawing).pixels)
+
+
 def test_of_coloured_areas_the_outlines_are_left() -> None:
     painted = np.full((400, 400, 3), 255, np.uint8)
     cv2.rectangle(painted, (60, 150), (330, 330), (250, 210, 40), cv2.FILLED)
@@ -241,6 +247,20 @@ def test_lines_of_a_small_drawing_are_as_thin_as_they_will_be_shown() -> None:
     small = [Stroke(points=[(0.1, 0.1), (0.3, 0.1), (0.3, 0.3), (0.1, 0.1)], width=0.02)]
     found = of_pixels(rasterise(small)).pixels[..., 0]
     assert line_width(found) < 0.5 * 0.013 * len(found)
+
+
+def blurred(drawing: Pixels, side: int) -> Pixels:
+    """A drawing that was merely enlarged."""
+    return np.asarray(cv2.resize(drawing, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def test_a_small_drawing_of_few_pixels_has_clear_lines() -> None:
+    page = np.full((256, 256), 255, np.uint8)
+    page[:128, 128:] = small = cv2.resize(house(256, 3), (128, 128), interpolation=cv2.INTER_AREA)
+    found = of_pixels(page).pixels[:256, 256:, 0]
+    sharp = [float((picture[picture < 200] < 50).mean()) for picture in (blurred(small, 256), found)]
+    assert sharp[0] < 0.5  # enlarging alone would leave lines pale along their borders
+    assert sharp[1] > 0.75
 
 
 @pytest.mark.parametrize("width", [0.006, 0.012, 0.015])

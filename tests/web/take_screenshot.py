@@ -20,7 +20,7 @@ from tests.pipeline.support import ROOT
 from tests.web.browser import Page, start
 from tests.web.tracing import trace
 
-PENS = {"thin": 0.014, "medium": 0.027, "thick": 0.06}
+PENS = {"thin": 0.008, "medium": 0.014, "thick": 0.03}
 FRAMES = {"light": "", "dark": "-dark", "phone": "-phone", "seen": "-seen"}
 
 

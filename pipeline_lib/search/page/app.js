@@ -12,7 +12,7 @@ const FIRST = 24; // photos that a search asks for
 const MORE = [24, 72, 140, 200]; // and by scrolling; the last is what the server allows
 const PAUSE = 120; // ms between searches while a line is being drawn
 const CHECK = 15_000; // ms between two looks whether the server is the same
-const WIDTHS = { 1: ["thin", 0.014], 2: ["medium", 0.027], 3: ["thick", 0.06] }; // keys, buttons, fractions of the side
+const WIDTHS = { 1: ["thin", 0.008], 2: ["medium", 0.014], 3: ["thick", 0.03] }; // keys, buttons, fractions of the side
 
 translate();
 
