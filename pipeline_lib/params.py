@@ -156,7 +156,7 @@ class Train(Section):
     weight_decay: float = Field(ge=0.0)
     precision: Literal["auto", "bf16", "fp32"]
     device: Literal["auto", "cpu", "cuda"]
-    threads: int = Field(ge=1, le=1024)
+    threads: int = Field(ge=0, le=1024)
     seed: int = Field(ge=0)
     bootstrap: int = Field(ge=100)
 
@@ -253,7 +253,7 @@ class Embed(Section):
     beside: list[Annotated[str, Field(pattern=r"^[^@]+(@[0-9a-f]{8,64})?$")]] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16"]
     batch: int = Field(ge=1)
-    threads: int = Field(ge=1, le=1024)
+    threads: int = Field(ge=0, le=1024)
 
     @model_validator(mode="after")
     def _projects_one_vector(self) -> Self:

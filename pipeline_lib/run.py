@@ -112,11 +112,14 @@ class Run:
             )
         return run
 
-    def write_record(self, *, data: str, likeness: dict[str, Any] | None = None) -> None:
+    def write_record(
+        self, *, data: str, threads: dict[str, int] | None = None, likeness: dict[str, Any] | None = None
+    ) -> None:
         """Writes `run.json` of a run whose model is finished.
 
         Args:
             data: digest of the images that it learned from.
+            threads: by section how many computed; params that say 0 leave that to the machine.
             likeness: what its scores say, see `embedding.likeness`.
         """
         write_json(
@@ -129,7 +132,7 @@ class Run:
                 "likeness": likeness,
                 "commit": commit(self.root),
                 "versions": versions(),
-                "threads": {"train": self.params.train.threads, "embed": self.params.embed.threads},
+                "threads": threads,
                 "processor": processor(),
             },
         )

@@ -20,7 +20,7 @@ from pipeline_lib.run import Run
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Runs the stage."""
-    use_threads(params.embed.threads)
+    threads = use_threads(params.embed.threads)
     keep_freed_memory()
     made = Run(data, params, ROOT)
     take_beside(made)
@@ -44,7 +44,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     # What labels the system has seen.
     supervision = "imagenet" if networks.labelled() else "none"
     record = {"system": "{run}", "supervision": supervision, "alignments": list(KINDS)}
-    write_json(out / "system.json", {**record, "seconds": round(seconds, 2)})
+    write_json(out / "system.json", {**record, "seconds": round(seconds, 2), "threads": threads})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pipeline_lib.embedding.vectors import open_pretext, open_retrieval
 from pipeline_lib.files import read_json
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
-from pipeline_lib.run import Run
+from pipeline_lib.run import META, Run
 
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
@@ -29,7 +29,9 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     index = PhotoIndex.build(photos, aligned, kind, params.index.kind, params.index.dimension)
     index.save(made.index)
     likeness = Likeness.fit(*open_pretext(made.embeddings), aligned)
-    made.write_record(data=read_json(made.model / "meta.json")["data_sha256"], likeness=likeness.record())
+    meta, system = read_json(made.model / META), read_json(made.embeddings / "system.json")
+    threads = {"train": meta["threads"], "embed": system["threads"]}
+    made.write_record(data=meta["data_sha256"], threads=threads, likeness=likeness.record())
     print(f"index: {len(index)} photos of {index.facts.dimension} numbers ({index.facts.settings}), alignment {kind}")
 
 

@@ -57,9 +57,9 @@ class PairNetwork(VectorSystem):
         """Scales the images once, then trains; both resume after an interruption."""
         settings, recipe = training.run.params, self.recipe
         keep_freed_memory()
-        use_threads(settings.train.threads)
+        threads = use_threads(settings.train.threads)
         device = choose_device(settings.train)
-        where = Where(device, choose_precision(settings.train, device), settings.train.threads)
+        where = Where(device, choose_precision(settings.train, device), threads)
         photos = _scaled(folder, "photo", training.photos, training, recipe.image_size)
         sketches = _scaled(folder, "sketch", training.sketches, training, recipe.image_size)
         names, classes = np.unique(training.photos["class_name"].to_numpy(str), return_inverse=True)

@@ -3,7 +3,6 @@
 Needs torch, onnx and onnxscript; whoever searches needs none of them.
 """
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from pipeline_lib.embedding.networks import Networks
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.folding import folded
 from pipeline_lib.models.inputs import normalise
 from pipeline_lib.params import Embed, Train
 
@@ -91,20 +90,6 @@ def averaging(places: int, fewer: int) -> Tensor:
 def averaged(maps: Tensor, matrix: Tensor) -> Tensor:
     """Maps, float32[N, C, H, H], averaged along both sides to float32[N, C, G, G]."""
     return torch.matmul(torch.matmul(matrix, maps), matrix.T)
-
-
-def folded(module: nn.Module) -> Any:
-    """A network in evaluation mode, its BatchNorm layers folded into the convolutions and linear layers before them."""
-    for (name, child), (after, norm) in pairwise(list(module.named_children())):
-        if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(child, norm))
-            setattr(module, after, nn.Identity())
-        elif isinstance(child, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-            setattr(module, name, fuse_linear_bn_eval(child, norm))
-            setattr(module, after, nn.Identity())
-    for _, child in module.named_children():
-        folded(child)
-    return module
 
 
 def export_network(networks: Networks, path: Path) -> None:

@@ -22,13 +22,25 @@ def choose_device(settings: params.Train) -> torch.device:
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
-def use_threads(count: int) -> None:
+def use_threads(count: int) -> int:
     """Sets the compute threads of torch and OpenCV. Bits depend on both: the order of sums, and the edges Canny finds.
 
     Between one and several threads OpenCV's Canny differs in a few pixels, and its default is one thread per core.
+
+    Args:
+        count: as a key `threads` of the params says; 0 takes one per physical core that this process may use, which
+            limits of a container count for, too.
+
+    Returns:
+        How many there are now.
     """
+    if not count:
+        from joblib import cpu_count  # noqa: PLC0415  takes a third of a second
+
+        count = cpu_count(only_physical_cores=True)
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
+    return count
 
 
 def keep_freed_memory() -> None:

@@ -14,6 +14,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import read_json, replacing, write_json
 from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.folding import folded
 from pipeline_lib.params import Params, Train
 from pipeline_lib.run import META, SECTIONS, WEIGHTS, params_key
 
@@ -54,13 +55,14 @@ class LoadedEncoder:
         return self.params.train
 
 
-def load_encoder(folder: Path, params: Params, weights: str = WEIGHTS) -> LoadedEncoder:
-    """Loads an encoder that the train stage wrote.
+def load_encoder(folder: Path, params: Params, weights: str = WEIGHTS, *, fold: bool = True) -> LoadedEncoder:
+    """Loads an encoder that the train stage wrote, to embed with it.
 
     Args:
         folder: the run's model.
         params: of the run.
         weights: `encoder.safetensors` (trained) or `start.safetensors` (before the first step).
+        fold: BatchNorm is folded away; False leaves it, for a network that is trained on.
 
     Raises:
         PipelineError: a file is missing or damaged, or the network was trained with other params.
@@ -76,6 +78,8 @@ def load_encoder(folder: Path, params: Params, weights: str = WEIGHTS) -> Loaded
     except (OSError, RuntimeError, SafetensorError) as failure:
         raise PipelineError(f"{folder / weights}: can't be used ({failure}); run `dvc repro train` again") from failure
     encoder.eval()
+    if fold:
+        folded(encoder)
     # A network that was trained on CUDA may be used on a machine that has none.
     train = params.train
     device = choose_device(train.model_copy(update={"device": "cpu" if train.device == "cpu" else "auto"}))

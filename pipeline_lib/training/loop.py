@@ -38,6 +38,7 @@ class Trained:
     origin: str  # of the start weights
     precision: str
     device: str
+    threads: int
     seconds: float
 
 
@@ -98,7 +99,7 @@ def train(
     Raises:
         PipelineError: too few images, bad weights, a checkpoint that does not fit, a loss that is not finite.
     """
-    use_threads(settings.threads)
+    threads = use_threads(settings.threads)
     keep_freed_memory()
     device = choose_device(settings)
     torch.backends.cudnn.deterministic = True
@@ -122,8 +123,8 @@ def train(
     }
     optimiser = make_optimiser(model, settings)
     path = scratch / "checkpoint.pt"
-    progress = checkpoint.restore(path, model, optimiser, settings.threads, device.type) or Progress()
-    run = _Run(settings, model, optimiser, streams, objectives, steps, path, checkpoint_seconds, device.type)
+    progress = checkpoint.restore(path, model, optimiser, threads, device.type) or Progress()
+    run = _Run(settings, model, optimiser, streams, objectives, steps, path, checkpoint_seconds, device.type, threads)
     with tqdm(
         total=steps * settings.epochs * settings.batch_images,
         initial=(progress.epoch * steps + progress.step) * settings.batch_images,
@@ -140,7 +141,7 @@ def train(
     progress.require_finite([predictions.loss])
     matched = progress.history[-1].get("val_match_at_1")
     return Trained(
-        model, start, images, progress.history, predictions, matched, origin, precision, device.type, progress.seconds
+        model, start, images, progress.history, predictions, matched, origin, precision, device.type, threads, progress.seconds
     )
 
 
@@ -157,6 +158,7 @@ class _Run:
     checkpoint_path: Path
     checkpoint_seconds: float
     device: str
+    threads: int
 
     def __post_init__(self) -> None:
         self.clock = time.monotonic()  # of the time that `progress.seconds` does not hold yet
@@ -208,5 +210,5 @@ class _Run:
         """Writes a checkpoint."""
         now = time.monotonic()
         progress.seconds += now - self.clock
-        checkpoint.save(self.checkpoint_path, self.model, self.optimiser, progress, self.settings.threads, self.device)
+        checkpoint.save(self.checkpoint_path, self.model, self.optimiser, progress, self.threads, self.device)
         self.clock = self.saved = time.monotonic()

@@ -76,5 +76,6 @@ def describe(trained: Trained, settings: params.Train, summary: Mapping[str, Any
         "accuracy_ci95": summary["accuracy_ci95"],
         "precision": trained.precision,
         "device": trained.device,
+        "threads": trained.threads,
         "seconds": round(trained.seconds, 1),
     }

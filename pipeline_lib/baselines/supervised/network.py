@@ -97,7 +97,7 @@ def _branch(recipe: Recipe, settings: Params, model: Path | None, classes: int) 
                 f"{model}: its network is of the layout {settings.train.encoder}, not {recipe.layout}; run the "
                 f"pipeline with train.encoder: {recipe.layout}"
             )
-        encoder = load_encoder(model, settings, FILES[recipe.start]).encoder
+        encoder = load_encoder(model, settings, FILES[recipe.start], fold=False).encoder
     return Branch(encoder, settings.train.fc6, recipe.embedding, classes)
 
 
