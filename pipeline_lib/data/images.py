@@ -38,6 +38,11 @@ BLANK: Final = 16
 """Levels of 255: a frame whose colours differ by no more shows nothing; compression alone makes a few of them."""
 LARGE: Final = 25_000_000
 """Pixels from which images are decoded one after another, so that several threads do not fill the memory."""
+LONGEST: Final = 50
+"""Times the shorter side: of longer images nothing is seen in a square, and scaling them to a given shorter side takes
+memory without end. Panoramas have 10, pages that were photographed whole from a screen 20."""
+BUDGET: Final = 10
+"""Bytes that decoding may take for each of `max_pixels`; a plain JPEG takes 7 a pixel and is bounded by these alone."""
 SMALLEST_PREVIEW: Final = 400
 """px, longer side: smaller previews of raw files are thumbnails of 160 or 256 px, in which little can be seen."""
 SAME_COLOURS: Final = 4
@@ -58,6 +63,10 @@ class BadImage(Exception):  # noqa: N818  names the image, not the error
     """An image that can't be used; the message says why. Readers skip it, count it and list it."""
 
 
+class TooLarge(BadImage):
+    """An image that is refused before it is decoded, since that would take too much memory."""
+
+
 def decode(data: bytes, *, max_pixels: int, short_side: int = 0) -> Pixels:
     """Decodes an image file of any common format to uint8[H, W, 3], RGB.
 
@@ -73,8 +82,8 @@ def decode(data: bytes, *, max_pixels: int, short_side: int = 0) -> Pixels:
             least `SPARE` times this. 0 decodes it whole.
 
     Raises:
-        BadImage: the bytes are empty, truncated, of an unknown format or hold too many pixels, or a package that the
-            format needs is not installed.
+        BadImage: the bytes are empty, truncated or of an unknown format, or a package that the format needs is not
+            installed; `TooLarge`: decoding or scaling would take too much memory.
     """
     if not data:
         raise BadImage("the file is empty")
@@ -110,7 +119,7 @@ def _guarded(work: Callable[[], Value]) -> Value:
         except UnidentifiedImageError as failure:
             raise BadImage("not an image of a known format") from failure
         except Image.DecompressionBombError as failure:
-            raise BadImage(str(failure)) from failure
+            raise TooLarge(str(failure)) from failure
         except Exception as failure:  # bad bytes make decoders raise almost anything
             raise BadImage(str(failure) or type(failure).__name__) from failure
 
@@ -136,7 +145,7 @@ def _decoded(data: bytes, kind: Format | None, max_pixels: int, short_side: int)
             _turn_to_photo(image)
         reduced = _reduce(image, short_side)
         width, height = image.size
-        _check_size(width, height, max_pixels)
+        _check_size(image, max_pixels)
         with _large if width * height > LARGE else nullcontext():
             fast = None if reduced else _whole_jpeg(image, data)
             if fast is not None:
@@ -175,11 +184,32 @@ def _reduce(image: Image.Image, short_side: int) -> bool:
     return factor > 1
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Refuses what would take too much memory, before any of it is taken: while it is decoded, or when it is scaled."""
+    width, height = image.size
     if width < 1 or height < 1:
         raise BadImage(f"{width} x {height} px")
     if width * height > max_pixels:
-        raise BadImage(f"{width} x {height} px are more than max_pixels {max_pixels}")
+        raise TooLarge(f"{width} x {height} px are more than max_pixels {max_pixels}")
+    if max(width, height) > LONGEST * min(width, height):
+        raise TooLarge(f"{width} x {height} px: one side is more than {LONGEST} times as long as the other")
+    needed, budget = width * height * _bytes_per_pixel(image), BUDGET * max_pixels
+    if needed > budget:
+        raise TooLarge(
+            f"{width} x {height} px of {image.format} {image.mode} take {needed / 1e6:.0f} MB to decode, more than the "
+            f"{budget / 1e6:.0f} of max_pixels {max_pixels}; save it as JPEG"
+        )
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """What decoding takes at its peak, copies on the way to RGB included; measured on images of nine megapixels."""
+    if image.format == "JPEG" and image.mode != "CMYK":
+        return 7
+    transparent = image.has_transparency_data
+    if image.format == "WEBP":
+        return 34 if transparent else 19
+    deep = image.mode.startswith(("I", "F")) or image.format in {"PNG", "TIFF"}
+    return 24 if transparent or deep else 20
 
 
 def _turn_to_photo(image: Any) -> None:
@@ -295,13 +325,20 @@ def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
 
 def _to_8_bit(values: NDArray[np.generic], mode: str) -> Pixels:
     """Values of 16 or 32 bits, or floating point, as uint8 of the same shape."""
-    numbers = np.nan_to_num(values.astype(np.float64))
     # Neither these modes nor files of 16 bits that hold the 12 of a sensor tell what white is: take the smallest common
     # range that holds all values.
-    largest = numbers.max(initial=0.0)
+    largest = max((float(_numbers(row).max(initial=0.0)) for row in values), default=0.0)
     ranges = ([1.0] if mode == "F" else []) + [255.0, 1023.0, 4095.0, 65535.0]
     scale = next((white for white in ranges if largest <= white), largest)
-    return np.asarray(np.clip(numbers * (255 / scale), 0, 255).round(), np.uint8)
+    found = np.empty(values.shape, np.uint8)
+    # Row by row: as numbers of 64 bits, the whole would take 16 times the memory of the image.
+    for target, row in zip(found, values, strict=True):
+        target[...] = np.clip(_numbers(row) * (255 / scale), 0, 255).round()
+    return found
+
+
+def _numbers(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64))
 
 
 def _of_16_bits(data: bytes, pixels: Pixels) -> Pixels:

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from pipeline_lib.data.images import FORMATS, BadImage
+from pipeline_lib.data.images import FORMATS, BadImage, TooLarge
 from pipeline_lib.search.queries import Query, read_query
 from pipeline_lib.search.wire import Choice
 
@@ -56,20 +56,21 @@ def query_of(data: bytes, kind: Choice, max_pixels: int) -> Query:
     """
     try:
         return read_query(data, max_pixels=max_pixels, kind=kind)
+    except TooLarge as failure:
+        raise HTTPException(413, f"the picture is too large: {failure}") from failure
     except BadImage as failure:
-        raise _refusal(data, max_pixels, str(failure)) from failure
+        raise _refusal(data, str(failure)) from failure
 
 
-def _refusal(data: bytes, max_pixels: int, words: str) -> HTTPException:
+def _refusal(data: bytes, words: str) -> HTTPException:
     """Why a picture that could not be read is refused, by what its first bytes say."""
-    large = HTTPException(413, f"the picture has more than {max_pixels / 1e6:g} million pixels; send a smaller one")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        with Image.open(io.BytesIO(data), formats=FORMATS):
+            known = True
     except UnidentifiedImageError:
-        return HTTPException(415, f"this is no picture that can be read: {words}")
-    except Image.DecompressionBombError:
-        return large
+        known = False
     except Exception:  # noqa: BLE001  bad bytes make decoders raise almost anything
-        width = height = 0
-    return large if width * height > max_pixels else HTTPException(422, f"the picture is damaged: {words}")
+        known = True
+    if known:
+        return HTTPException(422, f"the picture is damaged: {words}")
+    return HTTPException(415, f"this is no picture that can be read: {words}")

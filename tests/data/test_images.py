@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from pipeline_lib.data.images import (
     BadImage,
+    TooLarge,
     decode,
     decode_encoded,
     encode_jpeg,
@@ -189,9 +193,53 @@ def test_too_many_pixels_are_refused_before_decoding(width: int, height: int) ->
 
 
 def test_the_limit_itself_is_allowed() -> None:
-    assert decode(encode_png(picture(10, 10)), max_pixels=100).shape == (10, 10, 3)
+    assert decode(encode_jpeg(picture(10, 10), 90), max_pixels=100).shape == (10, 10, 3)
     with pytest.raises(BadImage, match="max_pixels 99"):
-        decode(encode_png(picture(10, 10)), max_pixels=99)
+        decode(encode_jpeg(picture(10, 10), 90), max_pixels=99)
+
+
+def flat_png(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
+    """A PNG of one colour of any size, made without its pixels."""
+    row = 1 + -(-width * depth * (1, 0, 3, 1, 2, 0, 4)[colour] // 8)
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(row * count)) for count in [1000] * (height // 1000) + [height % 1000])
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", packed + packer.flush()), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 29_900_000), (400_000, 2), (3000, 59)])
+def test_what_is_much_longer_than_wide_is_refused_before_it_is_scaled(width: int, height: int) -> None:
+    with pytest.raises(TooLarge, match=f"{width} x {height} px: one side is more than 50 times"):
+        decode(flat_png(width, height), max_pixels=100_000_000)
+
+
+def test_a_panorama_is_read() -> None:
+    assert decode(flat_png(3000, 100), max_pixels=LIMIT).shape == (100, 3000, 3)
+
+
+@pytest.mark.parametrize(("colour", "name"), [(2, "RGB"), (6, "RGBA")])
+def test_formats_that_take_more_memory_may_have_fewer_pixels(colour: int, name: str) -> None:
+    with pytest.raises(TooLarge, match=f"1000 x 900 px of PNG {name} take .* more than the 10 of max_pixels"):
+        decode(flat_png(1000, 900, colour=colour), max_pixels=LIMIT)
+    assert decode(flat_png(500, 500, colour=colour), max_pixels=LIMIT).shape == (500, 500, 3)
+
+
+def test_decoding_takes_no_more_memory_than_was_allowed(tmp_path: Path) -> None:
+    for depth, colour in ((16, 0), (16, 2), (8, 6)):
+        path = tmp_path / f"{depth}-{colour}.png"
+        path.write_bytes(flat_png(2000, 2000, depth, colour))
+        code = (
+            "import resource, sys; from pathlib import Path; from pipeline_lib.data.images import decode\n"
+            "def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "data = Path(sys.argv[1]).read_bytes(); before = most(); decode(data, max_pixels=10_000_000)\n"
+            "print(most() - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, encoding="utf-8")
+        assert int(done.stdout) * 1024 < 25 * 4_000_000, path.name
 
 
 def test_a_png_without_width_is_bad() -> None:

@@ -32,7 +32,7 @@ LINE = {"points": [[0.2, 0.2], [0.8, 0.7], [0.3, 0.9]], "width": 0.02}
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(upload_bytes=300_000, upload_pixels=500_000)
+    return Settings(upload_bytes=300_000, upload_pixels=900_000)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_pictures_of_all_common_formats_are_taken_whatever_they_are_called(clien
         (b"no picture", 415, "no picture that can be read"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'", 415, "no picture that can be read"),
         (picture()[:70], 422, "damaged"),
-        (picture(size=(1000, 1000)), 413, "0.5 million pixels"),
+        (picture(size=(1000, 1000)), 413, "1000 x 1000 px are more than max_pixels 900000"),
         (bytes(300_001), 413, "0.3 MB"),
     ],
 )
