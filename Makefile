@@ -65,6 +65,10 @@ $(STAMPS)/dev: $(STAMPS)/weights requirements-dev.txt
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
+$(STAMPS)/bench: $(STAMPS)/dev requirements-bench.txt
+	@$(PIP) -r requirements-bench.txt
+	@touch $@
+
 setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
@@ -108,8 +112,10 @@ lint: setup-dev
 readme: setup
 	@$(EXEC) python -m tools.readme
 
-bench: setup-dev
+bench: $(STAMPS)/bench
+	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
 	@$(EXEC) python -m benchmarks.run
+	@$(EXEC) python -m benchmarks.speed
 
 # Hours to days: stop either at any time, it goes on where it stopped.
 ablation: setup

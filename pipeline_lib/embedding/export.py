@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline_lib import params
+from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.data.source import Source
@@ -95,17 +96,26 @@ def export(
             path: stack.enter_context(vector_writer(path, embed(torch.zeros(1, 3, size, size)).shape[1]))
             for path, embed in systems.items()
         }
-        with tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0) as bar:
-            for chunk in batched(items, batch):
-                names, classes, instances, pixels = zip(*chunk, strict=True)
-                images = torch.cat([prepare(image, size, settings) for image in pixels])
-                for path, embed in systems.items():
-                    started = time.perf_counter()
-                    vectors = embed(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-                    seconds[path] += time.perf_counter() - started
-                    writers[path].write_table(vector_table(names, classes, instances, vectors))
-                bar.update(len(chunk))
+        bar = stack.enter_context(tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0))
+        ready = stack.enter_context(closing(read_ahead(lambda: prepared(items, batch, size, settings), "image-reader")))
+        for (names, classes, instances), images in ready:
+            for path, embed in systems.items():
+                started = time.perf_counter()
+                vectors = embed(images).float().cpu().numpy()
+                seconds[path] += time.perf_counter() - started
+                writers[path].write_table(vector_table(names, classes, instances, vectors))
+            bar.update(len(names))
     return seconds
+
+
+def prepared(
+    items: Iterable[Item], batch: int, size: int, settings: params.Train
+) -> Iterator[tuple[tuple[list[str], list[str], list[str]], Tensor]]:
+    """Batches of image_id, class_name and instance_id, and images, float32[N, 3, size, size], channels last."""
+    for chunk in batched(items, batch):
+        names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
+        images = torch.cat([prepare(image, size, settings) for image in pixels])
+        yield (names, classes, instances), images.contiguous(memory_format=torch.channels_last)
 
 
 def export_all(

@@ -1,6 +1,7 @@
 """Embeds pretext pairs whole, fits the projection on them, and writes their projected vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.embedding.export import framed_pairs
+from pipeline_lib.data.ahead import read_ahead
+from pipeline_lib.embedding.export import Item, framed_pairs
 from pipeline_lib.embedding.networks import Networks, joined, maps_of, parts_of
 from pipeline_lib.embedding.projection import FILE_NAME, Moments, channel_directions, fit
 from pipeline_lib.embedding.vectors import Vectors, batched, vector_table, vector_writer
@@ -49,12 +51,17 @@ class Pretext:
         wanted = set(rows.tolist())
         items = framed_pairs(self.pairs, column, self.catalog, self.settings)
         chosen = (item for number, item in enumerate(items) if number in wanted)
-        with tqdm(total=len(rows), desc=words, unit="image", unit_scale=True, mininterval=1.0) as bar:
-            for chunk in batched(chosen, self.settings.batch):
-                pixels = np.stack([self.networks.scaled(image) for *_, image in chunk])
-                labels = [(image_id, name, instance) for image_id, name, instance, _ in chunk]
-                yield labels, normalise(torch.from_numpy(pixels), self.networks.own.train)
-                bar.update(len(chunk))
+        bar = tqdm(total=len(rows), desc=words, unit="image", unit_scale=True, mininterval=1.0)
+        with bar, closing(read_ahead(lambda: self._prepared(chosen), "image-reader")) as ready:
+            for labels, images in ready:
+                yield labels, images
+                bar.update(len(labels))
+
+    def _prepared(self, items: Iterable[Item]) -> Iterator[tuple[list[tuple[str, str, str]], Tensor]]:
+        for chunk in batched(items, self.settings.batch):
+            pixels = np.stack([self.networks.scaled(image) for *_, image in chunk])
+            labels = [(image_id, name, instance) for image_id, name, instance, _ in chunk]
+            yield labels, normalise(torch.from_numpy(pixels), self.networks.own.train)
 
 
 @torch.inference_mode()

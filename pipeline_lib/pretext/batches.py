@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
-from pipeline_lib.pretext.shards import RowGroup, read_ahead, wanted_groups
+from pipeline_lib.pretext.shards import RowGroup, wanted_groups
 
 Domain = Literal["cross", "photo", "edges"]
 

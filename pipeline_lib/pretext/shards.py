@@ -1,16 +1,10 @@
-"""Reading shards: which row groups hold the wanted images, and a thread that reads ahead."""
+"""Which row groups of shards hold the wanted images."""
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pipeline_lib.data.schemas import opened_shard
-
-Item = TypeVar("Item")
-
-AHEAD = 4  # items that are ready in advance
 
 
 class RowGroup(NamedTuple):
@@ -39,41 +33,3 @@ def wanted_groups(path: Path, wanted: frozenset[str], *, draws: bool = False) ->
             if rows:
                 draw = table["draw"][0].as_py() if draws else 0
                 yield RowGroup(path, number, rows, [names[row] for row in rows], draw)
-
-
-def read_ahead(make: Callable[[], Iterator[Item]], name: str) -> Generator[Item]:
-    """The items, in order, of the iterator that `make` gives in a thread of this name, ahead of its consumer.
-
-    What the iterator raises is raised here. The thread stops when the generator is closed.
-    """
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Item | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in make():
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as failure:  # noqa: BLE001  handed to the consumer, which raises it
-            put(failure)
-
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

@@ -15,11 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline_lib import params
+from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.pretext.drawing import draw_edges
-from pipeline_lib.pretext.shards import RowGroup, read_ahead, wanted_groups
+from pipeline_lib.pretext.shards import RowGroup, wanted_groups
 
 Pixels = NDArray[np.uint8]
 

@@ -139,9 +139,18 @@ def train(
     model.eval()
     predictions = layouts.predict(model, range(layouts.held_out.draws))
     progress.require_finite([predictions.loss])
-    matched = progress.history[-1].get("val_match_at_1")
     return Trained(
-        model, start, images, progress.history, predictions, matched, origin, precision, device.type, threads, progress.seconds
+        model,
+        start,
+        images,
+        progress.history,
+        predictions,
+        progress.history[-1].get("val_match_at_1"),
+        origin,
+        precision,
+        device.type,
+        threads,
+        progress.seconds,
     )
 
 

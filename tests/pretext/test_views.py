@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import params
+from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.pretext.shards import read_ahead
 from pipeline_lib.pretext.views import Views, ViewShards, cut_out, make_views, recolour
 from tests.conftest import scene
 

@@ -1,0 +1,374 @@
+"""Speed on the processor at hand: `make bench`, or `python -m benchmarks.speed PART ...`, writes metrics/speed.csv.
+
+A part that is measured replaces its rows. Most rows are ratios of two figures of one run, taken in turns. Parts:
+
+- repro: the whole pipeline in a fresh clone, with nothing cached: minutes of the processor and of the clock
+- step: the default's training step against its trunk alone on tensors in memory; on one thread and on all; and what
+  `keep_freed_memory` is worth
+- embed: the embed stage, from files to vectors, against the network alone; and folded against unfolded
+- others: what a user would take instead, on the same pictures: a SimCLR step of lightly with the same trunk, batch and
+  views, and a loop of torchvision's `ImageFolder` and `DataLoader` against `drawfind index`
+
+Whether a processor with bfloat16 computes as one without: ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2, and
+`--precision fp32`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import changed
+from pipeline_lib import params
+from pipeline_lib.data.schemas import read_catalog
+from pipeline_lib.data.source import open_source
+from pipeline_lib.embedding.export import catalog_images, export
+from pipeline_lib.embedding.networks import fc6_of
+from pipeline_lib.files import replacing
+from pipeline_lib.models.device import autocast, choose_precision, keep_freed_memory, use_threads
+from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.models.folding import folded
+from pipeline_lib.models.saved import LoadedEncoder
+from pipeline_lib.run import processor
+from pipeline_lib.training.context import ContextPrediction
+from pipeline_lib.training.contrast import Contrast
+from pipeline_lib.training.loop import Task, train_step
+from pipeline_lib.training.objective import Weighted
+from pipeline_lib.training.start import make_optimiser, start_network
+from pipeline_lib.training.streams import PatchStream, Stream, ViewSource, ViewStream
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TABLE: Final = ROOT / "metrics" / "speed.csv"
+COLUMNS: Final = ("what", "value", "unit", "goal", "precision", "processor", "note")
+STEPS: Final = 6
+TURNS: Final = 3
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    value: float
+    unit: str
+    goal: str = ""
+    note: str = ""
+
+
+Rows = Iterator[Row]
+Timed = Callable[[], float]
+"""Does some work and returns its seconds."""
+
+
+def ratio(ours: Timed, other: Timed) -> tuple[float, float, float]:
+    """The median over turns of other / ours (how much faster ours is), and the median seconds of both."""
+    times = [(ours(), other()) for _ in range(TURNS + 1)][1:]  # the first warms up
+    return median(b / a for a, b in times), median(a for a, _ in times), median(b for _, b in times)
+
+
+def settings(precision: str) -> params.Params:
+    """The default params, computed with in a precision."""
+    return changed({"train.precision": precision, "embed.precision": precision})
+
+
+def repro(precision: str) -> Rows:
+    """The pipeline's stages in a clone of what is committed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        clone = Path(scratch) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        values = clone / "params.yaml"
+        values.write_text(re.sub(r"(?m)^  precision: \w+", f"  precision: {precision}", values.read_text()))
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        before, started = spent(), time.perf_counter()
+        subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=True)
+        used, clock = spent() - before, time.perf_counter() - started
+    yield Row("repro_processor_minutes", used / 60, "min", "at most 20")
+    yield Row("repro_clock_minutes", clock / 60, "min", "at most 10", f"{os.cpu_count()} cores")
+
+
+def spent() -> float:
+    """Processor seconds of finished child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Trainer:
+    """The default's network and its streams, on the pictures of `make repro`."""
+
+    def __init__(self, values: params.Params, threads: int) -> None:
+        self.threads = use_threads(threads)
+        self.settings = values.train
+        catalog = read_catalog(ROOT / "data" / "catalog.parquet")
+        ids = catalog.loc[(catalog["role"] == "pretext") & (catalog["split"] == "train"), "image_id"].tolist()
+        device, precision = torch.device("cpu"), choose_precision(values.train, torch.device("cpu"))
+        self.precision = precision
+        self.patches = PatchStream(values.train, ROOT / "data" / "patches", ids, ids[:1], device, precision)
+        self.views = ViewStream(
+            values.train, ViewSource(ROOT / "data" / "pairs", values.contrast, {}), ids, ids[:2], device, precision
+        )
+        self.model = start_network(values.train, self.patches.shards, ROOT, device)[0].train()
+        self.optimiser = make_optimiser(self.model, values.train)
+        weights = values.train.objectives
+        self.objectives = [
+            [Weighted(weights["context"], ContextPrediction())],
+            [Weighted(weights["contrast"], Contrast())],
+        ]
+        self.images = self._inputs()
+
+    def _inputs(self) -> list[Tensor]:
+        """What the trunk is given in a step: layouts, then views."""
+        side, size = self.patches.shards.epoch(0, 2, shuffle=None), self.views.source.settings.image_size
+        patch = next(side).photos
+        assert patch is not None  # noqa: S101  the default takes patches from photos and edges
+        shapes = [(8 * self.settings.batch_images, patch.shape[-2]), (2 * self.views.shards.batch, size)]
+        found = [torch.randn(count, 3, side, side) for count, side in shapes]
+        return [each.contiguous(memory_format=torch.channels_last) for each in found]
+
+    def steps(self) -> float:
+        """Seconds of some steps as the training takes them, reading and drawing included."""
+        use_threads(self.threads)
+        streams: tuple[Stream, ...] = (self.patches, self.views)
+        given = [stream.batches(0, 0, STEPS + 1) for stream in streams]
+        started = 0.0
+        for number, batches in enumerate(itertools.islice(zip(*given, strict=False), STEPS + 1)):
+            # The first step waits for the readers to start.
+            if number == 1:
+                started = time.perf_counter()
+            tasks = [Task(*task) for task in zip(streams, batches, self.objectives, strict=True)]
+            train_step(self.model, self.optimiser, tasks, number)
+        return time.perf_counter() - started
+
+    def bare(self) -> float:
+        """Seconds of as many steps of the trunk alone: forward and backward."""
+        use_threads(self.threads)
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            for images in self.images:
+                with autocast(images.device, self.precision):
+                    loss = self.model.encoder.stages(images).square().mean()
+                loss.backward()
+        return time.perf_counter() - started
+
+
+def step(precision: str) -> Rows:
+    """Training steps."""
+    values = settings(precision)
+    # glibc's own way comes first: what is kept stays kept.
+    plain = Trainer(values, 0)
+    plain.steps()
+    before = min(plain.steps() for _ in range(TURNS))
+    keep_freed_memory()
+    found, ours, _ = ratio(plain.steps, plain.bare)
+    views = 2 * plain.views.shards.batch
+    yield Row(
+        "step_over_bare_trunk", found, "ratio", "at least 0.85", f"{STEPS / ours:.3g} steps/s, {views} views each"
+    )
+    yield Row("step_keeping_freed_memory", before / ours, "ratio", "", "over the same without")
+    one = Trainer(values, 1)
+    faster, _, _ = ratio(plain.steps, one.steps)
+    yield Row("step_all_threads_over_one", faster, "ratio", "", f"{plain.threads} threads")
+
+
+def network(values: params.Params, *, fold: bool) -> LoadedEncoder:
+    """The default's network with random weights."""
+    torch.manual_seed(0)
+    encoder = Encoder(values.train.model_copy(update={"pretrained": "none"}), values.patches.size).eval()
+    if fold:
+        folded(encoder)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedEncoder(encoder, values, {}, torch.device("cpu"))
+
+
+@torch.inference_mode()
+def embed(precision: str) -> Rows:
+    """The embed stage on the queries of `make repro`."""
+    values = settings(precision)
+    use_threads(values.embed.threads)
+    keep_freed_memory()
+    catalog = read_catalog(ROOT / "data" / "catalog.parquet")
+    rows = catalog[catalog["role"] == "query"].head(512)
+    source = open_source(values.catalog, ROOT)
+    loaded = {fold: fc6_of(network(values, fold=fold), values.embed) for fold in (True, False)}
+    size, batch = values.embed.largest, values.embed.batch
+    images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+
+    def from_files() -> float:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            systems = {Path(folder) / "vectors.parquet": loaded[True]}
+            items = catalog_images(rows, source)
+            export(items, len(rows), systems, values.train, size=size, batch=batch, description="embed")
+        return time.perf_counter() - started
+
+    def alone(fold: bool) -> Timed:  # noqa: FBT001
+        def seconds() -> float:
+            started = time.perf_counter()
+            for _ in range(len(rows) // batch):
+                loaded[fold](images)
+            return time.perf_counter() - started
+
+        return seconds
+
+    found, ours, _ = ratio(from_files, alone(fold=True))
+    yield Row(
+        "embed_over_folded_network", found, "ratio", "at least 0.9", f"{len(rows) / ours:.4g} images/s from files"
+    )
+    faster, _, _ = ratio(alone(fold=True), alone(fold=False))
+    yield Row("embed_folded_over_unfolded", faster, "ratio")
+
+
+def others(precision: str) -> Rows:
+    """What a user would take instead."""
+    values = settings(precision)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        count = pictures(values, folder / "photos" / "all")
+        yield lightly(values, folder / "photos")
+        yield plain_loop(folder / "photos", count)
+
+
+def pictures(values: params.Params, folder: Path) -> int:
+    """Writes the gallery of `make repro` as JPEGs of 256 px; returns how many."""
+    from PIL import Image  # noqa: PLC0415
+
+    folder.mkdir(parents=True)
+    catalog = read_catalog(ROOT / "data" / "catalog.parquet")
+    rows = catalog[catalog["role"] == "gallery"]
+    for number, (*_, pixels) in enumerate(catalog_images(rows, open_source(values.catalog, ROOT))):
+        Image.fromarray(pixels).save(folder / f"{number:05d}.jpg", quality=92)
+    return len(rows)
+
+
+def lightly(values: params.Params, photos: Path) -> Row:
+    """A step of SimCLR with the same trunk, batch, size of views and precision, fed by two workers."""
+    from lightly.loss import NTXentLoss  # noqa: PLC0415  only this benchmark needs it
+    from lightly.models.modules import SimCLRProjectionHead  # noqa: PLC0415
+    from lightly.transforms import SimCLRTransform  # noqa: PLC0415
+    from torch.utils.data import DataLoader  # noqa: PLC0415
+    from torchvision.datasets import ImageFolder  # noqa: PLC0415
+
+    trainer = Trainer(values, 0)
+    keep_freed_memory()
+    stages: nn.Module = network(values, fold=False).encoder.stages.train()
+    size, batch = values.contrast.image_size, trainer.views.shards.batch
+    width = stages(torch.randn(2, 3, size, size)).shape[1]
+    head, criterion = SimCLRProjectionHead(width, 512, 128), NTXentLoss(temperature=values.contrast.temperature)
+    optimiser = torch.optim.SGD([*stages.parameters(), *head.parameters()], lr=values.train.learning_rate)
+    loader = DataLoader(
+        ImageFolder(str(photos), SimCLRTransform(input_size=size)), batch, shuffle=True, num_workers=2, drop_last=True
+    )
+    rounds = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def theirs() -> float:
+        started = 0.0
+        for number, (pair, _) in enumerate(itertools.islice(rounds, STEPS + 1)):
+            if number == 1:
+                started = time.perf_counter()
+            first, second = (head(stages(part).mean(dim=(2, 3))) for part in pair)
+            optimiser.zero_grad()
+            criterion(first, second).backward()
+            optimiser.step()
+        return time.perf_counter() - started
+
+    def ours() -> float:
+        started = 0.0
+        batches = trainer.views.batches(0, 0, STEPS + 1)
+        for number, some in enumerate(itertools.islice(batches, STEPS + 1)):
+            if number == 1:
+                started = time.perf_counter()
+            train_step(trainer.model, trainer.optimiser, [Task(trainer.views, some, trainer.objectives[1])], number)
+        return time.perf_counter() - started
+
+    found, a, b = ratio(ours, theirs)
+    told = f"{2 * batch * STEPS / a:.3g} and {2 * batch * STEPS / b:.3g} views/s, {batch} pairs of {size} px"
+    return Row("step_over_lightly", found, "ratio", "at least 1.5", told)
+
+
+def plain_loop(photos: Path, count: int) -> Row:
+    """`drawfind index`, from start to end, against the loop that a user would write; each in a process of its own."""
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as home:
+            environment = {**os.environ, "XDG_DATA_HOME": home}
+            command = [sys.executable, "-m", "pipeline_lib.search", "index", str(photos)]
+            started = time.perf_counter()
+            subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+            return time.perf_counter() - started
+
+    def theirs() -> float:
+        code = "import sys; from benchmarks import speed; print(speed.seconds_of_loop(sys.argv[1]))"
+        command = [sys.executable, "-c", code, str(photos)]
+        return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout)
+
+    a, b = ours(), theirs()
+    told = f"{count / a:.3g} and {count / b:.3g} photos/s: EfficientNet-Lite0, two maps, 224 px, mirrored"
+    return Row("embed_over_torchvision_loader", b / a, "ratio", "at least 2", told)
+
+
+@torch.inference_mode()
+def seconds_of_loop(photos: str) -> float:
+    """Embeds a folder by ImageFolder, DataLoader and the network of models/photos in torch, without its projection."""
+    from torch.utils.data import DataLoader  # noqa: PLC0415
+    from torchvision import transforms  # noqa: PLC0415
+    from torchvision.datasets import ImageFolder  # noqa: PLC0415
+
+    values = changed({"train.encoder": "efficientnet_lite0", "train.pretrained": "none"})
+    encoder = Encoder(values.train, values.patches.size).eval()
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    ready = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), normalise])
+    started, found = time.perf_counter(), []
+    for images, _ in DataLoader(ImageFolder(photos, ready), 32, num_workers=2):
+        for shown in (images, images.flip(-1)):
+            before, last = encoder.maps(shown)
+            found.append(torch.cat([encoder.read(last), last.flatten(1), before.flatten(1)], dim=1).numpy())
+    return time.perf_counter() - started
+
+
+PARTS: Final = {"repro": repro, "step": step, "embed": embed, "others": others}
+
+
+def save(rows: Sequence[Row], precision: str) -> None:
+    """Writes rows into the table, in the place of those of the same name and precision."""
+    kept: dict[tuple[str, str], tuple[str, ...]] = {}
+    if TABLE.exists():
+        with TABLE.open(encoding="utf-8", newline="") as stream:
+            kept = {(line[0], line[4]): tuple(line) for line in itertools.islice(csv.reader(stream), 1, None)}
+    for row in rows:
+        kept[row.what, precision] = (
+            row.what, f"{row.value:.4g}", row.unit, row.goal, precision, processor(), row.note
+        )  # fmt: skip
+    with replacing(TABLE) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(kept.values())
+
+
+def main() -> None:
+    """Measures the parts that are asked for."""
+    parser = argparse.ArgumentParser(description="speed, as ratios to what it could be and to what others do")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    asked = parser.parse_args()
+    precision = choose_precision(settings(asked.precision).train, torch.device("cpu"))
+    for part in asked.parts or PARTS:
+        for row in PARTS[part](precision):
+            print(*row)
+            save([row], precision)
+
+
+if __name__ == "__main__":
+    main()
