@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from experiments import recipes
 from pipeline_lib import params
+from pipeline_lib.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,5 +95,5 @@ def changed(changes: dict[str, Any]) -> params.Params:
 
 def changed_values(changes: dict[str, Any]) -> dict[str, Any]:
     """As `changed`, as the plain mapping that params.yaml holds."""
-    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_yaml(ROOT / "params.yaml")
     return recipes.changed(values, changes, "benchmarks")

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import read_yaml
 from pipeline_lib.params import Params, parse
 from pipeline_lib.registry import OBJECTIVES
 
@@ -45,14 +45,12 @@ class Recipe(BaseModel):
     def read(cls, path: Path) -> Self:
         """Reads a file; a PipelineError names it and the key that is wrong."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_yaml(path))
         except ValidationError as failure:
             words = [
                 f"{'.'.join(map(str, error['loc'])) or 'whole file'}: {error['msg']}" for error in failure.errors()
             ]
             raise PipelineError(f"{path}: {'; '.join(words)}") from failure
-        except (OSError, ValueError, yaml.YAMLError) as failure:
-            raise PipelineError(f"{path}: can't be read ({failure})") from failure
 
 
 class Recipes:
@@ -67,7 +65,7 @@ class Recipes:
                 raise PipelineError(f"{path}: {other} has the same name; rename the recipe")
             self.places[path.stem] = path
         self.all = {name: Recipe.read(path) for name, path in self.places.items()}
-        self.defaults: dict[str, Any] = yaml.safe_load(params.read_text(encoding="utf-8"))
+        self.defaults: dict[str, Any] = read_yaml(params)
         # A recipe may turn on an objective that params.yaml does not list.
         objectives = self.defaults["train"]["objectives"]
         self.defaults["train"]["objectives"] = dict.fromkeys(OBJECTIVES, 0.0) | objectives
@@ -82,7 +80,7 @@ class Recipes:
 
     def rows(self, groups: Iterable[str]) -> list[str]:
         """Names of some groups' rows: first those of experiments/order.yaml in its order, then the others by name."""
-        order = yaml.safe_load((ROOT / "experiments" / "order.yaml").read_text(encoding="utf-8"))
+        order = read_yaml(ROOT / "experiments" / "order.yaml")
         listed = {name: place for place, name in enumerate(name for names in order.values() for name in names)}
         found = [name for name, recipe in self.all.items() if recipe.group in set(groups)]
         return sorted(found, key=lambda name: (listed.get(name, len(listed)), name))

@@ -17,11 +17,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from experiments.recipes import DEFAULT, RECIPES, ROOT, Recipes
 from pipeline_lib.errors import PipelineError, in_words
-from pipeline_lib.files import digest_of, exclusive, publish_folder, read_json, resolve_path
+from pipeline_lib.files import digest_of, exclusive, parse_yaml, publish_folder, read_json, read_yaml, resolve_path
 from pipeline_lib.run import RECORD, Run
 from tools.show import main as show
 
@@ -184,7 +182,7 @@ def spelled(value: object) -> str:
 
 def outs_of(targets: Sequence[str]) -> list[str]:
     """What the stages up to `targets` write, by dvc.yaml; all stages where there are no targets."""
-    stages: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
     outs: dict[str, list[str]] = {}
     for name, stage in stages.items():
         entries = [*stage.get("outs", []), *stage.get("metrics", [])]
@@ -229,7 +227,7 @@ def main() -> None:
     given = parser.parse_args()
     places = {"catalog.root": given.root, "catalog.sketches": given.sketches}
     more = {key: place for key, place in places.items() if place}
-    more |= {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
+    more |= {key: parse_yaml(value) for key, _, value in (text.partition("=") for text in given.set)}
     try:
         recipes, metrics = Recipes(), "none for git"
         folder = make(given.name, recipes, more, given.targets)

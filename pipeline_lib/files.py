@@ -82,6 +82,33 @@ def read_json(path: Path) -> Any:
         raise PipelineError(f"{path}: can't be read ({failure}); run the stage that writes it again") from failure
 
 
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file as DVC does: YAML 1.2, by the same library.
+
+    YAML 1.1 takes `1e-05`, which `dvc exp run -S` writes, for text, and the last of two equal keys without a word.
+
+    Raises:
+        PipelineError: it can't be read, is not UTF-8, names a key twice, or is nested without end.
+    """
+    from ruamel.yaml.error import YAMLError  # noqa: PLC0415  searching needs no YAML
+
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as failure:
+        raise PipelineError(f"{path}: is not UTF-8 ({failure}); save it as UTF-8") from failure
+    except RecursionError as failure:
+        raise PipelineError(f"{path}: is nested too deeply") from failure
+    except (OSError, ValueError, YAMLError) as failure:
+        raise PipelineError(f"{path}: can't be read ({' '.join(str(failure).split())})") from failure
+
+
+def parse_yaml(text: str) -> Any:
+    """What a piece of YAML says; raises as ruamel.yaml does."""
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def publish_folder(finished: Path, out: Path) -> None:
     """Moves a finished scratch folder to its place, in the stead of what was there.
 

@@ -22,6 +22,8 @@ from pydantic import (
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES
 
+MOST = 2**53 - 1
+"""The largest integer that every reader of JSON keeps."""
 Fraction = Field(ge=0.0, le=1.0)
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
@@ -41,7 +43,17 @@ def one_of(names: Iterable[str]) -> AfterValidator:
 class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_sensible(cls, value: Any) -> Any:
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, str) and not each.isprintable():
+                raise ValueError("holds a character that no name has, such as a line break; remove it")
+            if isinstance(each, int) and each > MOST:
+                raise ValueError(f"must be at most {MOST}")
+        return value
 
 
 class Machine(Section):
@@ -158,7 +170,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=0, le=1024)
     seed: int = Field(ge=0)
-    bootstrap: int = Field(ge=100)
+    bootstrap: int = Field(ge=100, le=100_000)
 
     def weight(self, objective: str) -> float:
         """Of an objective in the loss; 0 where it takes no part."""
@@ -315,7 +327,7 @@ class Index(Section):
 class Evaluate(Section):
     """Section `evaluate`: intervals of the retrieval metrics."""
 
-    bootstrap: int = Field(ge=100)
+    bootstrap: int = Field(ge=100, le=100_000)
     seed: int = Field(ge=0)
 
 

@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 # The tree that holds this script, not the working directory: `dvc exp run --temp` works in a copy of its own.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline_lib.errors import PipelineError, in_words  # noqa: E402
-from pipeline_lib.files import repository  # noqa: E402
+from pipeline_lib.files import read_yaml, repository  # noqa: E402
 from pipeline_lib.params import Params, parse  # noqa: E402
 
 # In the real repository, so that an experiment that was cut off goes on where it stopped.
@@ -22,13 +20,7 @@ SCRATCH = repository(ROOT) / ".scratch"
 
 def load_params(path: Path = ROOT / "params.yaml") -> Params:
     """Reads and checks a params file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as failure:
-        raise PipelineError(f"{path}: is not UTF-8 ({failure}); save it as UTF-8") from failure
-    except (OSError, yaml.YAMLError) as failure:
-        raise PipelineError(f"{path}: {failure}") from failure
-    return parse(values, source=str(path))
+    return parse(read_yaml(path), source=str(path))
 
 
 def run(stage: Callable[[Params, Path, Path], None]) -> None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import parse_yaml, read_yaml
 
 Make = Callable[..., params.Params]
 
@@ -52,6 +58,13 @@ def test_the_default_params_are_valid_and_immutable(make_params: Make) -> None:
         ("index.kind", ""),
         ("index.dimension", -1),
         ("catalog.openmoji.query_scale", [1.2, 0.8]),
+        ("catalog.root", "photos\0"),
+        ("catalog.photos", ["photos", "line\nbreak"]),
+        ("train.seed", 10**30),
+        ("train.bootstrap", 10**9),
+        ("train.weight_decay", float("inf")),
+        ("contrast.temperature", float("nan")),
+        ("edges.low", float("inf")),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_its_key(make_params: Make, key: str, value: Any) -> None:
@@ -219,3 +232,34 @@ def test_start_weights_from_a_file_need_its_hash(make_params: Make) -> None:
 def test_weights_of_a_package_go_with_its_own_network(make_params: Make, changes: dict[str, str], words: str) -> None:
     with pytest.raises(PipelineError, match=f"train: weights: {words}"):
         make_params(changes)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_that_dvc_writes_are_numbers(value: float) -> None:
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    YAML().dump({"value": value}, text)  # as `dvc exp run -S` does
+    assert parse_yaml(text.getvalue()) == {"value": value}
+
+
+def test_a_small_number_is_no_text() -> None:
+    assert parse_yaml("1e-05") == 1e-05
+    assert yaml.safe_load("1e-05") == "1e-05"  # why PyYAML does not read params
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {seed: 0}\ntrain: {seed: 1}\n", 'duplicate key "train"'),
+        ("train:\n  seed: 0\n  seed: 1\n", 'duplicate key "seed"'),
+        ("[" * 5000, "nested too deeply"),
+        ("name: *unknown\n", "unknown"),
+        ("name: !!python/object:os.system x\n", "python/object"),
+    ],
+)
+def test_a_file_that_says_two_things_or_nothing_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match=f"params.yaml.*{words}"):
+        read_yaml(path)

@@ -249,6 +249,11 @@ def test_lines_of_a_small_drawing_are_as_thin_as_they_will_be_shown() -> None:
     assert line_width(found) < 0.5 * 0.013 * len(found)
 
 
+def shrunk(drawing: Pixels, side: int) -> Pixels:
+    """A drawing of fewer pixels."""
+    return np.asarray(cv2.resize(drawing, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def blurred(drawing: Pixels, side: int) -> Pixels:
     """A drawing that was merely enlarged."""
     return np.asarray(cv2.resize(drawing, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -256,7 +261,7 @@ def blurred(drawing: Pixels, side: int) -> Pixels:
 
 def test_a_small_drawing_of_few_pixels_has_clear_lines() -> None:
     page = np.full((256, 256), 255, np.uint8)
-    page[:128, 128:] = small = cv2.resize(house(256, 3), (128, 128), interpolation=cv2.INTER_AREA)
+    page[:128, 128:] = small = shrunk(house(256, 3), 128)
     found = of_pixels(page).pixels[:256, 256:, 0]
     sharp = [float((picture[picture < 200] < 50).mean()) for picture in (blurred(small, 256), found)]
     assert sharp[0] < 0.5  # enlarging alone would leave lines pale along their borders
