@@ -9,6 +9,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,6 +24,8 @@ META: Final = "meta.json"
 """In the folder `model`: what the train stage tells of the network."""
 EXPORTED: Final = "encoder.onnx"
 """In the folder `model` of an exported run, in place of its weights: the network, as ONNX Runtime runs it."""
+BEHIND: Final = ("embeddings/projection.safetensors", "embeddings/alignment.safetensors")
+"""What lies between the network and the vectors that are compared."""
 SECTIONS: Final = ("edges", "patches", "train", "contrast")
 """Sections of the params that make a network."""
 SPEED: Final = ("bootstrap", "device")
@@ -104,13 +107,22 @@ class Run:
         weights, recorded = run.weights, record["weights"]
         if "exported" in record:
             weights, recorded = run.exported, record["exported"]
-        found = digest_of_file(weights)
-        if found != recorded:
-            raise PipelineError(
-                f"{weights}: its SHA-256 is {found[:12]}..., but {RECORD} says {str(recorded)[:12]}...; "
-                "the model has changed since the run was made: make the run again, or fetch it again"
-            )
+        run.check({str(weights.relative_to(folder)): recorded} | record.get("files", {}))
         return run
+
+    def check(self, recorded: Mapping[str, str]) -> None:
+        """Compares files of the run with the digests that its record holds; a PipelineError names one that differs."""
+        for name, digest in recorded.items():
+            found = digest_of_file(self.folder / name)
+            if found != digest:
+                raise PipelineError(
+                    f"{self.folder / name}: its SHA-256 is {found[:12]}..., but {RECORD} says {digest[:12]}...; it has "
+                    "changed since the run was made: make the run again, or fetch it again"
+                )
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what turns the network's output into vectors, by name; of those that the run has."""
+        return {name: digest_of_file(self.folder / name) for name in BEHIND if (self.folder / name).exists()}
 
     def write_record(
         self, *, data: str, threads: dict[str, int] | None = None, likeness: dict[str, Any] | None = None
@@ -128,6 +140,7 @@ class Run:
                 "name": self.name,
                 "params": self.params.model_dump(mode="json"),
                 "weights": digest_of_file(self.weights),
+                "files": self.digests(),
                 "data": data,
                 "likeness": likeness,
                 "commit": commit(self.root),

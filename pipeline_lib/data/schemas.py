@@ -7,7 +7,7 @@ Parquet has no 8-bit type, so uint8 tensors are `binary` columns (row-major byte
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,10 @@ from pipeline_lib.files import replacing
 if TYPE_CHECKING:  # own photos are searched without pandas
     import pandas as pd
 
+WITH_SUMS: Final = {"write_page_checksum": True}
+CHECKED: Final = {"page_checksum_verification": True}
+"""Keyword arguments of Arrow's writers and readers of Parquet: a bit that flips on a disk is found, and not computed
+with. Files that were written without checksums are read as well."""
 CATALOG = pa.schema(
     [
         ("image_id", pa.string()),  # unique
@@ -82,7 +86,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema, *,
 def write_table(path: Path, table: pa.Table, *, row_group: int = 1 << 16) -> None:
     """Writes a table as one Parquet file (lz4), whole or not at all."""
     with replacing(path) as aside:
-        pq.write_table(table, aside, row_group_size=row_group, compression="lz4")
+        pq.write_table(table, aside, row_group_size=row_group, compression="lz4", **WITH_SUMS)
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
@@ -92,7 +96,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         PipelineError: the file is missing, truncated or lacks a column of `schema`; says what to run.
     """
     try:
-        table = pq.read_table(path, memory_map=True)
+        table = pq.read_table(path, memory_map=True, **CHECKED)
     except (OSError, pa.ArrowException) as failure:
         raise PipelineError(f"{path}: can't be read ({failure}); delete it and run `dvc repro` again") from failure
     missing = set(schema.names if schema is not None else ()) - set(table.column_names)
@@ -127,7 +131,7 @@ def opened_shard(path: Path) -> Iterator[pq.ParquetFile]:
         PipelineError: it is truncated or damaged.
     """
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, **CHECKED) as file:
             yield file
     except (OSError, pa.ArrowException, KeyError, TypeError) as failure:
         raise PipelineError(f"{path}: is cut or damaged ({failure}); delete it and run `dvc repro`") from failure

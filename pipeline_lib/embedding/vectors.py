@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from pipeline_lib.data.schemas import embeddings_schema
+from pipeline_lib.data.schemas import CHECKED, WITH_SUMS, embeddings_schema
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
 
@@ -77,7 +77,7 @@ class EmbeddingTable:
             PipelineError: the file is missing, cut, has other columns, or an image_id occurs twice; names the file.
         """
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, **CHECKED) as file:
                 schema = file.schema_arrow
                 missing = {*LABELS, "vector"} - set(schema.names)
                 if missing:
@@ -102,7 +102,7 @@ class EmbeddingTable:
         """
         start = 0
         try:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, **CHECKED) as file:
                 for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
                     column = batch.column(0)
                     ids = self.labels.image_ids[start : start + len(column)]
@@ -163,7 +163,7 @@ def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
     """Writes an embedding table of `width` numbers a vector, part by part (`write_table`), whole or not at all."""
     with replacing(path) as aside:
         schema = embeddings_schema(width)
-        with pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False) as writer:
+        with pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False, **WITH_SUMS) as writer:
             yield writer
 
 

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
+from pipeline_lib.data.schemas import read_table
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of_file
 
 INDEX_NAME: Final = "photos.faiss"
 ROWS_NAME: Final = "photos.parquet"
 """The two files of an index: the vectors, and the image_id of each row."""
+
+
+DIGEST: Final = "sha256"
+"""In the metadata of the second, that of the first."""
+AGAIN: Final = "delete its folder and build the index again (`dvc repro index`; of your own photos, `make index`)"
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,28 @@ class BuildJob:
     kind: str  # as `index.kind`
     reduced: int  # as `index.dimension`
     out: Path  # the folder that gets the index
+
+
+def written_rows(folder: Path) -> tuple[list[str], str]:
+    """The image_id of each row of an index, and the name of its alignment.
+
+    Raises:
+        PipelineError: a file is missing or damaged, or the two were not written together.
+    """
+    table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
+    told = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+    if digest_of_file(folder / INDEX_NAME) != told.get(DIGEST):
+        raise PipelineError(f"{folder / INDEX_NAME}: is damaged, or was not written with the file beside it; {AGAIN}")
+    return table.column("image_id").to_pylist(), told.get("alignment", "")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an index is there and undamaged."""
+    try:
+        written_rows(folder)
+    except PipelineError:
+        return False
+    return True
 
 
 def index_key(folder: Path) -> str:

@@ -14,13 +14,13 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from pipeline_lib.data.schemas import read_table, write_table
+from pipeline_lib.data.schemas import write_table
 from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.embedding.vectors import EmbeddingTable, Strings, Vectors
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import publish_folder
+from pipeline_lib.files import digest_of_file, publish_folder
 from pipeline_lib.index.diversity import DEPTH, diversify
-from pipeline_lib.index.facts import INDEX_NAME, ROWS_NAME, IndexFacts
+from pipeline_lib.index.facts import AGAIN, DIGEST, INDEX_NAME, ROWS_NAME, IndexFacts, written_rows
 from pipeline_lib.index.kinds import build_index, settings_of
 from pipeline_lib.index.ranking import Ranked, Rows, TieBreak, block_rows, rank
 from pipeline_lib.registry import ALIGNMENTS, STEPS, load
@@ -185,7 +185,8 @@ class PhotoIndex:
                     f"{folder / INDEX_NAME}: can't be written ({failure}); is the disk full?"
                 ) from failure
             rows = pa.table({"image_id": pa.array(self.image_ids.tolist(), pa.string())})
-            write_table(aside / ROWS_NAME, rows.replace_schema_metadata({"alignment": self.facts.alignment}))
+            told = {"alignment": self.facts.alignment, DIGEST: digest_of_file(aside / INDEX_NAME)}
+            write_table(aside / ROWS_NAME, rows.replace_schema_metadata(told))
             publish_folder(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -198,17 +199,16 @@ class PhotoIndex:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
         path = folder / INDEX_NAME
-        table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-        alignment = (table.schema.metadata or {}).get(b"alignment", b"").decode()
-        image_ids = np.array(table.column("image_id").to_pylist(), dtype=np.str_)
+        names, alignment = written_rows(folder)
+        image_ids = np.array(names, dtype=np.str_)
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as failure:
-            raise PipelineError(f"{path}: can't be read ({failure}); {_AGAIN}") from failure
+            raise PipelineError(f"{path}: can't be read ({failure}); {AGAIN}") from failure
         if index.ntotal != len(image_ids) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise PipelineError(
                 f"{path}: does not fit the file beside it (an inner-product index is needed, and it holds "
-                f"{index.ntotal} vectors, but {ROWS_NAME} {len(image_ids)} rows); {_AGAIN}"
+                f"{index.ntotal} vectors, but {ROWS_NAME} {len(image_ids)} rows); {AGAIN}"
             )
         return cls(index, image_ids, alignment, folder)
 
@@ -232,6 +232,3 @@ class PhotoIndex:
         else:
             return
         raise PipelineError(f"{self.folder or 'the index'}: {what}; run the index stage (`dvc repro index`) again")
-
-
-_AGAIN = "delete its folder and build the index again (`dvc repro index`; of your own photos, `make index`)"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline_lib import params
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.schemas import opened_shard, patches_schema, shard_paths
+from pipeline_lib.data.schemas import CHECKED, WITH_SUMS, opened_shard, patches_schema, shard_paths
 from pipeline_lib.data.tasks import Stats, map_shards, publish_shards, stats_or_raise
 from pipeline_lib.files import digest_of, digest_of_code, digest_of_file, exclusive, replacing
 from pipeline_lib.pretext.layout import draw_boxes
@@ -48,7 +48,7 @@ def process_shard(task: PatchesTask) -> Stats:
     rows, size = 0, task.patches.size
     # Reused by every draw: allocating it costs more than copying into it.
     room = np.empty((ROW_GROUP, 4, size, size, 3), np.uint8), np.empty((ROW_GROUP, 4, size, size), np.uint8)
-    pairs = pq.ParquetFile(task.pairs, memory_map=True)
+    pairs = pq.ParquetFile(task.pairs, memory_map=True, **CHECKED)
     with replacing(task.path) as aside, _writer(aside, pairs, size) as writer:
         for block in pairs.iter_batches(ROW_GROUP):
             photos = [decode_encoded(value.as_buffer()) for value in block["photo"]]
@@ -67,9 +67,8 @@ def _writer(path: Path, pairs: pq.ParquetFile, size: int) -> pq.ParquetWriter:
         if len(pa.compress(sample, codec="lz4_raw", asbytes=True)) > WORTHWHILE * len(sample):
             compression["photo_patches"] = "none"
     # Dictionaries and statistics are useless here: no two patches are equal, and none is searched by its bytes.
-    return pq.ParquetWriter(
-        path, patches_schema(size), compression=compression, use_dictionary=False, write_statistics=False
-    )
+    options = {"compression": compression, "use_dictionary": False, "write_statistics": False}
+    return pq.ParquetWriter(path, patches_schema(size), **options, **WITH_SUMS)
 
 
 def _one_draw(

@@ -68,7 +68,8 @@ def export(run: Run, folder: Path) -> int:
         Alignment.load(run.embeddings / FILE_NAME).only(kind).save(made.embeddings / FILE_NAME)
     params = run.params.model_dump(mode="json")
     params["catalog"]["root"] = WHERE  # a folder of this machine says nothing on another
-    write_json(aside / RECORD, {**run.record, "params": params, "exported": digest_of_file(made.exported)})
+    digests = {"exported": digest_of_file(made.exported), "files": made.digests()}
+    write_json(aside / RECORD, {**run.record, "params": params, **digests})
     for path in aside.rglob("*"):  # whoever installs it may not be whoever uses it
         path.chmod(0o755 if path.is_dir() else 0o644)
     publish_folder(aside, folder)

@@ -24,7 +24,7 @@ from pipeline_lib.data.formats import Format, obstacle
 from pipeline_lib.data.source import signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, write_json
-from pipeline_lib.index.facts import BuildJob
+from pipeline_lib.index.facts import BuildJob, is_whole
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
 from pipeline_lib.search.command import add_run, box, printable
@@ -280,7 +280,7 @@ def _update(run: Run, folder: Path, record: Record, found: Found, opened: "Calla
     contents = sorted((path, row.content) for path, row in now.items())
     state = digest_of(contents, alignment, settings.kind, settings.dimension)
     words = ""
-    if state != record.state or not (folder / "index").exists():
+    if state != record.state or not is_whole(folder / "index"):
         words = _build(run, folder, sorted(shards.glob("part-*.parquet")))
         work.thumbnails.keep_only({row.content for row in now.values()})
         write_record(folder, replace(record, alignment=alignment, state=state))

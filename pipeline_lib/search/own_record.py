@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.data.folder import FolderSource
+from pipeline_lib.data.schemas import CHECKED
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.embedder import beside
 from pipeline_lib.embedding.projection import FILE_NAME as PROJECTION
@@ -214,7 +215,7 @@ def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     columns = ["image_id", "content", "mark", "taken"]
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, **CHECKED) as file:
                 names, *values = (column.to_pylist() for column in file.read(columns=columns).select(columns).columns)
         except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
             continue

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
-from pipeline_lib.data.schemas import write_table
+from pipeline_lib.data.schemas import CHECKED, write_table
 from pipeline_lib.embedding.vectors import Vectors, vector_table
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.own_record import OWN_PIXELS
@@ -91,7 +91,7 @@ def stored(shards: Path) -> dict[str, Stored]:
 def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         # `pq.read_table` would load Arrow's data sets, which takes longer than to read a thousand rows.
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, **CHECKED) as file:
             return file.read() if columns is None else file.read(columns=list(columns)).select(columns)
     except (OSError, pa.ArrowException, KeyError) as failure:
         raise PipelineError(

@@ -2,6 +2,7 @@
 
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +78,7 @@ def restore(
     if not path.exists():
         return None
     try:
+        _check(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         made_with, made_on = state["threads"], state["device"]
         progress = Progress(**state["progress"])
@@ -90,3 +92,10 @@ def restore(
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return progress
+
+
+def _check(path: Path) -> None:
+    """Compares a checkpoint with its checksums: torch writes them, and does not look at them when it loads."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it is damaged")

@@ -45,6 +45,24 @@ def test_a_table_is_written_part_by_part_and_whole_or_not_at_all(tmp_path: Path)
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_bit_that_flips_on_the_disk_is_found_and_never_computed_with(tmp_path: Path, seed: int) -> None:
+    vectors, ids, path = random_vectors(60), [f"i{n}" for n in range(60)], tmp_path / "a.parquet"
+    with vector_writer(path, 5) as writer:
+        writer.write_table(vector_table(ids, ["class"] * 60, ids, vectors))
+    rng, data = np.random.default_rng(seed), bytearray(path.read_bytes())
+    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    try:
+        table = EmbeddingTable.open(path)
+        found = table.read()
+    except PipelineError as failure:
+        assert "a.parquet" in str(failure)  # noqa: PT017  most flips end here
+    else:  # a bit that no reader looks at
+        np.testing.assert_array_equal(found, vectors)
+        assert table.labels.image_ids.tolist() == ids
+
+
 def test_some_vectors_are_evenly_spread_over_all_rows_and_batches(tmp_path: Path) -> None:
     vectors = random_vectors(10)
     table = EmbeddingTable.open(write_embeddings(tmp_path / "a.parquet", list("abcdefghij"), vectors, row_group=3))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,6 +96,19 @@ def test_a_damaged_checkpoint_says_to_delete_it(make_params: Make, patches: Path
     path.write_bytes(b"half a file")
     with pytest.raises(PipelineError, match=r"checkpoint\.pt.*delete it"):
         train(settings, patches, IDS[:12], IDS[12:], Path(), path.parent)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_not_gone_on_from(make_params: Make, patches: Path, tmp_path: Path) -> None:
+    settings = make_params({**TINY, "train.epochs": 1}).train
+    train(settings, patches, IDS[:12], IDS[12:], Path(), tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.pt"
+    data = bytearray(path.read_bytes())
+    for place in np.linspace(len(data) // 10, len(data) - len(data) // 10, 8).astype(int).tolist():
+        data[place] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(PipelineError, match=r"checkpoint\.pt.*delete it"):
+            train(settings, patches, IDS[:12], IDS[12:], Path(), path.parent)
+        data[place] ^= 1
 
 
 def test_the_same_seed_trains_the_same_network_and_another_seed_another(
