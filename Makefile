@@ -113,9 +113,10 @@ readme: setup
 	@$(EXEC) python -m tools.readme
 
 bench: $(STAMPS)/bench
+	@$(EXEC) python -m benchmarks.speed repro
 	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
+	@$(EXEC) python -m benchmarks.speed step embed others
 	@$(EXEC) python -m benchmarks.run
-	@$(EXEC) python -m benchmarks.speed
 
 # Hours to days: stop either at any time, it goes on where it stopped.
 ablation: setup

@@ -93,8 +93,13 @@ def repro(precision: str) -> Rows:
         values = clone / "params.yaml"
         values.write_text(re.sub(r"(?m)^  precision: \w+", f"  precision: {precision}", values.read_text()))
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        # Its results stay in this repository's cache, so that `dvc repro` has them here without computing them again.
+        subprocess.run(
+            ["dvc", "cache", "dir", "--local", ROOT / ".dvc" / "cache"], cwd=clone, env=environment, check=True
+        )
         before, started = spent(), time.perf_counter()
-        subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=True)
+        command = ["dvc", "repro", "--quiet", "--force", "--no-run-cache"]
+        subprocess.run(command, cwd=clone, env=environment, check=True)
         used, clock = spent() - before, time.perf_counter() - started
     yield Row("repro_processor_minutes", used / 60, "min", "at most 20")
     yield Row("repro_clock_minutes", clock / 60, "min", "at most 10", f"{os.cpu_count()} cores")

@@ -308,6 +308,8 @@ class Baselines(Section):
     hog_size: int = Field(ge=32, le=1024)
     hog_cell: int = Field(ge=2, le=128)
     hog_blur: float = Field(ge=0.0, le=20.0)
+    hog_edge_blur: float = Field(default=2.0, ge=0.0, le=20.0)
+    hog_edge_width: int = Field(default=3, ge=1, le=50)
 
 
 class Retrieval(Section):

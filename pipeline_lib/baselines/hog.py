@@ -47,6 +47,12 @@ def photo_lines(image: NDArray[np.uint8], edges: params.Edges) -> NDArray[np.uin
     return edge_map(resize_short_side(image, edges.short_side), edges)
 
 
+def fine(settings: params.Params) -> params.Edges:
+    """Section `edges` with the finer lines of section `baselines`."""
+    own = settings.baselines
+    return settings.edges.model_copy(update={"blur": own.hog_edge_blur, "line_width": own.hog_edge_width})
+
+
 def hog_vector(lines: NDArray[np.uint8], settings: params.Baselines) -> NDArray[np.float32]:
     """Describes a line drawing or an edge map; whether lines are dark or light makes no difference.
 
@@ -109,18 +115,18 @@ def export_hog(folder: Path, catalog: pd.DataFrame, source: Source, pairs: Path,
         ("photos", catalog_images(parts["gallery"], source), "gallery", True),
         ("sketches", catalog_images(parts["query"], source), "query", False),
         ("pretext_photos", pair_images(pairs, "photo", catalog), "pretext", True),
-        ("pretext_edges", pair_images(pairs, "edges", catalog), "pretext", False),
+        ("pretext_edges", pair_images(pairs, "photo", catalog), "pretext", True),
     ]
     side = settings.baselines.hog_size
     width = len(hog_vector(np.zeros((side, side), np.uint8), settings.baselines))
-    seconds = 0.0
+    seconds, edges = 0.0, fine(settings)
     for name, items, role, are_photos in jobs:
         bar = tqdm(items, total=len(parts[role]), desc=f"hog {name}", unit="image", mininterval=1.0)
         with vector_writer(folder / f"{name}.parquet", width) as writer:
             for chunk in batched(bar, BATCH):
                 ids, classes, instances, pixels = zip(*chunk, strict=True)
                 started = time.perf_counter()
-                lines = [photo_lines(image, settings.edges) if are_photos else image for image in pixels]
+                lines = [photo_lines(image, edges) if are_photos else image for image in pixels]
                 vectors = hog_vectors(lines, settings.baselines)
                 seconds += 0.0 if role == "pretext" else time.perf_counter() - started
                 writer.write_table(vector_table(ids, classes, instances, vectors))
@@ -142,10 +148,10 @@ class HogOnEdges(VectorSystem):
     def embedder(self, folder: Path, settings: params.Params) -> Embedder:  # noqa: ARG002  nothing is learned
         """HOG of the lines, with the sizes of section `baselines`."""
 
+        edges = fine(settings)
+
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:
-            lines = [
-                photo_lines(image.pixels, settings.edges) if domain == "photo" else image.pixels for image in images
-            ]
+            lines = [photo_lines(image.pixels, edges) if domain == "photo" else image.pixels for image in images]
             return hog_vectors(lines, settings.baselines)
 
         return embed

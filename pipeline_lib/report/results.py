@@ -10,17 +10,23 @@ from pipeline_lib.errors import PipelineError
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 
 OPENMOJI, SOURCE, SKETCHY = "comparison.csv", "source/comparison.csv", "comparison/comparison.csv"
+DEFAULT_SKETCHY = "default-sketchy/comparison.csv"
 ROWS: Final = {
-    "HOG on edges, learns nothing": ("none", (OPENMOJI, "hog+pretext_mean"), "hog+pretext_mean"),
+    "HOG on edges, learns nothing": ("none", (OPENMOJI, "hog+pretext_mean"), (DEFAULT_SKETCHY, "hog+pretext_mean")),
     "frozen AlexNet, aligned as the default is": (
         "ImageNet",
         (OPENMOJI, "default-start+pretext_whitened"),
-        "alexnet_pool5+pretext_whitened",
+        (DEFAULT_SKETCHY, "default-sketchy-start+pretext_whitened"),
     ),
-    "the source's method: `source`, `voc-sketchy`": ("ImageNet", (SOURCE, "source"), "voc-sketchy"),
-    "**the default: `default`, `default-sketchy`**": ("ImageNet", (OPENMOJI, "default"), "default-sketchy"),
+    "the source's method: `source`, `voc-sketchy`": ("ImageNet", (SOURCE, "source"), (SKETCHY, "voc-sketchy")),
+    "**the default: `default`, `default-sketchy`**": (
+        "ImageNet",
+        (OPENMOJI, "default"),
+        (DEFAULT_SKETCHY, "default-sketchy"),
+    ),
 }
-"""Rows of the README's table: labels seen, file and system on OpenMoji, system on Sketchy."""
+"""Rows of the README's table: labels seen, file and system on OpenMoji, file and system on Sketchy."""
+DATASETS: Final = ("openmoji", "sketchy")
 BEST: Final = ("best", "sketchy", "pretext_csls")
 """Row of the study that the README names below its table."""
 
@@ -50,8 +56,10 @@ def results(metrics: Path) -> str:
         "| hits in the first 5, % | labels seen | OpenMoji: the photo | Sketchy: the photo | Sketchy: its class |",
         "|---" * 5 + "|",
     ]
-    for title, (labels, (file, system), on_sketchy) in ROWS.items():
-        found, other = _row(metrics / file, system), _row(metrics / SKETCHY, on_sketchy, dataset="sketchy")
+    for title, (labels, *places) in ROWS.items():
+        found, other = (
+            _row(metrics / file, system, dataset=name) for name, (file, system) in zip(DATASETS, places, strict=True)
+        )
         cells = [labels, _interval(found, "instance_hit_at_5")]
         cells += [_interval(other, "instance_hit_at_5"), _interval(other, "class_hit_at_5")]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline_lib import params
-from pipeline_lib.baselines.hog import export_hog, hog_vector, hog_vectors, photo_lines
+from pipeline_lib.baselines.hog import export_hog, fine, hog_vector, hog_vectors, photo_lines
 from pipeline_lib.data.source import Entry, Excluded
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
@@ -80,7 +80,7 @@ def test_an_image_without_lines_has_no_direction() -> None:
 def test_moved_drawings_find_their_pictures(make_params: Callable[..., params.Params]) -> None:
     chosen = make_params()
     names = list(SHAPES)
-    photos = hog_vectors([photo_lines(picture(name), chosen.edges) for name in names], chosen.baselines)
+    photos = hog_vectors([photo_lines(picture(name), fine(chosen)) for name in names], chosen.baselines)
     sketches = hog_vectors([drawing(name, move=4) for name in names], chosen.baselines)
     assert (sketches @ photos.T).argmax(axis=1).tolist() == list(range(len(names)))
 
