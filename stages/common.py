@@ -14,6 +14,7 @@ from pipeline_lib.errors import PipelineError, in_words  # noqa: E402
 from pipeline_lib.files import read_yaml, repository  # noqa: E402
 from pipeline_lib.params import Params, parse  # noqa: E402
 
+INTERRUPTED = 130
 # In the real repository, so that an experiment that was cut off goes on where it stopped.
 SCRATCH = repository(ROOT) / ".scratch"
 
@@ -35,3 +36,6 @@ def run(stage: Callable[[Params, Path, Path], None]) -> None:
         sys.exit(f"error: {failure}")
     except OSError as failure:
         sys.exit(f"error: {in_words(failure)}; finished parts are kept")
+    except KeyboardInterrupt:
+        print("interrupted; finished parts are kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)

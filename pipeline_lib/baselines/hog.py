@@ -147,7 +147,6 @@ class HogOnEdges(VectorSystem):
 
     def embedder(self, folder: Path, settings: params.Params) -> Embedder:  # noqa: ARG002  nothing is learned
         """HOG of the lines, with the sizes of section `baselines`."""
-
         edges = fine(settings)
 
         def embed(images: Sequence[Image], domain: Domain) -> Vectors:

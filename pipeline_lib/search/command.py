@@ -51,8 +51,11 @@ def up_to(most: int) -> Callable[[str], int]:
 
 
 def printable(words: object) -> str:
-    r"""Words that may hold a file's name, as any stream takes them: bytes that are not UTF-8 are shown as \xNN."""
-    return os.fsencode(str(words)).decode("utf-8", "backslashreplace")
+    r"""Words that may hold a file's name, for any terminal: bytes that are not UTF-8 and control characters as \xNN."""
+    text = os.fsencode(str(words)).decode("utf-8", "backslashreplace")
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def ended(work: Callable[[argparse.Namespace], int], asked: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -29,6 +30,8 @@ SECURITY: Final = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+HOST: Final = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 BODY_SECONDS: Final = 20.0
 """Time limit for a body to arrive."""
@@ -58,9 +61,10 @@ class SecurityHeaders:
 
 
 class KnownHosts:
-    """Answers only requests for the server's own names, against DNS rebinding by other sites.
+    """Answers only requests for the server's own names, against DNS rebinding, and sent by its own page.
 
-    Such an attack needs a name, so numeric addresses are always answered.
+    Such an attack needs a name, so numeric addresses are always answered. What a page of another site sends, such as a
+    form, carries that site as its origin; programs send none.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
@@ -70,7 +74,8 @@ class KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "http":
-            host = host_name(Headers(scope=scope).get("host", ""))
+            headers = Headers(scope=scope)
+            host = host_name(headers.get("host", ""))
             if host not in self.hosts and not _is_address(host):
                 words = (
                     "this server does not go by that name; ask for it by its address, or start it with "
@@ -78,7 +83,23 @@ class KnownHosts:
                 )
                 await JSONResponse({"detail": words}, 400)(scope, receive, send)
                 return
+            if scope["method"] not in SAFE and not self._is_own(headers):
+                words = "this was sent by a page of another site; search on the server's own page"
+                await JSONResponse({"detail": words}, 403)(scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+    def _is_own(self, headers: Headers) -> bool:
+        """Whether a request was sent by the server's own page, or by no page at all."""
+        if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
+            return False
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        place = origin.partition("://")[2].lower()
+        # A proxy may ask by another name than the browser did; other servers of this machine differ by their port.
+        name = host_name(place)
+        return place == headers.get("host", "").lower() or (name in self.hosts and name not in LOOPBACK)
 
 
 def _is_address(host: str) -> bool:
@@ -90,10 +111,9 @@ def _is_address(host: str) -> bool:
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
+    """The name in a Host header, without port and brackets; "" where it is none."""
+    found = HOST.fullmatch(header)
+    return (found["address"] or found["name"]).lower() if found else ""
 
 
 class TokenOnly:

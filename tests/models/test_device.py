@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -26,8 +27,16 @@ def _threads_set_back() -> Iterator[None]:
 @pytest.mark.usefixtures("_threads_set_back")
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_torch_and_opencv_compute_with_the_same_number_of_threads(count: int) -> None:
-    use_threads(count)
+    assert use_threads(count) == count
     assert (torch.get_num_threads(), cv2.getNumThreads()) == (count, count)
+
+
+@pytest.mark.usefixtures("_threads_set_back")
+def test_no_number_of_threads_takes_all_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as a container's limit
+    assert use_threads(0) == 1
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
+    assert 1 <= use_threads(0) == torch.get_num_threads() == cv2.getNumThreads() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.usefixtures("_threads_set_back")

@@ -444,6 +444,36 @@ def test_other_names_of_the_server_are_not_answered(client: TestClient) -> None:
         assert "--name" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://testserver"}, 200),
+        ({"origin": "https://testserver"}, 200),
+        ({"origin": "http://testserver:8000"}, 200),
+        ({"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}, 200),
+        ({"origin": "http://[::1]:8000", "host": "[::1]:8000"}, 200),
+        ({"origin": "http://testserver", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://127.0.0.1:9000", "host": "127.0.0.1:8000"}, 403),
+        ({"origin": "http://localhost:8000", "host": "127.0.0.1:8000"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "https://testserver.evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+    ],
+)
+def test_what_another_sites_page_sends_is_not_searched(
+    client: TestClient, headers: dict[str, str], status: int
+) -> None:
+    assert client.post("/api/search/image", content=picture(), headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("host", ["[::1]evil.example", "[::1", "::1", "127.0.0.1:80:80", "a]b", "testserver:x"])
+def test_a_host_that_is_no_host_is_refused(client: TestClient, host: str) -> None:
+    assert client.get("/api/health", headers={"host": host}).status_code == 400
+
+
 def test_an_address_in_numbers_is_no_name_of_another_site(client: TestClient) -> None:
     for host in ("127.0.0.1", "127.0.0.1:8000", "192.168.1.7:8000", "[::1]:8000", "[fe80::1]", "TestServer:80"):
         assert client.get("/api/health", headers={"host": host}).status_code == 200

@@ -55,7 +55,14 @@ def test_emoji_go_by_their_unicode_names() -> None:
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("localhost:8000", "localhost"), ("[::1]:80", "::1"), ("LocalHost", "localhost"), ("", ""), ("a:b:c", "a")],
+    [
+        ("localhost:8000", "localhost"),
+        ("[::1]:80", "::1"),
+        ("LocalHost", "localhost"),
+        ("", ""),
+        ("a:b:c", ""),
+        ("[::1]evil.com", ""),
+    ],
 )
 def test_the_name_in_a_host_header(header: str, name: str) -> None:
     assert host_name(header) == name
