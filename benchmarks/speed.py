@@ -236,7 +236,11 @@ def embedding(values: params.Params, folder: Path) -> Rows:
     found, ours, _ = ratio(from_files, alone(fold=True))
     yield Row("embed_over_folded_network", found, "ratio", "at least 0.9", f"{count / ours:.4g} images/s from files")
     faster, _, _ = ratio(alone(fold=True), alone(fold=False))
-    yield Row("embed_folded_over_unfolded", faster, "ratio")
+    yield Row("embed_folded_over_unfolded", faster, "ratio", "", values.train.encoder)
+    other = values.model_copy(update={"train": values.train.model_copy(update={"encoder": "efficientnet_lite0"})})
+    loaded = {fold: fc6_of(network(other, fold=fold), values.embed) for fold in (True, False)}
+    faster, _, _ = ratio(alone(fold=True), alone(fold=False))
+    yield Row("embed_folded_over_unfolded_efficientnet", faster, "ratio", "at least 1.5", other.train.encoder)
 
 
 def others(precision: str) -> Rows:

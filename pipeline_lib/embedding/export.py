@@ -21,7 +21,7 @@ from pipeline_lib.embedding.alignment import Domain
 from pipeline_lib.embedding.framing import frame
 from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.models.inputs import prepare
+from pipeline_lib.models.inputs import normalise, scaled
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
 """image_id, class_name, instance_id, uint8[H, W, 3] or uint8[H, W]."""
@@ -112,9 +112,10 @@ def prepared(
     items: Iterable[Item], batch: int, size: int, settings: params.Train
 ) -> Iterator[tuple[tuple[list[str], list[str], list[str]], Tensor]]:
     """Batches of image_id, class_name and instance_id, and images, float32[N, 3, size, size], channels last."""
+    torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
     for chunk in batched(items, batch):
         names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
-        images = torch.cat([prepare(image, size, settings) for image in pixels])
+        images = normalise(torch.from_numpy(np.stack([scaled(image, size) for image in pixels])), settings)
         yield (names, classes, instances), images.contiguous(memory_format=torch.channels_last)
 
 

@@ -58,6 +58,7 @@ class Pretext:
                 bar.update(len(labels))
 
     def _prepared(self, items: Iterable[Item]) -> Iterator[tuple[list[tuple[str, str, str]], Tensor]]:
+        torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
         for chunk in batched(items, self.settings.batch):
             pixels = np.stack([self.networks.scaled(image) for *_, image in chunk])
             labels = [(image_id, name, instance) for image_id, name, instance, _ in chunk]

@@ -23,23 +23,24 @@ def choose_device(settings: params.Train) -> torch.device:
 
 
 def use_threads(count: int) -> int:
-    """Sets the compute threads of torch and OpenCV. Bits depend on both: the order of sums, and the edges Canny finds.
+    """Sets the compute threads of torch, on which the order of sums and so the bits depend; OpenCV gets one.
 
-    Between one and several threads OpenCV's Canny differs in a few pixels, and its default is one thread per core.
+    Between one and several threads OpenCV's Canny differs in a few pixels. On images of a few hundred px, several take
+    nearly twice the processor's time for the same, and it is torch that needs the cores.
 
     Args:
         count: as a key `threads` of the params says; 0 takes one per physical core that this process may use, which
             limits of a container count for, too.
 
     Returns:
-        How many there are now.
+        How many torch has now.
     """
     if not count:
         from joblib import cpu_count  # noqa: PLC0415  takes a third of a second
 
         count = cpu_count(only_physical_cores=True)
     torch.set_num_threads(count)
-    cv2.setNumThreads(count)
+    cv2.setNumThreads(1)
     return count
 
 
