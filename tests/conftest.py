@@ -27,10 +27,11 @@ def defaults() -> dict[str, Any]:
 
 @pytest.fixture
 def make_params(defaults: dict[str, Any]) -> Callable[..., params.Params]:
-    """Default params with some leaf keys changed, given as `{"train.epochs": 2}`."""
+    """Default params, fc6 alone, with some leaf keys changed, given as `{"train.epochs": 2}`."""
 
     def make(changes: dict[str, Any] | None = None) -> params.Params:
         values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(defaults))
+        values["embed"]["layers"] = "fc6"  # short vectors; tests of maps ask for them
         for key, value in (changes or {}).items():
             *sections, leaf = key.split(".")
             place = values

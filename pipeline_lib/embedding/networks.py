@@ -229,8 +229,8 @@ def take_beside(run: Run) -> None:
     shutil.rmtree(run.embeddings / BESIDE, ignore_errors=True)
     for number, folder in enumerate(members):
         target = run.embeddings / BESIDE / str(number)
-        (target / "model").mkdir(parents=True)
-        for file in (RECORD, f"model/{META}", f"model/{WEIGHTS}"):
+        for file in (RECORD, f"model/{META}", f"model/{WEIGHTS}", *Run.open(folder, run.root).record.get("files", ())):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / file, target / file)
 
 

@@ -36,14 +36,14 @@ def another(run: Run, name: str, seed: int, **changes: object) -> Run:
     shutil.copytree(run.folder, run.root / name)
     made = save_model(with_params(Run.open(run.root / name, run.root), **changes), seed)
     embed(made)
-    return made
+    return Run.open(made.folder, run.root)
 
 
 def joined(run: Run, others: list[str], **changes: object) -> Run:
     """The run again, with others beside it."""
     made = with_params(run, embed__beside=others, **changes)
     embed(made)
-    return made
+    return Run.open(made.folder, run.root)
 
 
 def digest(run: Run) -> str:

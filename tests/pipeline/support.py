@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "contrast.batch_images": 4,
     "contrast.image_size": 64,
     "embed.image_size": 64,
+    "embed.layers": "fc6",
     "embed.threads": 1,
     "baselines.image_size": 64,
     "baselines.hog_size": 64,

@@ -73,6 +73,7 @@ def embed(run: Run) -> None:
     faiss = RemoteFaiss()
     faiss.build(job)
     faiss.close()
+    recorded(run)
 
 
 def make_run(top: Path, photos: int = PHOTOS) -> Run:
@@ -86,9 +87,8 @@ def make_run(top: Path, photos: int = PHOTOS) -> Run:
     built = build_catalog(open_source(run.params.catalog, tree), run.params.catalog, top / "scratch", 1)
     write_table(run.catalog, built.table)
     make_pairs(read_catalog(run.catalog), run.params, tree, run.pairs, top / "scratch")
-    run = save_model(run)
-    embed(run)
-    return run
+    embed(save_model(run))
+    return Run.open(run.folder, run.root)
 
 
 def change(values: dict[str, Any], changes: Mapping[str, object]) -> None:
