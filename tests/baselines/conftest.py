@@ -38,7 +38,7 @@ def benchmark_of(
                     "content": digest_of_file(path),
                 })  # fmt: skip
             frames.append(pd.DataFrame(rows))
-        source = FileSource(tmp_path / "images", 10_000)
+        source = FileSource(tmp_path / "images", 100_000)
         run = Run(tmp_path, make_params(), tmp_path)
         assert run.pairs == pairs_folder
         run.model.mkdir(exist_ok=True)

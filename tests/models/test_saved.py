@@ -71,7 +71,7 @@ def test_weights_that_are_missing_cut_or_of_another_shape_are_named(make_params:
     ("key", "value"),
     [
         ("train.fc6", 16),
-        ("train.epochs", 3),
+        ("train.epochs", 4),
         ("train.seed", 1),
         ("train.threads", 7),
         ("edges.blur", 1.0),

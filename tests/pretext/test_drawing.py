@@ -43,7 +43,7 @@ def grey_scene(seed: int) -> NDArray[np.uint8]:
 
 def test_a_drawing_is_dark_lines_on_white(make_params: Make) -> None:
     drawing = draw_edges(grey_scene(0), make_params().contrast, np.random.default_rng(0))
-    assert drawing.shape == (160, 160)
+    assert drawing.shape == (make_params().contrast.image_size,) * 2
     assert drawing.dtype == np.uint8
     assert np.median(drawing) == 255
     assert drawing.min() < 100
