@@ -10,23 +10,20 @@ from pipeline_lib.errors import PipelineError
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 
 OPENMOJI, SOURCE, SKETCHY = "comparison.csv", "source/comparison.csv", "comparison/comparison.csv"
-DEFAULT_SKETCHY = "default-sketchy/comparison.csv"
 ROWS: Final = {
-    "HOG on edges, learns nothing": ("none", (OPENMOJI, "hog+pretext_mean"), (DEFAULT_SKETCHY, "hog+pretext_mean")),
+    "HOG on edges, learns nothing": ("none", (OPENMOJI, "hog+pretext_mean"), "hog+pretext_mean"),
     "frozen AlexNet, aligned as the default is": (
         "ImageNet",
         (OPENMOJI, "default-start+pretext_whitened"),
-        (DEFAULT_SKETCHY, "default-sketchy-start+pretext_whitened"),
+        "alexnet_pool5+pretext_whitened",
     ),
-    "the source's method: `source`, `voc-sketchy`": ("ImageNet", (SOURCE, "source"), (SKETCHY, "voc-sketchy")),
-    "**the default: `default`, `default-sketchy`**": (
-        "ImageNet",
-        (OPENMOJI, "default"),
-        (DEFAULT_SKETCHY, "default-sketchy"),
-    ),
+    "the source's method: `source`, `voc-sketchy`": ("ImageNet", (SOURCE, "source"), "voc-sketchy"),
+    "**the default: `default`**": ("ImageNet", (OPENMOJI, "default"), ""),
 }
-"""Rows of the README's table: labels seen, file and system on OpenMoji, file and system on Sketchy."""
-DATASETS: Final = ("openmoji", "sketchy")
+"""Rows of the README's table: labels seen, file and system on OpenMoji, system on Sketchy."""
+BOX: Final = "**the model that comes with the program: `photos`**"
+OWN_PHOTOS: Final = ("own_photos.csv", ("sketchy_instance_hit_at_5", "sketchy_class_hit_at_5"))
+"""Its row, measured through the command line: title, file and figures, %."""
 BEST: Final = ("best", "sketchy", "pretext_csls")
 """Row of the study that the README names below its table."""
 
@@ -56,13 +53,15 @@ def results(metrics: Path) -> str:
         "| hits in the first 5, % | labels seen | OpenMoji: the photo | Sketchy: the photo | Sketchy: its class |",
         "|---" * 5 + "|",
     ]
-    for title, (labels, *places) in ROWS.items():
-        found, other = (
-            _row(metrics / file, system, dataset=name) for name, (file, system) in zip(DATASETS, places, strict=True)
-        )
-        cells = [labels, _interval(found, "instance_hit_at_5")]
-        cells += [_interval(other, "instance_hit_at_5"), _interval(other, "class_hit_at_5")]
+    for title, (labels, (file, system), on_sketchy) in ROWS.items():
+        cells = [labels, _interval(_row(metrics / file, system), "instance_hit_at_5")]
+        names = ("instance_hit_at_5", "class_hit_at_5")
+        other = _row(metrics / SKETCHY, on_sketchy, dataset="sketchy") if on_sketchy else None
+        cells += [_interval(other, name) if other else "" for name in names]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    file, names = OWN_PHOTOS
+    cells = ["ImageNet", "", *(_measured(metrics / file, name) for name in names)]
+    lines.append(f"| {BOX} | " + " | ".join(cells) + " |")
     name, dataset, alignment = BEST
     best = _row(metrics / "retrieval_study.csv", name, key="name", dataset=dataset, alignment=alignment)
     words = f"{_interval(best, 'instance_hit_at_5')} and {_interval(best, 'class_hit_at_5')}"
@@ -125,6 +124,12 @@ def _row(path: Path, name: str, key: str = "system", **where: str) -> dict[Any, 
     if table.empty:
         raise PipelineError(f"{path}: lacks the row {name}; check the file out again, or make it again")
     return dict(table.iloc[0])
+
+
+def _measured(path: Path, name: str) -> str:
+    """A figure of a table of figures, with the ends of its interval, %."""
+    values = [_row(path, name + end, key="what")["value"] for end in ("", "_low", "_high")]
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*values)
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
