@@ -246,7 +246,7 @@ def save(rows: list[tuple[str, float, str, str]]) -> None:
     if TABLE.exists():
         with TABLE.open(encoding="utf-8", newline="") as stream:
             kept = {line[0]: line for line in list(csv.reader(stream))[1:]}
-    kept |= {what: [what, f"{value:.4g}", unit, goal, processor()] for what, value, unit, goal in rows}
+    kept |= {what: [what, f"{value:.5g}", unit, goal, processor()] for what, value, unit, goal in rows}
     with TABLE.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
