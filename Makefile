@@ -94,7 +94,7 @@ index: $(SEARCH)
 
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint
-	@$(EXEC) pytest --ignore=tests/index --ignore=tests/evaluation --ignore=tests/web
+	@$(EXEC) pytest -n 2 --dist loadfile --ignore=tests/index --ignore=tests/evaluation --ignore=tests/web
 	@$(EXEC) pytest tests/index tests/evaluation
 
 test-web: setup-dev browser

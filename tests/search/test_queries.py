@@ -318,9 +318,11 @@ def test_an_svg_of_few_bytes_that_draws_millions_of_lines_is_refused_before_it_i
         read(svg("".join(chain)))
 
 
-def test_an_endlessly_long_svg_fits_the_page() -> None:
-    found = read(svg('<path d="M0 0V10000" stroke="black"/>', 'viewBox="0 0 1 10000"'))
+def test_a_long_svg_fits_the_page_and_an_endlessly_long_one_is_refused() -> None:
+    found = read(svg('<path d="M0 0V400" stroke="black"/>', 'viewBox="0 0 10 400"'))
     assert max(found.pixels.shape) <= 1024
+    with pytest.raises(TooLarge):
+        read(svg('<path d="M0 0V10000" stroke="black"/>', 'viewBox="0 0 1 10000"'))
 
 
 def test_pictures_that_are_too_large_are_refused() -> None:
