@@ -58,7 +58,13 @@ def test_writing_the_results_replaces_the_block_and_nothing_else() -> None:
 
 
 def test_results_whose_tables_lack_a_row_name_file_and_row(tmp_path: Path) -> None:
-    for name in ("comparison.csv", "source/comparison.csv", "comparison/comparison.csv", "retrieval_study.csv", "own_photos.csv"):
+    for name in (
+        "comparison.csv",
+        "source/comparison.csv",
+        "comparison/comparison.csv",
+        "retrieval_study.csv",
+        "own_photos.csv",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(METRICS / name, tmp_path / name)
     assert results(tmp_path) == results(METRICS)

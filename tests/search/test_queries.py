@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline_lib.data.images import BadImage, encode_jpeg, encode_png
+from pipeline_lib.data.images import BadImage, TooLarge, encode_jpeg, encode_png
 from pipeline_lib.search.queries import Kind, Query, line_width, mirrored, of_pixels, read_query
 from pipeline_lib.search.strokes import rasterise
 from pipeline_lib.search.wire import Stroke
