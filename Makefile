@@ -98,7 +98,7 @@ test: setup-dev lint
 	@$(EXEC) pytest tests/index tests/evaluation
 
 test-web: setup-dev browser
-	@$(EXEC) pytest tests/web
+	@$(EXEC) pytest -n 2 --dist loadfile tests/web
 
 browser:
 	@command -v chromedriver >/dev/null || { echo "installing Chromium and its driver" && \
