@@ -138,13 +138,16 @@ def test_photos_that_are_less_alike_are_behind_a_fold(page: Page) -> None:
     assert not page.element("unalike").is_displayed()
 
 
-def test_where_nothing_is_alike_the_page_says_so(page: Page) -> None:
+def test_where_nothing_is_alike_the_page_says_so_and_shows_the_nearest(page: Page) -> None:
     likeness(page, 0)
     page.after(lambda: page.draw(CROSS))
     assert page.text("status") == "Nothing is much alike."
     assert page.text("nothing").startswith("No photo looks much like it.")
-    page.click("fold")
+    assert page.element("unalike").is_displayed()
+    likeness(page, 5)
+    page.after(lambda: page.click("undo"))
     assert not page.element("nothing").is_displayed()
+    assert not page.element("unalike").is_displayed()  # it was not opened by hand
 
 
 def test_likeness_is_a_bar_and_a_number_for_screen_readers(page: Page) -> None:

@@ -27,7 +27,8 @@ export class Results {
     this.hits = [];
     this.open = open;
     this.like = like;
-    $("fold").addEventListener("click", () => this.unfold(!this.unfolded));
+    this.forced = false; // unfolded because there was nothing else to show
+    $("fold").addEventListener("click", () => { this.forced = false; this.unfold(!this.unfolded); });
   }
 
   get unfolded() { return $("fold").getAttribute("aria-expanded") === "true"; }
@@ -35,13 +36,8 @@ export class Results {
   unfold(open) {
     $("fold").setAttribute("aria-expanded", String(open));
     $("unalike").hidden = !open;
-    this.explain();
   }
 
-  // Why nothing is to be seen.
-  explain() {
-    $("nothing").hidden = this.unfolded || this.hits.length === 0 || this.hits.some((hit) => hit.alike);
-  }
 
   // Whether the last photo that one can scroll to is the last that was found.
   get ends() { return this.unfolded || this.hits.at(-1)?.alike === true; }
@@ -52,7 +48,9 @@ export class Results {
     const unalike = hits.filter((hit) => !hit.alike);
     fill($("grid"), alike, (item, hit) => this.card(item, hit));
     fill($("unalike"), unalike, (item, hit) => this.card(item, hit));
-    this.explain();
+    const nothing = hits.length > 0 && alike.length === 0;
+    $("nothing").hidden = !nothing;
+    if (nothing ? !this.unfolded : this.forced) { this.unfold(nothing); this.forced = nothing; }
     $("fold").hidden = unalike.length === 0;
     $("fold-count").textContent = say("unalike", { n: unalike.length });
     $("grid").dataset.done = String(Number($("grid").dataset.done || 0) + 1);
