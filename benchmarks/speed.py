@@ -269,7 +269,7 @@ def lightly(values: params.Params, photos: Path) -> Row:
     """A step of SimCLR with the same trunk, batch, size of views and precision, fed by two workers."""
     from lightly.loss import NTXentLoss  # noqa: PLC0415  only this benchmark needs it
     from lightly.models.modules import SimCLRProjectionHead  # noqa: PLC0415
-    from lightly.transforms import SimCLRTransform  # noqa: PLC0415
+    from lightly.transforms.simclr_transform import SimCLRTransform  # noqa: PLC0415
     from torch.utils.data import DataLoader  # noqa: PLC0415
     from torchvision.datasets import ImageFolder  # noqa: PLC0415
 

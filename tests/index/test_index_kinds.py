@@ -169,7 +169,7 @@ def test_an_index_that_does_not_fit_its_names_is_refused(tmp_path: Path) -> None
     PhotoIndex(build(clustered(9), "exact"), np.array(list("abcdefghi")), "none").save(tmp_path / "a")
     PhotoIndex(build(clustered(8), "exact"), np.array(list("abcdefgh")), "none").save(tmp_path / "b")
     (tmp_path / "b/photos.faiss").replace(tmp_path / "a/photos.faiss")
-    with pytest.raises(PipelineError, match="does not fit"):
+    with pytest.raises(PipelineError, match="was not written with the file beside it"):
         PhotoIndex.load(tmp_path / "a")
 
 
