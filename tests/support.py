@@ -60,6 +60,6 @@ def write_system(
     pretext = [f"pretext/{number}" for number in range(9)]
     for table, shift in (("pretext_photos", 0.1), ("pretext_edges", -0.2)):
         write_embeddings(folder / f"{table}.parquet", pretext, rng.standard_normal((9, 6)) + shift)
-    record = {"system": name, "supervision": "none", "seconds": seconds, "alignments": list(KINDS)}
+    record = {"system": name, "supervision": "none", "seconds": seconds, "threads": 1, "alignments": list(KINDS)}
     (folder / "system.json").write_text(json.dumps(record), encoding="utf-8")
     return folder

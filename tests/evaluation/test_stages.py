@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["evaluate"]["bootstrap"] = 100
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    write_json(tmp_path / "data/model/meta.json", {"data_sha256": "0" * 64})
+    write_json(tmp_path / "data/model/meta.json", {"data_sha256": "0" * 64, "threads": 1})
     (tmp_path / "data/model/encoder.safetensors").write_bytes(b"weights")
     write_json(tmp_path / "data/model/pretext.json", {"accuracy": 0.84249})
     (tmp_path / "data/model/training.csv").write_text("epoch\n1\n", encoding="utf-8")
