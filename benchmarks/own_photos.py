@@ -14,7 +14,6 @@ their own. Rows go to metrics/own_photos.csv; a part that is measured replaces i
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -30,6 +29,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from benchmarks.timing import spent, update_table
 from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
@@ -60,12 +60,6 @@ def drawfind(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]
     if done.returncode and not done.stdout.startswith("["):
         done.check_returncode()
     return done
-
-
-def spent() -> float:
-    """Processor seconds of finished child processes."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def install(_: Path, scratch: Path) -> Rows:
@@ -242,15 +236,11 @@ PARTS: Final = {
 
 def save(rows: list[tuple[str, float, str, str]]) -> None:
     """Writes rows into the table, in the place of those of the same name."""
-    kept: dict[str, list[str]] = {}
-    if TABLE.exists():
-        with TABLE.open(encoding="utf-8", newline="") as stream:
-            kept = {line[0]: line for line in list(csv.reader(stream))[1:]}
-    kept |= {what: [what, f"{value:.5g}", unit, goal, processor()] for what, value, unit, goal in rows}
-    with TABLE.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(kept.values())
+    cells = [
+        dict(zip(COLUMNS, (what, f"{value:.5g}", unit, goal, processor()), strict=True))
+        for what, value, unit, goal in rows
+    ]
+    update_table(TABLE, COLUMNS, ("what",), cells)
 
 
 def main() -> None:

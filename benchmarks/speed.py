@@ -16,11 +16,9 @@ Whether a processor with bfloat16 computes as one without: ONEDNN_MAX_CPU_ISA=AV
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,19 +26,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.timing import changed
+from benchmarks.timing import changed, spent, update_table
 from pipeline_lib import params
 from pipeline_lib.data.images import decode
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.export import catalog_images, export
 from pipeline_lib.embedding.networks import fc6_of
-from pipeline_lib.files import replacing
 from pipeline_lib.models.device import autocast, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.folding import folded
@@ -81,9 +78,24 @@ def ratio(ours: Timed, other: Timed) -> tuple[float, float, float]:
     return median(b / a for a, b in times), median(a for a, _ in times), median(b for _, b in times)
 
 
+def seconds_of(batches: Iterator[Any], step: Callable[[Any], None]) -> float:
+    """Seconds of STEPS steps; one before them waits for the readers to start."""
+    started = 0.0
+    for number, batch in enumerate(itertools.islice(batches, STEPS + 1)):
+        if number == 1:
+            started = time.perf_counter()
+        step(batch)
+    return time.perf_counter() - started
+
+
 def settings(precision: str) -> params.Params:
     """The default params, computed with in a precision."""
     return changed({"train.precision": precision, "embed.precision": precision})
+
+
+def resolved(precision: str) -> str:
+    """The precision that this processor computes with where the params say `precision`."""
+    return choose_precision(settings(precision).train, torch.device("cpu"))
 
 
 def repro(precision: str) -> Rows:
@@ -91,8 +103,9 @@ def repro(precision: str) -> Rows:
     with tempfile.TemporaryDirectory() as scratch:
         clone = Path(scratch) / "clone"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        values = clone / "params.yaml"
-        values.write_text(re.sub(r"(?m)^  precision: \w+", f"  precision: {precision}", values.read_text()))
+        if precision != resolved("auto"):
+            values = clone / "params.yaml"
+            values.write_text(re.sub(r"(?m)^  precision: \w+", f"  precision: {precision}", values.read_text()))
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         # Its results stay in this repository's cache, so that `dvc repro` has them here without computing them again.
         subprocess.run(
@@ -104,12 +117,6 @@ def repro(precision: str) -> Rows:
         used, clock = spent() - before, time.perf_counter() - started
     yield Row("repro_processor_minutes", used / 60, "min", "at most 20")
     yield Row("repro_clock_minutes", clock / 60, "min", "at most 10", f"{os.cpu_count()} cores")
-
-
-def spent() -> float:
-    """Processor seconds of finished child processes."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 class Trainer:
@@ -133,30 +140,26 @@ class Trainer:
             [Weighted(weights["context"], ContextPrediction())],
             [Weighted(weights["contrast"], Contrast())],
         ]
-        self.images = self._inputs()
-
-    def _inputs(self) -> list[Tensor]:
-        """What the trunk is given in a step: layouts, then views."""
-        side, size = self.patches.shards.epoch(0, 2, shuffle=None), self.views.source.settings.image_size
-        patch = next(side).photos
-        assert patch is not None  # noqa: S101  the default takes patches from photos and edges
-        shapes = [(8 * self.settings.batch_images, patch.shape[-2]), (2 * self.views.shards.batch, size)]
-        found = [torch.randn(count, 3, side, side) for count, side in shapes]
-        return [each.contiguous(memory_format=torch.channels_last) for each in found]
+        # What the trunk is given in a step: layouts, then views.
+        shapes = [
+            (8 * values.train.batch_images, values.patches.size),
+            (2 * self.views.shards.batch, values.contrast.image_size),
+        ]
+        self.images = [
+            torch.randn(count, 3, side, side).contiguous(memory_format=torch.channels_last) for count, side in shapes
+        ]
 
     def steps(self) -> float:
         """Seconds of some steps as the training takes them, reading and drawing included."""
         use_threads(self.threads)
         streams: tuple[Stream, ...] = (self.patches, self.views)
         given = [stream.batches(0, 0, STEPS + 1) for stream in streams]
-        started = 0.0
-        for number, batches in enumerate(itertools.islice(zip(*given, strict=False), STEPS + 1)):
-            # The first step waits for the readers to start.
-            if number == 1:
-                started = time.perf_counter()
+
+        def step(batches: tuple[Any, ...]) -> None:
             tasks = [Task(*task) for task in zip(streams, batches, self.objectives, strict=True)]
-            train_step(self.model, self.optimiser, tasks, number)
-        return time.perf_counter() - started
+            train_step(self.model, self.optimiser, tasks, 0)
+
+        return seconds_of(zip(*given, strict=False), step)
 
     def bare(self) -> float:
         """Seconds of as many steps of the trunk alone: forward and backward."""
@@ -285,25 +288,20 @@ def lightly(values: params.Params, photos: Path) -> Row:
     )
     rounds = itertools.chain.from_iterable(itertools.repeat(loader))
 
+    def simclr(batch: Any) -> None:
+        first, second = (head(stages(part).mean(dim=(2, 3))) for part in batch[0])
+        optimiser.zero_grad()
+        criterion(first, second).backward()
+        optimiser.step()
+
+    def contrast(views: Any) -> None:
+        train_step(trainer.model, trainer.optimiser, [Task(trainer.views, views, trainer.objectives[1])], 0)
+
     def theirs() -> float:
-        started = 0.0
-        for number, (pair, _) in enumerate(itertools.islice(rounds, STEPS + 1)):
-            if number == 1:
-                started = time.perf_counter()
-            first, second = (head(stages(part).mean(dim=(2, 3))) for part in pair)
-            optimiser.zero_grad()
-            criterion(first, second).backward()
-            optimiser.step()
-        return time.perf_counter() - started
+        return seconds_of(rounds, simclr)
 
     def ours() -> float:
-        started = 0.0
-        batches = trainer.views.batches(0, 0, STEPS + 1)
-        for number, some in enumerate(itertools.islice(batches, STEPS + 1)):
-            if number == 1:
-                started = time.perf_counter()
-            train_step(trainer.model, trainer.optimiser, [Task(trainer.views, some, trainer.objectives[1])], number)
-        return time.perf_counter() - started
+        return seconds_of(trainer.views.batches(0, 0, STEPS + 1), contrast)
 
     found, a, b = ratio(ours, theirs)
     told = f"{2 * batch * STEPS / a:.3g} and {2 * batch * STEPS / b:.3g} views/s, {batch} pairs of {size} px"
@@ -355,18 +353,8 @@ PARTS: Final = {"repro": repro, "step": step, "embed": embed, "others": others}
 
 def save(rows: Sequence[Row], precision: str) -> None:
     """Writes rows into the table, in the place of those of the same name and precision."""
-    kept: dict[tuple[str, str], tuple[str, ...]] = {}
-    if TABLE.exists():
-        with TABLE.open(encoding="utf-8", newline="") as stream:
-            kept = {(line[0], line[4]): tuple(line) for line in itertools.islice(csv.reader(stream), 1, None)}
-    for row in rows:
-        kept[row.what, precision] = (
-            row.what, f"{row.value:.4g}", row.unit, row.goal, precision, processor(), row.note
-        )  # fmt: skip
-    with replacing(TABLE) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(kept.values())
+    cells = [(row.what, f"{row.value:.4g}", row.unit, row.goal, precision, processor(), row.note) for row in rows]
+    update_table(TABLE, COLUMNS, ("what", "precision"), [dict(zip(COLUMNS, row, strict=True)) for row in cells])
 
 
 def main() -> None:
@@ -375,7 +363,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     asked = parser.parse_args()
-    precision = choose_precision(settings(asked.precision).train, torch.device("cpu"))
+    precision = resolved(asked.precision)
     for part in asked.parts or PARTS:
         for row in PARTS[part](precision):
             print(*row)

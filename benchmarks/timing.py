@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import resource
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments import recipes
 from pipeline_lib import params
-from pipeline_lib.files import read_yaml
+from pipeline_lib.files import read_yaml, replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,6 +87,25 @@ def tell(rows: Sequence[Row]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow(dataclasses.asdict(row))
+
+
+def spent() -> float:
+    """Processor seconds of finished child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def update_table(path: Path, columns: Sequence[str], key: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Writes rows into a CSV, whole or not at all, in the place of those that agree in the columns of `key`."""
+    kept: dict[tuple[str, ...], Mapping[str, str]] = {}
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as stream:
+            kept = {tuple(row[name] for name in key): row for row in csv.DictReader(stream)}
+    kept |= {tuple(row[name] for name in key): row for row in rows}
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept.values())
 
 
 def changed(changes: dict[str, Any]) -> params.Params:

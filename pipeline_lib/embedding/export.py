@@ -1,7 +1,7 @@
 """From whole images to Parquet tables of vectors, a batch at a time."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from pipeline_lib.models.inputs import normalise, scaled
 
 Item = tuple[str, str, str, NDArray[np.uint8]]
 """image_id, class_name, instance_id, uint8[H, W, 3] or uint8[H, W]."""
+Names = tuple[list[str], list[str], list[str]]
+"""image_id, class_name and instance_id of N images."""
 
 
 def catalog_images(catalog: pd.DataFrame, source: Source) -> Iterator[Item]:
@@ -96,27 +98,45 @@ def export(
             path: stack.enter_context(vector_writer(path, embed(torch.zeros(1, 3, size, size)).shape[1]))
             for path, embed in systems.items()
         }
-        bar = stack.enter_context(tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0))
-        ready = stack.enter_context(closing(read_ahead(lambda: prepared(items, batch, size, settings), "image-reader")))
-        for (names, classes, instances), images in ready:
+        ready = read_batches(items, total, settings, size=size, batch=batch, description=description)
+        for (names, classes, instances), images in stack.enter_context(closing(ready)):
             for path, embed in systems.items():
                 started = time.perf_counter()
                 vectors = embed(images).float().cpu().numpy()
                 seconds[path] += time.perf_counter() - started
                 writers[path].write_table(vector_table(names, classes, instances, vectors))
-            bar.update(len(names))
     return seconds
 
 
-def prepared(
-    items: Iterable[Item], batch: int, size: int, settings: params.Train
-) -> Iterator[tuple[tuple[list[str], list[str], list[str]], Tensor]]:
-    """Batches of image_id, class_name and instance_id, and images, float32[N, 3, size, size], channels last."""
-    torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
-    for chunk in batched(items, batch):
-        names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
-        images = normalise(torch.from_numpy(np.stack([scaled(image, size) for image in pixels])), settings)
-        yield (names, classes, instances), images.contiguous(memory_format=torch.channels_last)
+def read_batches(
+    items: Iterable[Item], total: int, settings: params.Train, *, size: int, batch: int, description: str
+) -> Generator[tuple[Names, Tensor]]:
+    """Images as a network's input, scaled ahead by a thread, under a progress bar.
+
+    Args:
+        items: the images.
+        total: how many, for the progress bar.
+        settings: section `train` of the encoder.
+        size: px of the square that images are scaled to.
+        batch: images a batch.
+        description: of the progress bar.
+
+    Returns:
+        Batches of N names and float32[N, 3, size, size], channels last.
+    """
+
+    def prepared() -> Iterator[tuple[Names, Tensor]]:
+        torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
+        for chunk in batched(items, batch):
+            names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
+            images = normalise(torch.from_numpy(np.stack([scaled(image, size) for image in pixels])), settings)
+            yield (names, classes, instances), images.contiguous(memory_format=torch.channels_last)
+
+    bar = tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0)
+    with bar, closing(read_ahead(prepared, "image-reader")) as ready:
+        for names, images in ready:
+            yield names, images
+            bar.update(len(images))
 
 
 def export_all(

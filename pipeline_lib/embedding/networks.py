@@ -227,15 +227,15 @@ def take_beside(run: Run) -> None:
     """
     members = [found for name, digest in run.params.embed.runs for found in _members(run.root, name, digest)]
     shutil.rmtree(run.embeddings / BESIDE, ignore_errors=True)
-    for number, folder in enumerate(members):
+    for number, other in enumerate(members):
         target = run.embeddings / BESIDE / str(number)
-        for file in (RECORD, f"model/{META}", f"model/{WEIGHTS}", *Run.open(folder, run.root).record.get("files", ())):
+        for file in (RECORD, f"model/{META}", f"model/{WEIGHTS}", *other.record.get("files", ())):
             (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(folder / file, target / file)
+            shutil.copy2(other.folder / file, target / file)
 
 
-def _members(root: Path, name: str, digest: str) -> list[Path]:
-    """The run folder of a name in `embed.beside`, and those beside it."""
+def _members(root: Path, name: str, digest: str) -> list[Run]:
+    """The run of a name in `embed.beside`, and those beside it."""
     folder = resolve_path(name, root, "embed.beside")
     try:
         other = Run.open(folder, root)
@@ -247,4 +247,4 @@ def _members(root: Path, name: str, digest: str) -> list[Path]:
             f"embed.beside: the weights in {other.model} are {found[:12]}..., not {digest}; the run was made again "
             f"since: write {name}@{found[:12]}"
         )
-    return [folder, *beside(other.embeddings)]
+    return [other, *(Run.open(copy, root) for copy in beside(other.embeddings))]

@@ -1,7 +1,6 @@
 """Embeds pretext pairs whole, fits the projection on them, and writes their projected vectors."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.data.ahead import read_ahead
-from pipeline_lib.embedding.export import Item, framed_pairs
+from pipeline_lib.embedding.export import Names, framed_pairs, read_batches
 from pipeline_lib.embedding.networks import Networks, joined, maps_of, parts_of
 from pipeline_lib.embedding.projection import FILE_NAME, Moments, channel_directions, fit
-from pipeline_lib.embedding.vectors import Vectors, batched, vector_table, vector_writer
-from pipeline_lib.models.inputs import normalise
+from pipeline_lib.embedding.vectors import Vectors, vector_table, vector_writer
 
 PAIRS = 8192
 """Pairs at most that are embedded and fitted on, evenly spread, so that memory stays bounded."""
@@ -46,23 +42,13 @@ class Pretext:
         """How many pairs there are."""
         return int((self.catalog["role"] == "pretext").sum())
 
-    def batches(self, column: str, rows: Rows, words: str) -> Iterator[tuple[list[tuple[str, str, str]], Tensor]]:
-        """Labels and normalised images, float32[N, 3, S, S], of some rows of a column, under a progress bar."""
+    def batches(self, column: str, rows: Rows, words: str) -> Iterator[tuple[Names, Tensor]]:
+        """Names and normalised images, float32[N, 3, S, S], of some rows of a column, under a progress bar."""
         wanted = set(rows.tolist())
         items = framed_pairs(self.pairs, column, self.catalog, self.settings)
         chosen = (item for number, item in enumerate(items) if number in wanted)
-        bar = tqdm(total=len(rows), desc=words, unit="image", unit_scale=True, mininterval=1.0)
-        with bar, closing(read_ahead(lambda: self._prepared(chosen), "image-reader")) as ready:
-            for labels, images in ready:
-                yield labels, images
-                bar.update(len(labels))
-
-    def _prepared(self, items: Iterable[Item]) -> Iterator[tuple[list[tuple[str, str, str]], Tensor]]:
-        torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
-        for chunk in batched(items, self.settings.batch):
-            pixels = np.stack([self.networks.scaled(image) for *_, image in chunk])
-            labels = [(image_id, name, instance) for image_id, name, instance, _ in chunk]
-            yield labels, normalise(torch.from_numpy(pixels), self.networks.own.train)
+        own, size, batch = self.networks.own.train, self.networks.size, self.settings.batch
+        return read_batches(chosen, len(rows), own, size=size, batch=batch, description=words)
 
 
 @torch.inference_mode()
@@ -132,7 +118,7 @@ def whole_vectors(
     labels: list[tuple[str, str, str]] = []
     views: list[list[NDArray[np.float16]]] = []
     for named, images in pretext.batches(column, rows, f"embed {column}"):
-        labels += named
+        labels += zip(*named, strict=True)
         shown = (images, images.flip(-1)) if pretext.settings.facing else (images,)
         views.append([joined(parts(each)).cpu().numpy().astype(np.float16) for each in shown])
     return labels, [np.concatenate(view) for view in zip(*views, strict=True)]

@@ -1,6 +1,7 @@
 """Uploaded pictures: read into memory up to a limit, recognised by their content, never written to disk."""
 
 import io
+from contextlib import suppress
 from email.message import Message
 
 from PIL import Image, UnidentifiedImageError
@@ -64,13 +65,9 @@ def query_of(data: bytes, kind: Choice, max_pixels: int) -> Query:
 
 def _refusal(data: bytes, words: str) -> HTTPException:
     """Why a picture that could not be read is refused, by what its first bytes say."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS):
-            known = True
-    except UnidentifiedImageError:
-        known = False
-    except Exception:  # noqa: BLE001  bad bytes make decoders raise almost anything
-        known = True
-    if known:
-        return HTTPException(422, f"the picture is damaged: {words}")
-    return HTTPException(415, f"this is no picture that can be read: {words}")
+    with suppress(Exception):  # bad bytes make decoders raise almost anything
+        try:
+            Image.open(io.BytesIO(data), formats=FORMATS).close()
+        except UnidentifiedImageError:
+            return HTTPException(415, f"this is no picture that can be read: {words}")
+    return HTTPException(422, f"the picture is damaged: {words}")

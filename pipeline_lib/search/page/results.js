@@ -38,7 +38,6 @@ export class Results {
     $("unalike").hidden = !open;
   }
 
-
   // Whether the last photo that one can scroll to is the last that was found.
   get ends() { return this.unfolded || this.hits.at(-1)?.alike === true; }
 
