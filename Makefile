@@ -33,7 +33,7 @@ SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
 OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro run export serve index test test-web browser lint bench readme ablation study comparison
+.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -69,15 +69,21 @@ $(STAMPS)/bench: $(STAMPS)/dev requirements-bench.txt
 	@$(PIP) -r requirements-bench.txt
 	@touch $@
 
+# DVC keeps what it made in a git repository; told before gigabytes are installed.
+git:
+	@command -v git >/dev/null || { echo "git is needed: install it"; exit 1; }
+	@test -e .git || { echo "this folder is no git repository, which DVC needs: clone the project, or here: git init && git add -A && git commit -m start"; exit 1; }
+
 setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
-repro: setup
+repro: git setup
 	@$(EXEC) dvc repro
 	@echo && echo "metrics:" && $(EXEC) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
 	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
+	@git diff --quiet -- metrics || echo && echo "metrics/ and dvc.lock now tell of this machine's run: git diff metrics compares it with the committed one, which git checkout metrics dvc.lock brings back"
 
-run: setup
+run: git setup
 	@test -n "$$RECIPE" || { echo "name a recipe, a file of recipes/: make run RECIPE=source"; exit 1; }
 	@$(EXEC) python -m experiments.run "$$RECIPE" $(call OPTION,ROOT,--root) $(call OPTION,SKETCHES,--sketches)
 
@@ -112,18 +118,18 @@ lint: setup-dev
 readme: setup
 	@$(EXEC) python -m tools.readme
 
-bench: $(STAMPS)/bench
+bench: git $(STAMPS)/bench
 	@$(EXEC) python -m benchmarks.speed repro
 	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
 	@$(EXEC) python -m benchmarks.speed step embed others
 	@$(EXEC) python -m benchmarks.run
 
 # Hours to days: stop either at any time, it goes on where it stopped.
-ablation: setup
+ablation: git setup
 	@$(EXEC) python -m experiments.ablation $(NAMES) $(call OPTION,ROOT,--root)
 
-study: setup
+study: git setup
 	@$(EXEC) python -m experiments.study $(NAMES) $(call OPTION,ROOT,--root)
 
-comparison: setup
+comparison: git setup
 	@$(EXEC) python -m experiments.comparison

@@ -34,7 +34,7 @@ def build(job: BuildJob) -> IndexFacts:
     tables = [EmbeddingTable.open(path) for path in job.tables]
     fitted = Alignment.load(job.alignment) if job.alignment else Alignment(tables[0].dimension)
     alignment = fitted.as_kind(job.alignment_kind)
-    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced)
+    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced, job.made_by)
     index.save(job.out)
     return replace(index.facts, key=index_key(job.out))
 

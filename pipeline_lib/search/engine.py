@@ -27,7 +27,16 @@ from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run
 from pipeline_lib.search.gallery import Gallery, catalog_examples, catalog_gallery
-from pipeline_lib.search.own_record import check_model, own_folder, own_gallery, own_state, read_record
+from pipeline_lib.search.own_record import (
+    AFRESH,
+    CHANGED,
+    check_model,
+    index_made_by,
+    own_folder,
+    own_gallery,
+    own_state,
+    read_record,
+)
 
 MOST_HITS = 200
 """Photos that one search may ask for."""
@@ -203,6 +212,9 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
             f"{encoder.alignment.aligned_dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
+    if own and facts.made_by not in {"", index_made_by(run)}:
+        faiss.close()
+        raise PipelineError(f"{folder}: {CHANGED}; {AFRESH}")
     likeness = Likeness.of_record(run.record.get("likeness"))
     return SearchEngine(run, encoder, faiss, facts, gallery, examples, likeness)
 

@@ -37,6 +37,7 @@ from pipeline_lib.search.own_record import (
     alignment_key,
     finished,
     generations,
+    index_made_by,
     model_key,
     own_folder,
     own_home,
@@ -291,7 +292,7 @@ def _build(run: Run, folder: Path, tables: Sequence[Path]) -> str:
     """Builds the index of a generation in the process that holds FAISS; returns its kind in words."""
     kind, index = run.params.retrieval.alignment, run.params.index
     fitted = None if kind == "none" else alignment_file(run)
-    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index")
+    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index", index_made_by(run))
     with closing(RemoteFaiss()) as faiss:
         return faiss.build(job).settings
 

@@ -13,15 +13,14 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_lib.data.folder import FolderSource
-from pipeline_lib.data.schemas import CHECKED
+from pipeline_lib.data.schemas import read_parquet
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.embedder import beside
 from pipeline_lib.embedding.projection import FILE_NAME as PROJECTION
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of, digest_of_file, read_json, write_json
+from pipeline_lib.files import digest_of, digest_of_file, read_sealed, write_sealed
 from pipeline_lib.params import fingerprint
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run, params_key
@@ -140,6 +139,11 @@ def alignment_key(run: Run) -> str:
     return digest_of(kind, digest_of_file(alignment_file(run)))
 
 
+def index_made_by(run: Run) -> str:
+    """What an index holds of the model and alignment that made it."""
+    return digest_of(model_key(run), alignment_key(run))
+
+
 def read_record(run: Run, index: Path | None = None) -> Record:
     """The record of an index.
 
@@ -161,16 +165,16 @@ def read_folder(folder: Path) -> Record:
             "or `make index PHOTOS=/your/folder`"
         )
     try:
-        values = read_json(path)
+        values = read_sealed(path)
         lists = {name: tuple(values[name]) for name in ("roots", "exclude")}
         return Record(**{**values, **lists})
-    except (TypeError, KeyError, PipelineError) as failure:  # `read_json` would name a stage, but none writes it
+    except (TypeError, KeyError, PipelineError) as failure:  # `read_sealed` would name a stage, but none writes it
         raise PipelineError(f"{path}: is damaged; {AFRESH}") from failure
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a generation, whole or not at all."""
-    write_json(folder / RECORD_NAME, asdict(record))
+    write_sealed(folder / RECORD_NAME, asdict(record))
 
 
 def check_model(run: Run, index: Path | None = None) -> None:
@@ -215,8 +219,7 @@ def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     columns = ["image_id", "content", "mark", "taken"]
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
-            with pq.ParquetFile(path, **CHECKED) as file:
-                names, *values = (column.to_pylist() for column in file.read(columns=columns).select(columns).columns)
+            names, *values = (column.to_pylist() for column in read_parquet(path, columns).columns)
         except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
             continue
         found.update(zip(names, zip(*values, strict=True), strict=True))

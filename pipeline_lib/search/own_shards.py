@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
-from pipeline_lib.data.schemas import CHECKED, write_table
+from pipeline_lib.data.schemas import read_parquet, write_table
 from pipeline_lib.embedding.vectors import Vectors, vector_table
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.own_record import OWN_PIXELS
@@ -90,9 +89,7 @@ def stored(shards: Path) -> dict[str, Stored]:
 
 def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        # `pq.read_table` would load Arrow's data sets, which takes longer than to read a thousand rows.
-        with pq.ParquetFile(path, **CHECKED) as file:
-            return file.read() if columns is None else file.read(columns=list(columns)).select(columns)
+        return read_parquet(path, columns)
     except (OSError, pa.ArrowException, KeyError) as failure:
         raise PipelineError(
             f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"

@@ -1,7 +1,5 @@
 """Small pictures of photos: made once while photos are indexed, kept as files beside the index."""
 
-import os
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import encode_jpeg
+from pipeline_lib.files import is_left, replacing
 
 SIDE: Final = 256
 """px, longer side of a kept picture."""
@@ -55,6 +54,7 @@ class Thumbnails:
 
         Raises:
             OSError: it can't be written.
+            PipelineError: there is no room.
         """
         path = self.path(content)
         if path.exists():
@@ -64,13 +64,11 @@ class Thumbnails:
         data = next((jpeg for jpeg in made if len(jpeg) <= MOST_BYTES), None)
         if data is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{content}.{os.getpid()}.{threading.get_ident()}.tmp")
-        aside.write_bytes(data)
-        aside.replace(path)
+        with replacing(path) as aside:
+            aside.write_bytes(data)
 
     def keep_only(self, contents: Collection[str]) -> None:
         """Removes the pictures of all other photos, and what a killed process has left."""
         for path in self.folder.glob("*/*"):
-            if path.suffix != ".jpg" or path.stem not in contents:
+            if is_left(path) if path.suffix == ".tmp" else path.stem not in contents:
                 path.unlink(missing_ok=True)

@@ -226,6 +226,15 @@ def test_with_everything_installed_make_serve_installs_nothing_more(make: Any) -
     assert make("serve", "HOST=::1", "GALLERY=own") == ["-m pipeline_lib.search serve --gallery own --host ::1"]
 
 
+@pytest.mark.parametrize("target", ["repro", "run", "ablation", "study", "comparison", "bench"])
+def test_a_folder_without_git_is_told_before_anything_is_installed(tmp_path: Path, target: str) -> None:
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    code, said = run(["make", target], tmp_path, env=dict(os.environ))
+    assert code != 0
+    assert "no git repository, which DVC needs" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
 def test_the_image_is_built_from_files_that_are_there_and_runs_a_command_that_exists() -> None:
     docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}

@@ -305,6 +305,18 @@ def test_a_changed_model_is_noticed_and_the_way_out_is_told(run: Run, photos: Pa
     open_engine(run).close()
 
 
+def test_an_index_of_another_model_is_refused_though_its_record_agrees(run: Run, photos: Path, tmp_path: Path) -> None:
+    update(run, [photos], Counting(run))
+    kept = shutil.copytree(own_folder(run) / "index", tmp_path / "index")
+    embed(save_model(run, seed=5))
+    other = Run.open(run.folder, run.root)
+    update(other, [photos], Counting(other), afresh=True)
+    shutil.rmtree(own_folder(other) / "index")
+    shutil.copytree(kept, own_folder(other) / "index")
+    with pytest.raises(PipelineError, match=r"model.*changed.*AFRESH=1"):
+        open_engine(other)
+
+
 def test_another_folder_is_refused_until_the_index_is_made_afresh(run: Run, photos: Path, tmp_path: Path) -> None:
     update(run, [photos], Counting(run))
     other = tmp_path / "other"
