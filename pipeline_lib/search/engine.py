@@ -41,6 +41,9 @@ from pipeline_lib.search.own_record import (
 MOST_HITS = 200
 """Photos that one search may ask for."""
 DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
+SHOWN_PIXELS = 40_000_000
+"""Pixels of one's own photos that are decoded to show them, which bounds the memory to 0.4 GB. Larger JPEGs are decoded
+at a part of their size; of others the small picture is shown that was kept when they were indexed."""
 SAME = 0.9999
 """Cosine similarity from which a vector made now is the one that was stored: rounding leaves 1e-6."""
 
@@ -194,7 +197,7 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
     encoder = open_encoder(run, threads)
     key = index_key(folder)
     if own:
-        gallery = own_gallery(read_record(run, index), folder)
+        gallery = own_gallery(read_record(run, index), folder, SHOWN_PIXELS)
         examples = _examples(run)
     else:
         catalog, source = read_catalog(run.catalog), open_source(run.params.catalog, run.root)

@@ -50,6 +50,7 @@ class Record:
     exclude: tuple[str, ...] = ()  # patterns of what is left out, as `data.folder.list_images` takes them
     alignment: str = ""  # `alignment_key` that the index was built with; "" before it was
     state: str = ""  # key of the photos in the index and of its settings; "" before it was built
+    links: bool = False  # whether links that lead out of the folders are followed
 
 
 def user_folder() -> Path:
@@ -215,16 +216,16 @@ def _shown(image_ids: Sequence[str], roots: tuple[Path, ...]) -> tuple[str, ...]
 
 def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     """What a generation holds of its photos beside their vectors."""
-    found: dict[str, tuple[str, bytes, int]] = {}
-    columns = ["image_id", "content", "mark", "taken"]
+    found: dict[str, tuple[str, bytes, int, str]] = {}
+    columns = ["image_id", "content", "mark", "taken", "signature"]
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
             names, *values = (column.to_pylist() for column in read_parquet(path, columns).columns)
         except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
             continue
         found.update(zip(names, zip(*values, strict=True), strict=True))
-    unknown = ("", bytes(MARK_BYTES), 0)
+    unknown = ("", bytes(MARK_BYTES), 0, "")
     each = [found.get(image_id, unknown) for image_id in image_ids]
-    bits = np.frombuffer(b"".join(mark for _, mark, _ in each), np.uint8).reshape(-1, MARK_BYTES)
-    marks = Marks(bits, np.array([taken for _, _, taken in each], np.int64))
-    return Kept(Thumbnails(folder / "thumbnails"), tuple(content for content, _, _ in each), marks)
+    contents, bits, taken, signatures = zip(*each, strict=True) if each else ((), (), (), ())
+    marks = Marks(np.frombuffer(b"".join(bits), np.uint8).reshape(-1, MARK_BYTES), np.array(taken, np.int64))
+    return Kept(Thumbnails(folder / "thumbnails"), contents, marks, signatures)
