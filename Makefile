@@ -13,6 +13,7 @@
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
+# make campaign     harm of every kind, and how often the program holds; PARTS=
 # make ablation     the ablation's rows that are not made yet, then its tables, claims and pictures; NAMES=, ROOT=
 # make study        the same of the retrieval study
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji, with the runs that are made
@@ -35,7 +36,7 @@ OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITC
   $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench readme ablation study comparison
+.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench campaign readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -125,6 +126,9 @@ bench: git $(STAMPS)/bench
 	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
 	@$(EXEC) python -m benchmarks.speed step embed others
 	@$(EXEC) python -m benchmarks.run
+
+campaign: setup-dev
+	@$(EXEC) python -m campaign $(PARTS)
 
 # Hours to days: stop either at any time, it goes on where it stopped.
 ablation: git setup

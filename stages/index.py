@@ -15,7 +15,7 @@ from pipeline_lib.embedding.alignment import of_kind
 from pipeline_lib.embedding.likeness import Likeness
 from pipeline_lib.embedding.vectors import SYSTEM, open_pretext, open_retrieval, read_system
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of_file, read_json
+from pipeline_lib.files import digest_of_file, read_sealed
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
 from pipeline_lib.run import META, Run
@@ -34,7 +34,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     index = PhotoIndex.build(photos, aligned, kind, *how, digest_of_file(made.embeddings / SYSTEM))
     index.save(made.index)
     likeness = Likeness.fit(*open_pretext(made.embeddings), aligned)
-    meta = read_json(made.model / META)
+    meta = read_sealed(made.model / META)
     threads = {"train": meta["threads"], "embed": system["threads"]}
     made.write_record(data=meta["data_sha256"], threads=threads, likeness=likeness.record())
     print(f"index: {len(index)} photos of {index.facts.dimension} numbers ({index.facts.settings}), alignment {kind}")

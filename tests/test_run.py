@@ -15,7 +15,7 @@ import pytest
 
 from pipeline_lib import params, run
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of_file, read_json, read_sealed, write_json
+from pipeline_lib.files import digest_of_file, read_sealed, write_json
 from pipeline_lib.run import Run
 
 Make = Callable[..., params.Params]
@@ -64,7 +64,7 @@ def test_a_run_that_is_not_finished_has_no_record_and_says_how_to_make_one(made:
 
 def test_weights_that_have_changed_since_are_refused(made: Run) -> None:
     made.weights.write_bytes(b"other weights")
-    found, told = digest_of_file(made.weights)[:12], read_json(made.folder / "run.json")["weights"][:12]
+    found, told = digest_of_file(made.weights)[:12], read_sealed(made.folder / "run.json")["weights"][:12]
     with pytest.raises(PipelineError, match=rf"SHA-256 is {found}\.\.\., but run\.json says {told}\.\.\."):
         Run.open(made.folder)
     made.weights.unlink()

@@ -114,8 +114,10 @@ def _guarded(work: Callable[[], Value]) -> Value:
         warnings.simplefilter("ignore")
         try:
             return work()
-        except (BadImage, MemoryError):
+        except BadImage:
             raise
+        except MemoryError as failure:
+            raise TooLarge("it takes more memory than there is; save it smaller, or close other programs") from failure
         except UnidentifiedImageError as failure:
             raise BadImage("not an image of a known format") from failure
         except Image.DecompressionBombError as failure:

@@ -1,5 +1,6 @@
 """Small pictures of photos: made once while photos are indexed, kept as files beside the index."""
 
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from pipeline_lib.files import is_left, replacing
 SIDE: Final = 256
 """px, longer side of a kept picture."""
 QUALITIES: Final = (80, 60, 40, 20)
+END: Final = b"\xff\xd9"
+"""Of every JPEG. What is kept has its checksum behind that, where whoever shows a JPEG looks no more."""
+SUM_BYTES: Final = 4
 MOST_BYTES: Final = 32 << 10
 """Of a kept picture: of these qualities it gets the best that fits. Photos take 12 KB on average, 12 MB a thousand."""
 
@@ -42,12 +46,15 @@ class Thumbnails:
         return self.folder / content[:2] / f"{content}.jpg"
 
     def read(self, content: str) -> bytes | None:
-        """The JPEG of a photo; None where none was kept, or it is cut."""
+        """The JPEG of a photo; None where none was kept, or it is cut or damaged."""
         try:
-            data = self.path(content).read_bytes()
+            stored = self.path(content).read_bytes()
         except OSError:
             return None
-        return data if data.endswith(b"\xff\xd9") else None
+        data, told = stored[:-SUM_BYTES], stored[-SUM_BYTES:]
+        if data.endswith(END) and zlib.crc32(data).to_bytes(SUM_BYTES) == told:
+            return data
+        return stored if stored.endswith(END) else None  # kept before there were checksums
 
     def keep(self, content: str, image: NDArray[np.uint8]) -> None:
         """Makes and keeps the picture of a photo, uint8[H, W, 3] RGB, unless it is there; from any thread.
@@ -65,7 +72,7 @@ class Thumbnails:
         if data is None:
             return
         with replacing(path) as aside:
-            aside.write_bytes(data)
+            aside.write_bytes(data + zlib.crc32(data).to_bytes(SUM_BYTES))
 
     def keep_only(self, contents: Collection[str]) -> None:
         """Removes the pictures of all other photos, and what a killed process has left."""

@@ -33,10 +33,12 @@ from pipeline_lib.files import (
     exclusive,
     publish_folder,
     read_json,
+    read_sealed,
     replacing,
     replacing_folder,
     temporary,
     write_json,
+    write_sealed,
 )
 
 
@@ -337,3 +339,26 @@ def test_a_table_that_lacks_a_column_is_named_with_it(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="holds no shards"):
         shard_paths(tmp_path)
+
+
+def test_every_flipped_bit_of_a_sealed_record_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    values = {"name": "é", "params": {"rate": 0.1, "sizes": [160, 224]}, "state": ""}
+    write_sealed(path, values)
+    assert read_sealed(path) == values
+    whole, found = path.read_bytes(), 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                read = read_sealed(path)
+            except PipelineError:
+                found += 1
+                continue
+            assert {name: read[name] for name in values} == values
+    assert found > 6 * len(whole)
+
+
+def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "old"})
+    assert read_sealed(tmp_path / "run.json") == {"name": "old"}

@@ -22,6 +22,8 @@ from PIL import Image
 
 from pipeline_lib.data import images
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.index.facts import written_rows
+from pipeline_lib.registry import ALIGNMENTS
 from pipeline_lib.run import EXPORTED, Run
 from pipeline_lib.search import __main__ as command
 from pipeline_lib.search import engine as engines
@@ -660,3 +662,20 @@ def test_a_photo_that_takes_too_much_memory_is_shown_by_the_small_picture_that_w
         sizes = [Image.open(io.BytesIO(answer.content)).size for answer in (photo, thumbnail)]
         assert sizes[0] == sizes[1]
         assert client.post(f"/api/search/photo/{row}").json()["found"][0]["number"] == row
+
+
+def test_a_bit_that_flips_in_the_footer_of_an_indexs_names_is_found_or_changes_nothing(run: Run, photos: Path) -> None:
+    """A footer holds the digest of the vectors and the name of the alignment."""
+    update(run, [photos], Counting(run))
+    folder = own_folder(run) / "index"
+    path = folder / "photos.parquet"
+    whole, before = path.read_bytes(), written_rows(folder)
+    place = whole.index(b"pretext_whitened")
+    for bit in range(8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        try:
+            names, told = written_rows(folder)
+        except PipelineError:
+            continue
+        assert names == before[0]
+        assert told == before[1] or told["alignment"] not in ALIGNMENTS

@@ -155,3 +155,20 @@ def test_pictures_that_are_cut_or_of_photos_that_are_gone_are_not_kept(
     thumbnails.path("one").write_bytes(thumbnails.path("one").read_bytes()[:100])
     assert thumbnails.read("one") is None
     assert thumbnails.read("two") is None
+
+
+def test_a_thumbnail_that_is_cut_or_damaged_is_none(tmp_path: Path) -> None:
+    kept = Thumbnails(tmp_path)
+    kept.keep("ab12", scene(1))
+    data, path = kept.read("ab12"), kept.path("ab12")
+    assert data is not None
+    assert data.endswith(b"\xff\xd9")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert kept.read("ab12") is None
+    for length in range(0, len(whole) - 5, 97):
+        path.write_bytes(whole[:length])
+        assert kept.read("ab12") is None
+    path.write_bytes(data)  # of before there were checksums
+    assert kept.read("ab12") == data
