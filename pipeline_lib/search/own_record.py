@@ -221,8 +221,12 @@ def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
             names, *values = (column.to_pylist() for column in read_parquet(path, columns).columns)
-        except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
+        except FileNotFoundError:  # an update that goes on meanwhile has dropped it
             continue
+        except (OSError, pa.ArrowException, KeyError) as failure:
+            raise PipelineError(
+                f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
+            ) from failure
         found.update(zip(names, zip(*values, strict=True), strict=True))
     unknown = ("", bytes(MARK_BYTES), 0, "")
     each = [found.get(image_id, unknown) for image_id in image_ids]
