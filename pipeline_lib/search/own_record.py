@@ -214,19 +214,31 @@ def _shown(image_ids: Sequence[str], roots: tuple[Path, ...]) -> tuple[str, ...]
     return tuple(image_id.removeprefix(above) for image_id in image_ids)
 
 
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard of one's own photos, or some of its columns.
+
+    Raises:
+        PipelineError: it can't be read; names it.
+    """
+    try:
+        return read_parquet(path, columns)
+    except (OSError, pa.ArrowException, KeyError) as failure:
+        raise PipelineError(
+            f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
+        ) from failure
+
+
 def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     """What a generation holds of its photos beside their vectors."""
     found: dict[str, tuple[str, bytes, int, str]] = {}
     columns = ["image_id", "content", "mark", "taken", "signature"]
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
-            names, *values = (column.to_pylist() for column in read_parquet(path, columns).columns)
-        except FileNotFoundError:  # an update that goes on meanwhile has dropped it
-            continue
-        except (OSError, pa.ArrowException, KeyError) as failure:
-            raise PipelineError(
-                f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
-            ) from failure
+            names, *values = (column.to_pylist() for column in read_shard(path, columns).columns)
+        except PipelineError:
+            if path.exists():
+                raise
+            continue  # an update that goes on meanwhile has dropped it
         found.update(zip(names, zip(*values, strict=True), strict=True))
     unknown = ("", bytes(MARK_BYTES), 0, "")
     each = [found.get(image_id, unknown) for image_id in image_ids]
