@@ -81,6 +81,7 @@ setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
 repro: git setup
+	@$(EXEC) python -m tools.recover
 	@$(EXEC) dvc repro
 	@echo && echo "metrics:" && $(EXEC) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
 	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
