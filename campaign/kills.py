@@ -303,7 +303,7 @@ def found_again(photos: Path, place: Path, env: dict[str, str]) -> str:
 def with_make(tree: Path) -> Path:
     """The program with its Makefile, set up with this very Python."""
     for name in tracked_files():
-        if name.startswith(("Makefile", "constraints", "requirements", "pipeline_lib/", "models/")):
+        if name.startswith(("Makefile", "requirements", "pipeline_lib/", "models/")):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
     binary = tree / ".venv/bin/python"

@@ -265,7 +265,7 @@ def test_make_run_takes_any_path_needs_no_name_in_git_and_leaves_the_default_in_
     shutil.copytree(finished.photos, case.photos)
     shutil.copytree(finished.tree, case.tree, symlinks=True)
     for name in tracked_files():
-        if name.startswith(("Makefile", "constraints", "requirements", "experiments/", "recipes/", "tools/")):
+        if name.startswith(("Makefile", "requirements", "experiments/", "recipes/", "tools/")):
             (case.tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, case.tree / name)
     binaries, stamps = case.tree / ".venv/bin", case.tree / ".venv/.stamps"
