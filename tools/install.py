@@ -93,8 +93,20 @@ def pip_install(words: Sequence[str]) -> None:
         sys.exit(code)
 
 
+def is_installed(pin: str) -> bool:
+    """Whether a package is there in the version of a pin; pip would say so too, after a minute for two hundred."""
+    name, _, version = pin.partition("==")
+    try:
+        return metadata.version(name) == version
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def install(locked: dict[str, Locked], names: Sequence[str], *options: str) -> None:
-    """Installs packages of the lock file, and nothing else."""
+    """Installs those packages of the lock file that are not there, and nothing else."""
+    names = [name for name in names if not is_installed(locked[name].lines.split()[0])]
+    if not names:
+        return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "requirements.txt")
         file.write_text("".join(f"{locked[name].lines}\n" for name in names), encoding="utf-8")

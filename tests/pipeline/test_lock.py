@@ -62,6 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(" ".join(Path(word).read_text(encoding="utf-8") if "/" in word else word for word in words))
 
     monkeypatch.setattr(install, "pip_install", pip)
+    monkeypatch.setattr(install, "is_installed", lambda _pin: False)
     return asked
 
 
@@ -79,6 +80,12 @@ def test_what_is_installed_is_checked_and_what_comes_as_source_is_built_by_what_
     assert [names_in(call) for call in calls[:2]] == [{"setuptools"}, {"antlr4-python3-runtime"}]
     assert "--no-build-isolation" in calls[1]
     assert names_in(calls[2]) == set(install.wanted(locked, ["requirements.txt"]))
+
+
+def test_what_is_there_in_the_same_version_is_not_installed_again() -> None:
+    assert install.is_installed(f"pytest=={pytest.__version__}")
+    assert not install.is_installed("pytest==1.0")
+    assert not install.is_installed("no-such-package==1.0")
 
 
 @pytest.mark.parametrize("asked", [True, False])
