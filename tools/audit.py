@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tools.install import LOCK
 
-MORE: Final = re.compile(r"GPL|GNU|EPL|MPL|Eclipse|Mozilla|unknown", re.IGNORECASE)
+MORE: Final = re.compile(r"GPL|GNU|EPL|MPL|Eclipse|Mozilla|CC-BY|proprietary|unknown", re.IGNORECASE)
 """Licences that ask more than to be named; and none at all."""
 
 
