@@ -33,7 +33,7 @@ def recover(tree: Path) -> list[str]:
 
 def _lock_file(repository: Repo, tree: Path) -> list[str]:
     path, kept = tree / LOCK_FILE, tree / DAMAGED
-    if _is_read(repository, path):
+    if not path.is_file() or _is_read(repository, path):
         return []
     path.replace(kept)
     told = f"{path}: can't be read, as if dvc had been killed while it wrote it; it lies in {kept} now, "
@@ -49,7 +49,7 @@ def _lock_file(repository: Repo, tree: Path) -> list[str]:
 
 
 def _is_read(repository: Repo, path: Path) -> bool:
-    """Whether DVC reads a dvc.lock, or there is none."""
+    """Whether DVC reads a dvc.lock."""
     try:
         Lockfile(repository, str(path)).load()
     except DvcException:
