@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -36,7 +37,7 @@ from pipeline_lib import params
 from pipeline_lib.data.images import decode
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.export import catalog_images, export
+from pipeline_lib.embedding.export import Pixels, catalog_images, export
 from pipeline_lib.embedding.networks import fc6_of
 from pipeline_lib.models.device import autocast, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.models.encoder import Encoder
@@ -219,9 +220,12 @@ def embedding(values: params.Params, folder: Path) -> Rows:
     size, batch = values.embed.largest, values.embed.batch
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
 
+    def read(path: Path) -> Pixels:
+        return decode(path.read_bytes(), max_pixels=1 << 20)
+
     def from_files() -> float:
         started = time.perf_counter()
-        items = ((path.name, "", path.name, decode(path.read_bytes(), max_pixels=1 << 20)) for path in files)
+        items = ((path.name, "", path.name, partial(read, path)) for path in files)
         systems = {folder / "vectors.parquet": loaded[True]}
         export(items, count, systems, values.train, size=size, batch=batch, description="embed")
         return time.perf_counter() - started
@@ -264,7 +268,7 @@ def pictures(values: params.Params, folder: Path) -> int:
     catalog = read_catalog(ROOT / "data" / "catalog.parquet")
     rows = catalog[catalog["role"] == "gallery"]
     for number, (*_, pixels) in enumerate(catalog_images(rows, open_source(values.catalog, ROOT))):
-        Image.fromarray(pixels).save(folder / f"{number:05d}.jpg", quality=92)
+        Image.fromarray(pixels()).save(folder / f"{number:05d}.jpg", quality=92)
     return len(rows)
 
 
