@@ -5,8 +5,13 @@
 FROM python:3.13-slim AS build
 WORKDIR /program
 COPY . .
-RUN python -m venv /opt/drawfind \
- && /opt/drawfind/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/build \
+ && /opt/build/bin/python tools/install.py hatchling \
+ && /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && python -m venv /opt/drawfind \
+ && /opt/drawfind/bin/python tools/install.py requirements-search.txt \
+ && /opt/drawfind/bin/python -m pip install --no-deps /wheels/*.whl \
  && /opt/drawfind/bin/drawfind --version
 
 FROM python:3.13-slim

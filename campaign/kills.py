@@ -39,12 +39,15 @@ from campaign.sandbox import (
 from campaign.tally import Plan, Tally
 from pipeline_lib.files import write_text
 from tests.pipeline.support import Case, commit, environment, tracked_files
+from tools.recover import DAMAGED
 
 STAGES: Final = {"catalog": 6, "edges": 6, "patches": 6, "train": 8, "embed": 6, "index": 6}
 """How often each is killed."""
 POOLS: Final = {"edges": 6, "patches": 8}
 """How often one of a stage's workers is."""
 DVC: Final = {"patches": 4, "train": 4}
+CUT: Final = 8
+"""How often dvc.lock is cut, as `dvc` leaves it when it is killed while it writes that."""
 INDEX: Final = {"first": 5, "update": 5, "afresh": 3, "worker": 4}
 MAKE: Final = 3
 CHANGES: Final[dict[str, Any]] = {
@@ -171,9 +174,9 @@ def dvc_killed(plan: Plan, case: Case) -> Tally:
     """`dvc` alone is killed, and run again while its stage may still be at work."""
     tally = Tally("kills: dvc")
     case.run("git", "init", "--quiet")
-    commit(case.tree, "program", env=case.env)
     dvc = Path(sys.executable).with_name("dvc")
     must(ran([dvc, "repro", "train"], case.tree, case.env))
+    commit(case.tree, "run", env=case.env)
     whole = case.tree.parent / "by dvc"
     replace_tree(case.tree / "data", whole)
     for name, times in DVC.items():
@@ -184,10 +187,24 @@ def dvc_killed(plan: Plan, case: Case) -> Tally:
         for number in range(plan.times(times)):
             delay = float(plan.random(f"dvc {name}", number).uniform(0, seconds))
             killed(Command(command, case.tree, case.env), delay)
-            tally.count(
-                after(case, name, whole, command), f"seed {plan.seed}, {name} {number}, killed after {delay:.3f} s"
-            )
+            fault = recovered(case) or after(case, name, whole, command)
+            tally.count(fault, f"seed {plan.seed}, {name} {number}, killed after {delay:.3f} s")
+    lock = case.tree / "dvc.lock"
+    for number in range(plan.times(CUT)):
+        text = lock.read_bytes()
+        lock.write_bytes(text[: (place := int(plan.random("dvc.lock", number).integers(len(text))))])
+        fault = recovered(case) or after(case, "train", whole, [dvc, "repro", "train"])
+        tally.count(fault, f"seed {plan.seed}, dvc.lock cut after {place} of {len(text)} bytes")
     return tally
+
+
+def recovered(case: Case) -> str:
+    """What is wrong about mending a repository whose `dvc` was killed, as `make repro` begins; "" if nothing is."""
+    code = "from pathlib import Path; from tools.recover import recover; print(*recover(Path.cwd()))"
+    said = ran([sys.executable, "-c", code], case.tree, {**case.env, "PYTHONPATH": str(ROOT)})
+    silent = (case.tree / DAMAGED).exists() and "dvc.lock: can't be read" not in said.words
+    (case.tree / DAMAGED).unlink(missing_ok=True)
+    return said.fault or ("dvc.lock was replaced in silence" if silent else "")
 
 
 def updates_killed(plan: Plan, top: Path) -> Iterator[Tally]:
@@ -286,7 +303,7 @@ def found_again(photos: Path, place: Path, env: dict[str, str]) -> str:
 def with_make(tree: Path) -> Path:
     """The program with its Makefile, set up with this very Python."""
     for name in tracked_files():
-        if name.startswith(("Makefile", "constraints", "requirements", "pipeline_lib/", "models/")):
+        if name.startswith(("Makefile", "requirements", "pipeline_lib/", "models/")):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
     binary = tree / ".venv/bin/python"

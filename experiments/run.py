@@ -59,6 +59,8 @@ def make(
     Raises:
         PipelineError: the recipe can't be used, the tree can't hold experiments, or a stage failed.
     """
+    from tools.recover import recover  # noqa: PLC0415  loads DVC, which takes a second
+
     if name == DEFAULT:
         raise PipelineError("the recipe default is params.yaml itself: make it with `make repro`; its run is data/")
     if not has_commit():
@@ -74,6 +76,7 @@ def make(
     network = params.model_dump(mode="json", include={"catalog", "edges", "patches", "train", "contrast"})
     scratch = RUNS / f".{digest_of(network)[:12]}"
     with exclusive(scratch):  # whoever waits here finds the network in DVC's run cache afterwards
+        sys.stderr.writelines(f"{words}\n" for words in recover(ROOT))
         subprocess.run([*DVC, "exp", "remove", "-q", name], cwd=ROOT, capture_output=True, check=False)
         if call([*DVC, "exp", "run", "--temp", "--name", name, *values, *targets]):
             raise PipelineError(f"{name} is not finished: see the message above; {go_on(name)}")

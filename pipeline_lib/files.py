@@ -277,18 +277,28 @@ def locked(place: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        sys.stderr.write(f"{place}: {_words(holder)} works on the same; waiting until it is done\n")
+        sys.stderr.write(f"{place}: {held_by(holder)} works on the same; waiting until it is done\n")
         lock.acquire(poll_interval=0.5)
+    try:
+        with holding(holder):
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def holding(holder: Path) -> Iterator[None]:
+    """Says in a file who holds a lock, and since when, as long as the block lasts; `held_by` reads it."""
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(holder, {"process": os.getpid(), "machine": socket.gethostname(), "since": since})
         yield
     finally:
         holder.unlink(missing_ok=True)
-        lock.release()
 
 
-def _words(holder: Path) -> str:
+def held_by(holder: Path) -> str:
+    """Who holds a lock, in words, by the file that `holding` writes."""
     try:
         return "process {process} on {machine} (since {since})".format(**read_json(holder))
     except (PipelineError, TypeError, LookupError):  # it begins just now

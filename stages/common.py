@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,15 +14,22 @@ from pathlib import Path
 from types import TracebackType
 
 
-def tell_interrupt(kind: type[BaseException], failure: BaseException, trace: TracebackType | None) -> None:
+def tell(kind: type[BaseException], failure: BaseException, trace: TracebackType | None) -> None:
     """Tells an error that nobody caught; Ctrl-C, which may come while libraries are loaded, in a sentence."""
     if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write("interrupted; finished parts are kept\n")
+        tell_interrupt()
     else:
         sys.__excepthook__(kind, failure, trace)
 
 
-sys.excepthook = tell_interrupt
+def tell_interrupt() -> None:
+    """Says that the stage ends by Ctrl-C; another one then ends it at once, in silence."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr.write("interrupted; finished parts are kept\n")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+sys.excepthook = tell
 PARENT = os.getppid()  # asked before libraries are loaded, which takes seconds
 # The tree that holds this script, not the working directory: `dvc exp run --temp` works in a copy of its own.
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +69,7 @@ def run(stage: Callable[[Params, Path, Path], None]) -> None:
     except OSError as failure:
         sys.exit(f"error: {in_words(failure)}; finished parts are kept")
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; finished parts are kept\n")
+        tell_interrupt()
         sys.exit(INTERRUPTED)
 
 

@@ -23,7 +23,7 @@ from pipeline_lib.data.folder import list_images
 from pipeline_lib.data.formats import Format, obstacle
 from pipeline_lib.data.source import signature_of
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of, write_json
+from pipeline_lib.files import digest_of, held_by, holding, write_json
 from pipeline_lib.index.facts import BuildJob, is_whole
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
@@ -201,13 +201,14 @@ def told(unsupported: Mapping[str, Format]) -> list[str]:
 def _alone(home: Path) -> Iterator[None]:
     """Lets one process at a time change an index."""
     home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / ".lock")
+    lock, holder = FileLock(home / ".lock"), home / ".holder"
     try:
         lock.acquire(blocking=False)
     except Timeout as failure:
-        raise PipelineError(f"{home}: is being updated by another process; wait until it is done") from failure
+        raise PipelineError(f"{home}: is being updated by {held_by(holder)}; wait until it is done") from failure
     try:
-        yield
+        with holding(holder):
+            yield
     finally:
         lock.release()
 

@@ -71,6 +71,17 @@ def test_ctrl_c_while_libraries_are_loaded_is_one_sentence(start: Start) -> None
     assert process.returncode == -signal.SIGINT
 
 
+def test_a_second_ctrl_c_while_a_stage_ends_adds_nothing(start: Start) -> None:
+    process = begun(start(WAITS, loading="import atexit; atexit.register(time.sleep, 60)"))
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert process.stderr.readline() == INTERRUPTED
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
 def test_ctrl_c_reaches_the_workers_of_a_stage_in_silence(start: Start) -> None:
     """A terminal sends it to all of them."""
     shards = "from pipeline_lib.data.tasks import map_shards; from tests.pipeline.test_ends import Sleep, sleep; "

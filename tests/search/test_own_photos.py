@@ -239,6 +239,17 @@ def test_two_updates_at_once_are_refused(run: Run, photos: Path) -> None:
         update(run, [photos], Counting(run))
 
 
+def test_a_second_update_is_told_who_works_where_and_since_when(run: Run, photos: Path) -> None:
+    def at_work() -> QueryEncoder:
+        who = rf"process {os.getpid()} on \S+ \(since 20\S+\)"
+        with pytest.raises(PipelineError, match=rf"{own_home(run)}: is being updated by {who}; wait"):
+            update(run, [photos], Counting(run))
+        return Counting(run)()
+
+    update(run, [photos], at_work)
+    assert not (own_home(run) / ".holder").exists()
+
+
 def test_a_server_whose_index_was_updated_finds_no_wrong_photos(run: Run, photos: Path) -> None:
     update(run, [photos], Counting(run))
     with closing(open_engine(run)) as engine:
