@@ -86,6 +86,15 @@ def list_images(
     return listing
 
 
+def is_excluded(path: str, exclude: Sequence[str]) -> bool:
+    """Whether a file, POSIX and relative to the top, or a folder above it is passed over; `exclude` as above."""
+    patterns, parts = [_pattern(text) for text in exclude], path.split("/")
+    return any(
+        _is_left_out(part, "/".join(parts[: place + 1]), patterns, is_folder=place + 1 < len(parts))
+        for place, part in enumerate(parts)
+    )
+
+
 def image_files(top: Path) -> Iterator[str]:
     """The images of `list_images`; errors too."""
     return iter(list_images(top).images)

@@ -1,0 +1,349 @@
+"""What a million photos and ten million take -> metrics/scale.csv: `python -m benchmarks.scale PART ... --root /data`.
+
+Vectors are those that the model in the box makes of real photos, each several times, with Gaussian noise on every
+number, half as large as the number's own deviation. Queries are real drawings. Rows go to metrics/scale.csv; a part
+that is measured replaces its rows and leaves the others. On two cores the parts take about:
+
+- million (15 min): the index of a million of one's own photos, as `drawfind index` makes it of files that are there;
+  an update by one photo, and one after a folder was moved
+- ten_million (90 min): an index of ten million vectors whose lists lie in a file
+- rest (1 min): bytes of vectors at rest
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.run import ROOT
+from benchmarks.timing import update_table
+from pipeline_lib.data.schemas import open_parquet
+from pipeline_lib.data.source import signature_of
+from pipeline_lib.embedding.alignment import FILE_NAME, Alignment
+from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table
+from pipeline_lib.files import digest_of_file
+from pipeline_lib.index.remote import RemoteFaiss
+from pipeline_lib.run import Run
+from pipeline_lib.search.command import box
+from pipeline_lib.search.engine import QueryEncoder, open_encoder
+from pipeline_lib.search.gallery import index_rows
+from pipeline_lib.search.index_photos import Update, update
+from pipeline_lib.search.own_record import Record, model_key, own_folder, write_record
+from pipeline_lib.search.own_shards import DIGITS, _write_shard, layout, shard_files, shard_of
+from pipeline_lib.search.stacks import MARK_BYTES
+
+TABLE: Final = ROOT / "metrics" / "scale.csv"
+COLUMNS: Final = ("what", "value", "unit", "goal", "note")
+MILLION: Final = 1_000_000
+COUNT: Final = 10 * MILLION
+PER_FOLDER: Final = 1000
+BASE: Final = 4000
+"""Real photos, at most."""
+QUERIES: Final = 200
+TOP: Final = 10
+NOISE: Final = 0.5
+BLOCK: Final = 10_000
+REDUCED: Final = 512
+THREADS: Final = 1
+"""Of a search."""
+Matrix = NDArray[np.float32]
+Rows = Iterator[tuple[str, float, str, str, str]]
+"""what, value, unit, goal, note."""
+
+
+def real_photos(root: Path) -> list[Path]:
+    """Photos of the folder that holds data sets, spread over all of them."""
+    found = sorted([*(root / "photos").glob("*.jpg"), *(root / "more_photos").rglob("*.jpg")])
+    found += sorted((root / "VOCdevkit").rglob("JPEGImages/*.jpg"))
+    return found[:: max(1, len(found) // BASE)][:BASE]
+
+
+def prepare(root: Path, place: Path) -> None:
+    """Embeds real photos and drawings with the model in the box: base.npy (raw), queries.npy (aligned)."""
+    run = Run.open(box())
+    encoder, batch = open_encoder(run, 2), 32
+    paths = real_photos(root)
+    drawn = sorted((root / "sketchy").rglob("sketch/tx_000000000000/*/*.png"))
+    drawn = drawn[:: max(1, len(drawn) // QUERIES)][:QUERIES]
+    raw = []
+    for start in range(0, len(paths), batch):
+        images = [np.asarray(Image.open(path).convert("RGB")) for path in paths[start : start + batch]]
+        raw.append(encoder.raw([encoder.prepare(image, "photo") for image in images]))
+    queries = [encoder.prepare(np.asarray(Image.open(path).convert("L")), "sketch") for path in drawn]
+    first = [query._replace(pixels=query.pixels[:1]) for query in queries]
+    np.save(place / "base.npy", np.concatenate(raw))
+    np.save(place / "queries.npy", encoder.aligned(first))
+    (place / "base.json").write_text(json.dumps([str(path) for path in paths]), encoding="utf-8")
+
+
+def noisy(base: Matrix, count: int) -> Iterator[tuple[NDArray[np.int64], Matrix]]:
+    """Rows of `base` and perturbed copies of them, block by block, the same in every call."""
+    random = np.random.default_rng(7)
+    noise = (NOISE * base.std(axis=0)).astype(np.float32)
+    for start in range(0, count, BLOCK):
+        rows = random.integers(0, len(base), min(BLOCK, count - start))
+        yield rows, base[rows] + noise * random.standard_normal((len(rows), base.shape[1]), np.float32)
+
+
+class Nearest:
+    """The true neighbours of some queries, kept while vectors pass by."""
+
+    def __init__(self, queries: Matrix) -> None:
+        self.queries = queries
+        self.scores = np.full((len(queries), TOP), -np.inf, np.float32)
+        self.rows = np.zeros((len(queries), TOP), np.int64)
+        self.seen = 0
+
+    def add(self, vectors: Matrix) -> None:
+        """Takes the next aligned vectors."""
+        numbers = np.broadcast_to(np.arange(self.seen, self.seen + len(vectors)), (len(self.queries), len(vectors)))
+        scores = np.hstack([self.scores, self.queries @ vectors.T])
+        rows = np.hstack([self.rows, numbers])
+        best = np.argpartition(-scores, TOP, axis=1)[:, :TOP]
+        self.scores, self.rows = (np.take_along_axis(each, best, axis=1) for each in (scores, rows))
+        self.seen += len(vectors)
+
+
+def alignment_of(run: Run) -> Alignment:
+    """As own photos are aligned."""
+    return Alignment.load(run.embeddings / FILE_NAME).as_kind(run.params.retrieval.alignment)
+
+
+def link_photos(folder: Path, originals: list[Path], count: int) -> list[str]:
+    """Links to real photos, a thousand in a folder; their paths."""
+    paths = []
+    for start in range(0, count, PER_FOLDER):
+        below = folder / f"{start // PER_FOLDER:05d}"
+        below.mkdir(parents=True)
+        for number in range(start, min(start + PER_FOLDER, count)):
+            path = below / f"IMG_{number:08d}.jpg"
+            path.symlink_to(originals[number % len(originals)])
+            paths.append(path.as_posix())
+    return paths
+
+
+def write_shards(shards: Path, paths: list[str], originals: list[Path], base: Matrix) -> None:
+    """Shards of all photos as an update writes them, with vectors that are copies of real ones with noise."""
+    contents = [digest_of_file(path)[:DIGITS] for path in originals]
+    signatures = [signature_of(path) for path in originals]
+    noise = (NOISE * base.std(axis=0)).astype(np.float32)
+    random = np.random.default_rng(7)
+    shards.mkdir(parents=True)
+    for bits, some in layout(paths).items():
+        rows = np.array([int(path[-12:-4]) % len(originals) for path in some])
+        vectors = base[rows] + noise * random.standard_normal((len(rows), base.shape[1]), np.float32)
+        table = vector_table(some, [""] * len(some), some, vectors.astype(np.float16))
+        columns = {
+            "signature": pa.array([signatures[row] for row in rows]),
+            "content": pa.array([contents[row] for row in rows]),
+            "mark": pa.array([bytes(MARK_BYTES)] * len(rows), pa.binary(MARK_BYTES)),
+            "taken": pa.array(np.zeros(len(rows), np.int64)),
+        }
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        _write_shard(shard_of(shards, bits), [table])
+
+
+def million(_: Path, place: Path) -> Rows:
+    """A million of one's own photos."""
+    run, base, queries = Run.open(box()), np.load(place / "base.npy"), np.load(place / "queries.npy")
+    originals = [Path(text) for text in json.loads((place / "base.json").read_text(encoding="utf-8"))]
+    photos, home, opened = place / "photos", place / "index", 0
+
+    def opener() -> QueryEncoder:
+        nonlocal opened
+        opened += 1
+        return open_encoder(run, 2)
+
+    def updated() -> tuple[Update, float]:
+        started = time.perf_counter()
+        return update(run, [photos], opener, index=home), time.perf_counter() - started
+
+    paths = link_photos(photos, originals, MILLION)
+    folder = own_folder(run, home)
+    write_shards(folder / "vectors", paths, originals, base)
+    write_record(folder, Record((str(photos.resolve()),), model_key(run)))
+    done, seconds = updated()
+    yield "million_build_seconds", seconds, "s", "", f"{done.settings}; listing a million files included"
+    yield from searched("million", run, folder, queries)
+
+    before = {path: path.stat().st_mtime_ns for path in shard_files(folder / "vectors")}
+    pixels = np.asarray(Image.open(originals[0]).convert("RGB"))[:, ::-1]
+    Image.fromarray(pixels).save(photos / "00000" / "new.jpg", quality=90)
+    done, seconds = updated()
+    after = {path: path.stat().st_mtime_ns for path in shard_files(folder / "vectors")}
+    reopened = sum(after.get(path) != time_before for path, time_before in before.items())
+    note = f"{done.added} photo embedded; `drawfind index`, listing a million files included"
+    yield "million_update_seconds", seconds, "s", "under 10", note
+    yield "shards_reopened_by_one_photo", reopened, "shards", "at most 2", f"of {len(before)}"
+    (photos / "00007").rename(photos / "moved")
+    done, seconds = updated()
+    note = f"{done.kept:,} photos moved among a million, {seconds:.0f} s"
+    yield "embeddings_after_a_move", done.added, "photos", "0", note
+
+
+def searched(name: str, run: Run, folder: Path, queries: Matrix) -> Rows:
+    """Recall, time and memory of an index, one query after another on one thread."""
+    nearest, alignment, names = Nearest(queries), alignment_of(run), []
+    for path in shard_files(folder / "vectors"):
+        table = EmbeddingTable.open(path)
+        names += table.labels.image_ids.tolist()
+        nearest.add(alignment.apply(table.read(), "photo"))
+    with closing(RemoteFaiss()) as faiss:
+        faiss.open(folder / "index", THREADS)
+        faiss.search(queries[:5], TOP)
+        memory = psutil.Process(faiss.pid).memory_info().rss / 1e6
+        ids, times, hits = index_rows(folder / "index"), [], 0
+        for query, right in zip(queries, nearest.rows, strict=True):
+            started = time.perf_counter()
+            ((rows, _),) = faiss.search(query[None], TOP)
+            times.append(time.perf_counter() - started)
+            hits += len({ids[row] for row in rows} & {names[row] for row in right})
+    yield f"{name}_recall_at_10", hits / nearest.rows.size, "", "at least 0.95", "beside exact search of whole vectors"
+    yield f"{name}_query_ms", 1e3 * float(np.median(times)), "ms", "at most 10", "median, one thread"
+    yield f"{name}_memory_mb", memory, "MB", "at most 600", "of the process that holds FAISS, names included"
+
+
+def ten_million(root: Path, place: Path) -> Rows:
+    """Ten million vectors: built in one process, searched in another."""
+    for step in ("build", "search"):
+        arguments = ["--step", step, "--place", str(place), "--count", str(COUNT)]
+        command = [sys.executable, "-m", "benchmarks.scale", "ten_million", *arguments, "--root", str(root)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+        told = json.loads(done.stdout.splitlines()[-1])
+        (place / f"{step}.json").write_text(json.dumps(told), encoding="utf-8")
+    built, found = (json.loads((place / f"{step}.json").read_text(encoding="utf-8")) for step in ("build", "search"))
+    yield "ten_million_recall_at_10", found["recall"], "", "", f"{built['settings']}; beside exact search"
+    yield "ten_million_query_ms", found["ms"], "ms", "", "median, one thread, lists in the page cache"
+    peak = max(built["peak"], found["peak"])
+    yield (
+        "ten_million_peak_memory_mb",
+        peak,
+        "MB",
+        "under 4000",
+        "mapped pages included; the larger of build and search",
+    )
+    yield "ten_million_search_memory_mb", found["own"], "MB", "", "of the process that searches, without mapped pages"
+    yield "ten_million_build_seconds", built["seconds"], "s", "", "two threads; making the vectors included"
+
+
+def aligned_blocks(place: Path, count: int) -> Iterator[Matrix]:
+    """The vectors of the ten million, aligned and reduced to principal components."""
+    base, alignment = np.load(place / "base.npy"), alignment_of(Run.open(box()))
+    components = np.load(place / "components.npy") if (place / "components.npy").exists() else None
+    for _, block in noisy(base, count):
+        aligned = alignment.apply(block, "photo")
+        yield aligned if components is None else aligned @ components.T
+
+
+def build_ten(place: Path, count: int) -> None:
+    """Builds the index with its lists in a file, and finds the true neighbours beside."""
+    from pipeline_lib.index.kinds import build_index, principal_components, settings_of  # noqa: PLC0415  loads FAISS
+
+    import faiss  # noqa: PLC0415  isort:skip
+
+    components = principal_components(np.concatenate(list(aligned_blocks(place, 2 * BLOCK))), REDUCED)
+    np.save(place / "components.npy", components)
+    nearest = Nearest(np.load(place / "queries.npy") @ components.T)
+    started, kind = time.perf_counter(), "rabitq"
+    index = build_index(lambda: aligned_blocks(place, count), count, REDUCED, kind, 0, place / "photos.lists")
+    seconds = time.perf_counter() - started
+    faiss.write_index(index, str(place / "photos.faiss"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for block in aligned_blocks(place, count):
+        nearest.add(block)
+    np.save(place / "truth.npy", nearest.rows)
+    print(json.dumps({"settings": settings_of(index), "seconds": seconds, "peak": peak}))
+
+
+def search_ten(place: Path) -> None:
+    """Searches the index in its file."""
+    import faiss  # noqa: PLC0415
+
+    faiss.omp_set_num_threads(THREADS)
+    queries = np.load(place / "queries.npy") @ np.load(place / "components.npy").T
+    index = faiss.read_index(str(place / "photos.faiss"), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+    truth = np.load(place / "truth.npy")
+    for _ in range(2):  # the first time from the disk
+        times: list[float] = []
+        hits = 0
+        for query, right in zip(queries, truth, strict=True):
+            started = time.perf_counter()
+            _, rows = index.search(query[None], TOP)
+            times.append(time.perf_counter() - started)
+            hits += len({*rows[0].tolist()} & {*right.tolist()})
+    memory = psutil.Process().memory_info()
+    own = (memory.rss - memory.shared) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    told = {"recall": hits / truth.size, "ms": 1e3 * float(np.median(times)), "peak": peak, "own": own}
+    print(json.dumps(told))
+
+
+def rest(_: Path, place: Path) -> Rows:
+    """Bytes of vectors in a shard."""
+    base, names = np.load(place / "base.npy"), [f"{row:05d}" for row in range(2000)]
+    vectors = np.resize(base, (2000, base.shape[1])).astype(np.float16)
+    _write_shard(
+        place / "shard.parquet", [vector_table(names, names, names, vectors).append_column("signature", [names])]
+    )
+    with open_parquet(place / "shard.parquet") as file:
+        groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    size = sum(column.total_compressed_size for column in columns if column.path_in_schema.startswith("vector"))
+    yield "bytes_per_number", size / vectors.size, "bytes", "at most 2.1", "float16; one's own photos"
+
+
+PARTS: Final[dict[str, Callable[[Path, Path], Rows]]] = {"million": million, "ten_million": ten_million, "rest": rest}
+
+
+def save(row: tuple[str, float, str, str, str]) -> None:
+    """Writes a row into the table, in the place of that of the same name."""
+    what, value, unit, goal, note = row
+    cells = dict(zip(COLUMNS, (what, f"{value:.4g}", unit, goal, note), strict=True))
+    update_table(TABLE, COLUMNS, ("what",), [cells])
+
+
+def main() -> None:
+    """Measures the parts that are asked for."""
+    parser = argparse.ArgumentParser(description="what a million photos and ten million take")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds photos/ and sketchy/")
+    parser.add_argument("--scratch", type=Path, help="where 20 GB have room (default: the system's)")
+    parser.add_argument("--count", type=int, default=COUNT, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["prepare", "build", "search"], help=argparse.SUPPRESS)
+    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    steps: dict[str, Callable[[], None]] = {
+        "prepare": lambda: prepare(asked.root, asked.place),
+        "build": lambda: build_ten(asked.place, asked.count),
+        "search": lambda: search_ten(asked.place),
+    }
+    if asked.step:
+        steps[asked.step]()
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-scale-", dir=asked.scratch) as folder:
+        place = Path(folder)
+        prepare(asked.root, place)
+        for part in asked.parts or PARTS:
+            for row in PARTS[part](asked.root, place):
+                print(*row, flush=True)
+                save(row)
+
+
+if __name__ == "__main__":
+    main()
