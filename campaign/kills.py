@@ -82,6 +82,13 @@ def again(words: Sequence[str | Path], cwd: Path, env: dict[str, str]) -> Said:
     return said
 
 
+def killed(running: Command, delay: float, kill: Callable[[Command], None] = Command.kill) -> None:
+    """Kills a command after some seconds, and waits for its end."""
+    time.sleep(delay)
+    kill(running)
+    running.end()
+
+
 def stages_killed(plan: Plan, case: Case, whole: Path) -> Tally:
     """A stage is killed, and its workers are left to themselves."""
     tally = Tally("kills: stages")
@@ -91,10 +98,7 @@ def stages_killed(plan: Plan, case: Case, whole: Path) -> Tally:
             random = plan.random(f"stage {name}", number)
             begin(case, name, whole, fresh=bool(random.integers(2)))
             delay = float(random.uniform(0, seconds))
-            running = Command(stage_command(case.tree, name), case.tree.parent, case.env)
-            time.sleep(delay)
-            running.kill()
-            running.end()
+            killed(Command(stage_command(case.tree, name), case.tree.parent, case.env), delay)
             tally.count(
                 after(case, name, whole, stage_command(case.tree, name)),
                 f"seed {plan.seed}, {name} {number}, killed after {delay:.3f} s",
@@ -179,10 +183,7 @@ def dvc_killed(plan: Plan, case: Case) -> Tally:
         seconds = time.monotonic() - started
         for number in range(plan.times(times)):
             delay = float(plan.random(f"dvc {name}", number).uniform(0, seconds))
-            running = Command(command, case.tree, case.env)
-            time.sleep(delay)
-            running.kill()
-            running.end()
+            killed(Command(command, case.tree, case.env), delay)
             tally.count(
                 after(case, name, whole, command), f"seed {plan.seed}, {name} {number}, killed after {delay:.3f} s"
             )
@@ -208,10 +209,7 @@ def updates_killed(plan: Plan, top: Path) -> Iterator[Tally]:
     def harmed(kind: str, number: int, command: Sequence[str], kill: Callable[[Command], None]) -> tuple[str, str]:
         begin_update(kind, base, place)
         delay = float(plan.random(f"index {kind}", number).uniform(0, seconds[kind]))
-        running = Command(command, ROOT, env)
-        time.sleep(delay)
-        kill(running)
-        running.end()
+        killed(Command(command, ROOT, env), delay, kill)
         said = again(command, ROOT, env)
         left = left_running(env)
         running_on = f"{left} processes went on" if left else ""

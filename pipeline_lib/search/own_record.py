@@ -6,6 +6,7 @@ beside it when all photos are to be embedded afresh, and takes its place once it
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -218,14 +219,30 @@ def _shown(image_ids: Names, roots: tuple[Path, ...]) -> Names:
     return image_ids.without(f"{roots[0].as_posix().rstrip('/')}/") if len(roots) == 1 else image_ids
 
 
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard of one's own photos, or some of its columns.
+
+    Raises:
+        PipelineError: it can't be read; names it.
+    """
+    try:
+        return read_parquet(path, columns)
+    except (OSError, pa.ArrowException, KeyError) as failure:
+        raise PipelineError(
+            f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
+        ) from failure
+
+
 def _kept(folder: Path, image_ids: Names) -> Kept:
     """What a generation holds of its photos beside their vectors."""
     tables, columns = [KEPT.empty_table()], KEPT.names
     for path in sorted((folder / "vectors").glob("*.parquet")):
         try:
-            tables.append(read_parquet(path, columns))
-        except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
-            continue
+            tables.append(read_shard(path, columns))
+        except PipelineError:
+            if path.exists():
+                raise
+            continue  # an update that goes on meanwhile has dropped it
     rows = pa.concat_tables(tables)
     found = rows.take(pc.index_in(image_ids.values.cast(pa.string()), rows["image_id"].combine_chunks()))
     contents, marks, taken, signatures = (found[name].combine_chunks() for name in columns[1:])

@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
-from pipeline_lib.data.schemas import parquet_writer, read_parquet
+from pipeline_lib.data.schemas import parquet_writer
 from pipeline_lib.embedding.vectors import Vectors, batched, vector_table
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.own_record import OWN_PIXELS
+from pipeline_lib.search.own_record import OWN_PIXELS, read_shard
 from pipeline_lib.search.stacks import MARK_BYTES, mark_of
 from pipeline_lib.search.thumbnails import SIDE, Thumbnails
 
@@ -127,20 +126,11 @@ def stored(shards: Path, signatures: Mapping[str, str]) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for path in shard_files(shards):
-        rows = _read_shard(path, ("image_id", "signature", "content"))
+        rows = read_shard(path, ("image_id", "signature", "content"))
         for name, signature, content in zip(*(column.to_pylist() for column in rows.columns), strict=True):
             if name not in found or signatures.get(name) == signature:
                 found[name] = Stored(signature, content, path)
     return found
-
-
-def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        return read_parquet(path, columns)
-    except (OSError, pa.ArrowException, KeyError) as failure:
-        raise PipelineError(
-            f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
-        ) from failure
 
 
 def _write_shard(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -172,7 +162,7 @@ def arrange(shards: Path, plan: Layout) -> bool:
     kept = {shard_of(shards, bits) for bits in plan}
     foreign = [path for path in shard_files(shards) if path not in kept]
     for paths in batched(foreign, MOVED_AT_ONCE):
-        rows = pa.concat_tables([_halved(_read_shard(path)) for path in paths])
+        rows = pa.concat_tables([_halved(read_shard(path)) for path in paths])
         hashes = _hashes(rows["image_id"].to_pylist())
         order = np.argsort(hashes, kind="stable")
         edges = [int(bits.ljust(HASH_BITS, "0") or "0", 2) for bits in sorted(plan)]
@@ -187,19 +177,19 @@ def arrange(shards: Path, plan: Layout) -> bool:
 
 def _add(shard: Path, tables: Sequence[pa.Table]) -> None:
     """Adds rows to a shard."""
-    _write_shard(shard, [*([_read_shard(shard)] if shard.exists() else []), *tables])
+    _write_shard(shard, [*([read_shard(shard)] if shard.exists() else []), *tables])
 
 
 def drop_stale(shards: Iterable[Path], signatures: Mapping[str, str]) -> None:
     """Drops the rows of photos that are gone or have changed; those that have changed have another row by now."""
     for path in shards:
-        rows = _read_shard(path, ("image_id", "signature"))
+        rows = read_shard(path, ("image_id", "signature"))
         pairs = zip(rows["image_id"].to_pylist(), rows["signature"].to_pylist(), strict=True)
         keep = [signatures.get(name) == signature for name, signature in pairs]
         if not any(keep):
             path.unlink()
         elif not all(keep):
-            _write_shard(path, [_read_shard(path).filter(pa.array(keep))])
+            _write_shard(path, [read_shard(path).filter(pa.array(keep))])
 
 
 class Work:
@@ -340,7 +330,7 @@ class Work:
         tables = []
         for shard in sorted({shard for _, _, shard in known}):
             wanted = [(path, content) for path, content, place in known if place == shard]
-            rows = _read_shard(shard)
+            rows = read_shard(shard)
             places = pc.index_in(pa.array([content for _, content in wanted]), rows["content"].combine_chunks())
             rows, paths = rows.take(places), [path for path, _ in wanted]
             new = {"image_id": paths, "instance_id": paths, "signature": [self.signatures[path] for path in paths]}

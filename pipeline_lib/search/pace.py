@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
 Value = TypeVar("Value")
-WITHIN: Final = 2.0
-"""Seconds within which everyone is answered who is admitted."""
+WITHIN: Final = 1.8
+"""Seconds within which everyone is answered who is admitted; with sending and reading that is two at most."""
 EXPECTED: Final = 0.7 * WITHIN
 """Seconds that they may be expected to wait; the rest is for the work itself, and for what slows it down meanwhile."""
 FIRST: Final = 0.05

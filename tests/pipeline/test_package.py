@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hatchling.builders import wheel as wheels
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -138,7 +139,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel of a copy of the repository that comes with the small model."""
-    wheels = pytest.importorskip("hatchling.builders.wheel")
     top = tmp_path_factory.mktemp("package")
     tree = top / "tree"
     for name in tracked_files():

@@ -594,13 +594,13 @@ def test_a_failure_of_the_index_names_no_file_to_whoever_searches(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: Any) -> Any:
-        raise PipelineError("/home/someone/index: has changed; start again")
+        raise PipelineError("/photos/of/someone/index: has changed; start again")
 
     monkeypatch.setattr(SearchEngine, "search", fails)
     answer = client.post("/api/search/strokes", json={"strokes": [LINE]})
     assert answer.status_code == 503
-    assert "/home" not in answer.text
-    assert "/home/someone/index: has changed" in capsys.readouterr().err
+    assert "/photos/of" not in answer.text
+    assert "/photos/of/someone/index: has changed" in capsys.readouterr().err
 
 
 def test_no_answer_holds_an_absolute_path(client: TestClient, engine: SearchEngine) -> None:

@@ -684,3 +684,12 @@ def test_a_bit_that_flips_in_the_footer_of_an_indexs_names_is_found_or_changes_n
             continue
         assert rows.equals(before)
         assert told(rows) == told(before) or told(rows)["alignment"] not in ALIGNMENTS
+
+
+def test_a_shard_that_is_cut_is_told_when_its_index_is_searched(run: Run, photos: Path) -> None:
+    """Its photos would be shown without their small pictures, dates and marks, and nobody would know why."""
+    update(run, [photos], Counting(run))
+    shard = next((own_folder(run) / "vectors").glob("shard*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(PipelineError, match=r"shard\.parquet: can't be read .*drawfind index"):
+        open_engine(run)
