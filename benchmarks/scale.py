@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -34,9 +36,10 @@ from benchmarks.run import ROOT
 from benchmarks.timing import update_table
 from pipeline_lib.data.schemas import open_parquet
 from pipeline_lib.data.source import signature_of
-from pipeline_lib.embedding.alignment import FILE_NAME, Alignment
+from pipeline_lib.embedding.alignment import FILE_NAME, Alignment, normalise
 from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table
 from pipeline_lib.files import digest_of_file
+from pipeline_lib.index.facts import INDEX_NAME, LISTS_NAME
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
 from pipeline_lib.search.command import box
@@ -91,15 +94,6 @@ def prepare(root: Path, place: Path) -> None:
     (place / "base.json").write_text(json.dumps([str(path) for path in paths]), encoding="utf-8")
 
 
-def noisy(base: Matrix, count: int) -> Iterator[tuple[NDArray[np.int64], Matrix]]:
-    """Rows of `base` and perturbed copies of them, block by block, the same in every call."""
-    random = np.random.default_rng(7)
-    noise = (NOISE * base.std(axis=0)).astype(np.float32)
-    for start in range(0, count, BLOCK):
-        rows = random.integers(0, len(base), min(BLOCK, count - start))
-        yield rows, base[rows] + noise * random.standard_normal((len(rows), base.shape[1]), np.float32)
-
-
 class Nearest:
     """The true neighbours of some queries, kept while vectors pass by."""
 
@@ -125,14 +119,14 @@ def alignment_of(run: Run) -> Alignment:
 
 
 def link_photos(folder: Path, originals: list[Path], count: int) -> list[str]:
-    """Links to real photos, a thousand in a folder; their paths."""
+    """A thousand photos in a folder, each a further name of one of the originals; their paths."""
     paths = []
     for start in range(0, count, PER_FOLDER):
         below = folder / f"{start // PER_FOLDER:05d}"
         below.mkdir(parents=True)
         for number in range(start, min(start + PER_FOLDER, count)):
             path = below / f"IMG_{number:08d}.jpg"
-            path.symlink_to(originals[number % len(originals)])
+            path.hardlink_to(originals[number % len(originals)])
             paths.append(path.as_posix())
     return paths
 
@@ -162,7 +156,11 @@ def write_shards(shards: Path, paths: list[str], originals: list[Path], base: Ma
 def million(_: Path, place: Path) -> Rows:
     """A million of one's own photos."""
     run, base, queries = Run.open(box()), np.load(place / "base.npy"), np.load(place / "queries.npy")
-    originals = [Path(text) for text in json.loads((place / "base.json").read_text(encoding="utf-8"))]
+    sources = json.loads((place / "base.json").read_text(encoding="utf-8"))
+    originals = [place / "originals" / f"{number}.jpg" for number in range(len(sources))]
+    originals[0].parent.mkdir()
+    for source, copy in zip(sources, originals, strict=True):
+        shutil.copyfile(source, copy)
     photos, home, opened = place / "photos", place / "index", 0
 
     def opener() -> QueryEncoder:
@@ -221,64 +219,79 @@ def searched(name: str, run: Run, folder: Path, queries: Matrix) -> Rows:
 
 def ten_million(root: Path, place: Path) -> Rows:
     """Ten million vectors: built in one process, searched in another."""
+    told: dict[str, dict[str, Any]] = {}
     for step in ("build", "search"):
-        arguments = ["--step", step, "--place", str(place), "--count", str(COUNT)]
-        command = [sys.executable, "-m", "benchmarks.scale", "ten_million", *arguments, "--root", str(root)]
+        arguments = ["--step", step, "--place", str(place), "--root", str(root)]
+        command = [sys.executable, "-m", "benchmarks.scale", *arguments]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
-        told = json.loads(done.stdout.splitlines()[-1])
-        (place / f"{step}.json").write_text(json.dumps(told), encoding="utf-8")
-    built, found = (json.loads((place / f"{step}.json").read_text(encoding="utf-8")) for step in ("build", "search"))
-    yield "ten_million_recall_at_10", found["recall"], "", "", f"{built['settings']}; beside exact search"
+        told[step] = json.loads(done.stdout.splitlines()[-1])
+    built, found = told["build"], told["search"]
+    settings = f"{built['settings']}; beside exact search of the same numbers"
+    yield "ten_million_recall_at_10", found["recall"], "", "", settings
     yield "ten_million_query_ms", found["ms"], "ms", "", "median, one thread, lists in the page cache"
-    peak = max(built["peak"], found["peak"])
-    yield (
-        "ten_million_peak_memory_mb",
-        peak,
-        "MB",
-        "under 4000",
-        "mapped pages included; the larger of build and search",
+    peak, mapped = max(built["own"], found["own"]), max(built["whole"], found["whole"])
+    note = (
+        f"of building; {found['own']:.0f} searching; pages of mapped files, which the system takes back, not included: "
     )
-    yield "ten_million_search_memory_mb", found["own"], "MB", "", "of the process that searches, without mapped pages"
+    note += f"{mapped - peak:.0f} more"
+    yield "ten_million_peak_memory_mb", peak, "MB", "under 4000", note
     yield "ten_million_build_seconds", built["seconds"], "s", "", "two threads; making the vectors included"
 
 
-def aligned_blocks(place: Path, count: int) -> Iterator[Matrix]:
-    """The vectors of the ten million, aligned and reduced to principal components."""
-    base, alignment = np.load(place / "base.npy"), alignment_of(Run.open(box()))
-    components = np.load(place / "components.npy") if (place / "components.npy").exists() else None
-    for _, block in noisy(base, count):
-        aligned = alignment.apply(block, "photo")
-        yield aligned if components is None else aligned @ components.T
+class Peak(threading.Thread):
+    """The most memory that this process takes, looked at 50 times a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.own = 0.0  # without pages of mapped files, MB
+        self.start()
+
+    def run(self) -> None:
+        """Looks until the process ends."""
+        while True:
+            memory = psutil.Process().memory_info()
+            self.own = max(self.own, (memory.rss - memory.shared) / 1e6)
+            time.sleep(0.02)
+
+    def told(self) -> dict[str, float]:
+        """Until now, MB."""
+        return {"own": self.own, "whole": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
 
 
-def build_ten(place: Path, count: int) -> None:
-    """Builds the index with its lists in a file, and finds the true neighbours beside."""
-    from pipeline_lib.index.kinds import build_index, principal_components, settings_of  # noqa: PLC0415  loads FAISS
+def build_ten(place: Path) -> None:
+    """Builds the index with its lists in a file, and finds the true neighbours."""
+    from benchmarks.index_kinds import vectors  # noqa: PLC0415  loads FAISS, as do the next
+    from pipeline_lib.index.kinds import build_index, principal_components, settings_of  # noqa: PLC0415
 
     import faiss  # noqa: PLC0415  isort:skip
 
-    components = principal_components(np.concatenate(list(aligned_blocks(place, 2 * BLOCK))), REDUCED)
-    np.save(place / "components.npy", components)
-    nearest = Nearest(np.load(place / "queries.npy") @ components.T)
-    started, kind = time.perf_counter(), "rabitq"
-    index = build_index(lambda: aligned_blocks(place, count), count, REDUCED, kind, 0, place / "photos.lists")
+    peak = Peak()
+    aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
+    components = principal_components(aligned, REDUCED)
+    base, queries = (normalise(each @ components.T) for each in (aligned, np.load(place / "queries.npy")))
+    np.save(place / "reduced.npy", queries)
+    started = time.perf_counter()
+    index = build_index(lambda: vectors(base, COUNT), COUNT, REDUCED, "auto", 0, place / LISTS_NAME)
     seconds = time.perf_counter() - started
-    faiss.write_index(index, str(place / "photos.faiss"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    for block in aligned_blocks(place, count):
+    faiss.write_index(index, str(place / INDEX_NAME))
+    told = {"settings": settings_of(index), "seconds": seconds, **peak.told()}
+    nearest = Nearest(queries)
+    for block in vectors(base, COUNT):
         nearest.add(block)
     np.save(place / "truth.npy", nearest.rows)
-    print(json.dumps({"settings": settings_of(index), "seconds": seconds, "peak": peak}))
+    print(json.dumps(told))
 
 
 def search_ten(place: Path) -> None:
     """Searches the index in its file."""
-    import faiss  # noqa: PLC0415
+    from pipeline_lib.index.photo_index import read  # noqa: PLC0415  loads FAISS, as does the next
 
+    import faiss  # noqa: PLC0415  isort:skip
+
+    peak = Peak()
     faiss.omp_set_num_threads(THREADS)
-    queries = np.load(place / "queries.npy") @ np.load(place / "components.npy").T
-    index = faiss.read_index(str(place / "photos.faiss"), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
-    truth = np.load(place / "truth.npy")
+    queries, truth = np.load(place / "reduced.npy"), np.load(place / "truth.npy")
+    index = read(place / INDEX_NAME, faiss.IO_FLAG_READ_ONLY)
     for _ in range(2):  # the first time from the disk
         times: list[float] = []
         hits = 0
@@ -287,11 +300,7 @@ def search_ten(place: Path) -> None:
             _, rows = index.search(query[None], TOP)
             times.append(time.perf_counter() - started)
             hits += len({*rows[0].tolist()} & {*right.tolist()})
-    memory = psutil.Process().memory_info()
-    own = (memory.rss - memory.shared) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    told = {"recall": hits / truth.size, "ms": 1e3 * float(np.median(times)), "peak": peak, "own": own}
-    print(json.dumps(told))
+    print(json.dumps({"recall": hits / truth.size, "ms": 1e3 * float(np.median(times)), **peak.told()}))
 
 
 def rest(_: Path, place: Path) -> Rows:
@@ -324,13 +333,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--root", type=Path, required=True, help="folder that holds photos/ and sketchy/")
     parser.add_argument("--scratch", type=Path, help="where 20 GB have room (default: the system's)")
-    parser.add_argument("--count", type=int, default=COUNT, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=["prepare", "build", "search"], help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     steps: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(asked.root, asked.place),
-        "build": lambda: build_ten(asked.place, asked.count),
+        "build": lambda: build_ten(asked.place),
         "search": lambda: search_ten(asked.place),
     }
     if asked.step:

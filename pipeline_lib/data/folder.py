@@ -148,7 +148,8 @@ def _is_left_out(name: str, inside: str, patterns: list[tuple[re.Pattern[str], b
 
 def _sort_in(listing: Listing, top: Path, inside: str) -> None:
     """Adds a file to the list where it belongs."""
-    kind = _kind(top / inside)
+    named = format_of_name(inside)
+    kind = named if named is not None and not obstacle(named) else _looked_at(top / inside, named)
     if kind is None:
         return
     # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
@@ -160,10 +161,9 @@ def _sort_in(listing: Listing, top: Path, inside: str) -> None:
         listing.images.append(inside)
 
 
-def _kind(path: Path) -> Format | None:
-    """What a file is; None for what is no picture. It is opened only if its extension does not answer."""
-    named = format_of_name(path)
-    if (named is not None and not obstacle(named)) or not path.is_file():
+def _looked_at(path: Path, named: Format | None) -> Format | None:
+    """What a file is by its first bytes, else by its name; None for what is no picture."""
+    if not path.is_file():
         return named
     try:
         with path.open("rb") as stream:

@@ -220,10 +220,10 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
             found.away.append(str(root))
             why_not = why_not or f"{root}: {_why_none(listing)}; the index is left as it is"
         if listing is not None:
-            paths = {path: (root / path).as_posix() for path in (*listing.images, *listing.unsupported)}
-            found.signatures.update((paths[path], signature_of(root / path)) for path in listing.images)
-            found.unsupported.update((paths[path], kind) for path, kind in listing.unsupported.items())
-            found.skipped.update((f"{root.as_posix()}/{path}", why) for path, why in listing.skipped.items())
+            top = root.as_posix().rstrip("/")
+            found.signatures.update((f"{top}/{path}", signature_of(f"{top}/{path}")) for path in listing.images)
+            found.unsupported.update((f"{top}/{path}", kind) for path, kind in listing.unsupported.items())
+            found.skipped.update((f"{top}/{path}", why) for path, why in listing.skipped.items())
     if not found.signatures:
         raise PipelineError(why_not)
     return found

@@ -41,11 +41,11 @@ OWN_PIXELS: Final = 178_000_000
 decoded at a part of their size."""
 KEPT: Final = pa.schema(
     [
-        ("image_id", pa.string()), ("content", pa.string()), ("mark", pa.binary(MARK_BYTES)), ("taken", pa.int64()),
-        ("signature", pa.string()),
+        ("image_id", pa.large_string()), ("content", pa.large_string()), ("mark", pa.binary(MARK_BYTES)),
+        ("taken", pa.int64()), ("signature", pa.large_string()),
     ]
 )  # fmt: skip
-"""Columns of a shard that a search needs beside the vectors."""
+"""Columns of a shard that a search needs beside the vectors; all names together may be longer than 2 GB."""
 State = Literal["none", "unfinished", "ready"]
 
 
@@ -238,13 +238,13 @@ def _kept(folder: Path, image_ids: Names) -> Kept:
     tables, columns = [KEPT.empty_table()], KEPT.names
     for path in sorted((folder / "vectors").glob("*.parquet")):
         try:
-            tables.append(read_shard(path, columns))
+            tables.append(read_shard(path, columns).cast(KEPT))
         except PipelineError:
             if path.exists():
                 raise
             continue  # an update that goes on meanwhile has dropped it
     rows = pa.concat_tables(tables)
-    found = rows.take(pc.index_in(image_ids.values.cast(pa.string()), rows["image_id"].combine_chunks()))
+    found = rows.take(pc.index_in(image_ids.values, rows["image_id"].combine_chunks()))
     contents, marks, taken, signatures = (found[name].combine_chunks() for name in columns[1:])
     bits = np.frombuffer(marks.fill_null(bytes(MARK_BYTES)).buffers()[1], np.uint8)[: MARK_BYTES * len(found)]
     each = Marks(bits.reshape(-1, MARK_BYTES), taken.fill_null(0).to_numpy())

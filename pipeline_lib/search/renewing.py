@@ -6,6 +6,7 @@ for pictures of photos that the first has found.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.command import printable
 from pipeline_lib.search.engine import SearchEngine
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks whether the index has changed."""
+LONGEST_SECONDS: Final = 60.0
+"""The same where one was found that can't be taken; each look takes twice as long as the one before, up to this."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +95,36 @@ class Renewing:
         await served.open.enter_async_context(served.app.router.lifespan_context(served.app))
 
     async def _watch(self) -> None:
+        wait, said = LOOK_SECONDS, ""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            # An index that is being written, or of another model, is not taken; the next look may find it whole.
-            with suppress(PipelineError):
+            await asyncio.sleep(wait)
+            try:
                 await self._renew()
+                wait = LOOK_SECONDS
+            except (PipelineError, OSError) as failure:
+                # It is being written, or is of another model: the one that is open serves on.
+                wait = min(2 * wait, LONGEST_SECONDS)
+                if wait == LONGEST_SECONDS and str(failure) != said:
+                    said = str(failure)
+                    print(printable(f"the new index is not taken: {said}"), file=sys.stderr)
 
     async def _renew(self) -> None:
         """Takes the index that there is now, if it is another."""
         if await asyncio.to_thread(self.renewal.key) == self.now.engine.facts.key:
             return
         engine = await asyncio.to_thread(self.renewal.reopen)
-        fresh = _Served(self.renewal.make(engine), engine)
-        await self._start(fresh)
+        try:
+            fresh = _Served(self.renewal.make(engine), engine)
+            await self._start(fresh)
+        except BaseException:
+            engine.close()
+            raise
         oldest, self.before, self.now = self.before, self.now, fresh
-        await self.before.idle.wait()
-        await asyncio.to_thread(self.before.engine.faiss.close)
-        if oldest is not None:
-            await oldest.open.aclose()
+        try:
+            for served in (self.before, oldest):
+                if served is not None:
+                    await served.idle.wait()
+        finally:
+            await asyncio.to_thread(self.before.engine.faiss.close)
+            if oldest is not None:
+                await oldest.open.aclose()

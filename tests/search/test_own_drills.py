@@ -40,7 +40,6 @@ from pipeline_lib.search.own_record import own_folder, own_home
 from pipeline_lib.search.own_shards import layout
 from pipeline_lib.search.renewing import Renewal, Renewing
 from pipeline_lib.search.service import Settings
-from pipeline_lib.search.stacks import MARK_BYTES
 from tests.conftest import scene
 from tests.data.photo_files import saved
 from tests.pipeline.support import ROOT
@@ -375,16 +374,6 @@ def test_a_server_takes_a_new_index_without_dropping_a_query(
         assert answer["version"] != first["version"]
         assert sum(1 + len(hit["stack"]) for hit in answer["found"]) == 9
     assert not engine.faiss.alive
-
-
-def test_a_table_of_marks_need_not_be_there(run: Run, photos: Path) -> None:
-    update(run, [photos], Counting(run))
-    for path in (own_folder(run) / "vectors").iterdir():
-        pq.write_table(pq.read_table(path).drop_columns(["mark"]), path)
-    with closing(open_engine(run)) as engine:
-        assert engine.gallery.kept is not None
-        assert engine.gallery.kept.marks.bits.shape == (7, MARK_BYTES)
-        assert engine.gallery.thumbnail(0) is None
 
 
 def test_the_api_searches_below_a_folder_and_refuses_that_where_there_are_none(
