@@ -379,8 +379,7 @@ def _update(
         return Update(len(known) + added + kept, added, kept, 0, {}, bad, {}, "")
     for path in _moved(folder, offline, before, shards, signatures):
         del offline[path], signatures[path]
-    drop_stale(shard_files(shards), signatures)
-    now = stored(shards, signatures)
+    now = drop_stale(shards, signatures)
     reasons = {path: obstacle(kind) for path, kind in found.unsupported.items()}
     write_json(folder / BAD_NAME, dict(sorted({**bad, **reasons}.items())))
     if not now:

@@ -126,11 +126,16 @@ def stored(shards: Path, signatures: Mapping[str, str]) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for path in shard_files(shards):
-        rows = read_shard(path, ("image_id", "signature", "content"))
-        for name, signature, content in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        for name, signature, content in _told(path):
             if name not in found or signatures.get(name) == signature:
                 found[name] = Stored(signature, content, path)
     return found
+
+
+def _told(shard: Path) -> Iterator[tuple[str, str, str]]:
+    """Path, signature and content of each row."""
+    columns = read_shard(shard, ("image_id", "signature", "content")).columns
+    return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def _write_shard(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -180,16 +185,23 @@ def _add(shard: Path, tables: Sequence[pa.Table]) -> None:
     _write_shard(shard, [*([read_shard(shard)] if shard.exists() else []), *tables])
 
 
-def drop_stale(shards: Iterable[Path], signatures: Mapping[str, str]) -> None:
-    """Drops the rows of photos that are gone or have changed; those that have changed have another row by now."""
-    for path in shards:
-        rows = read_shard(path, ("image_id", "signature"))
-        pairs = zip(rows["image_id"].to_pylist(), rows["signature"].to_pylist(), strict=True)
-        keep = [signatures.get(name) == signature for name, signature in pairs]
+def drop_stale(shards: Path, signatures: Mapping[str, str]) -> dict[str, Stored]:
+    """Drops the rows of photos that are gone or have changed, of which there is another row by now; returns the rest.
+
+    Raises:
+        PipelineError: a shard can't be read.
+    """
+    found: dict[str, Stored] = {}
+    for path in shard_files(shards):
+        rows = list(_told(path))
+        keep = [signatures.get(name) == signature for name, signature, _ in rows]
         if not any(keep):
             path.unlink()
         elif not all(keep):
             _write_shard(path, [read_shard(path).filter(pa.array(keep))])
+        left = (row for row, kept in zip(rows, keep, strict=True) if kept)
+        found.update((name, Stored(signature, content, path)) for name, signature, content in left)
+    return found
 
 
 class Work:
