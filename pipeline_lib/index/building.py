@@ -124,7 +124,10 @@ def _there(job: BuildJob) -> tuple[pa.Table, pa.Table] | None:
 
 
 def _opened(folder: Path) -> faiss.Index | None:
-    """The index, if photos can be taken out of it: of inverted lists in memory."""
+    """The index, if photos can be taken out of it: of inverted lists in memory.
+
+    FAISS 1.15 would add to lists in a file that were merged there, but over the vectors of other lists.
+    """
     if (folder / LISTS_NAME).exists():
         return None
     index = read(folder / INDEX_NAME)

@@ -32,6 +32,8 @@ IVF_UP_TO: Final = 30_000_000
 """Photos up to which `auto` keeps a byte a number; beyond, `CODE_BITS` bits."""
 IN_MEMORY_UP_TO: Final = 3_000_000
 """Photos up to which inverted lists are kept in memory; beyond, in a file that is mapped."""
+CAN_MAP: Final = hasattr(faiss, "OnDiskInvertedLists")
+"""Whether inverted lists can stay in a file; not on Windows, where FAISS maps none."""
 BLOCK: Final = 1_000_000
 """Photos that are put into lists in memory at a time, and merged in the file."""
 
@@ -142,7 +144,7 @@ def build_index(
     """
     try:
         index: faiss.Index = _trained(batches, count, dimension, kind, reduced)
-        if lists is not None and count > IN_MEMORY_UP_TO and _can_be_mapped(index):
+        if lists is not None and count > IN_MEMORY_UP_TO and CAN_MAP and faiss.try_extract_index_ivf(index):
             _fill_file(index, batches(), lists)
         else:
             for batch in batches():
@@ -183,11 +185,6 @@ def _trained(
     faiss.copy_array_to_vector(change.ravel(), transform.A)
     transform.is_trained = True
     return faiss.IndexPreTransform(transform, index)
-
-
-def _can_be_mapped(index: faiss.Index) -> bool:
-    """Whether its lists can stand in a file; not on Windows, where FAISS maps none."""
-    return faiss.try_extract_index_ivf(index) is not None and hasattr(faiss, "OnDiskInvertedLists")
 
 
 def _fill_file(index: Any, batches: Iterable[Vectors], lists: Path) -> None:

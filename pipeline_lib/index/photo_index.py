@@ -31,7 +31,7 @@ from pipeline_lib.index.facts import (
     told,
     written_rows,
 )
-from pipeline_lib.index.kinds import build_index, inner_of, settings_of
+from pipeline_lib.index.kinds import CAN_MAP, build_index, inner_of, settings_of
 from pipeline_lib.index.ranking import Ranked, Rows, TieBreak, block_rows, rank
 from pipeline_lib.registry import ALIGNMENTS, STEPS, load
 
@@ -272,14 +272,16 @@ class PhotoIndex:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote; lists in a file of their own are mapped.
+        """Reads what `save` wrote; inverted lists stay in their file, where the system can map one, and take no memory.
 
         Raises:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
         path = folder / INDEX_NAME
         rows = written_rows(folder)
-        index = read(path, faiss.IO_FLAG_READ_ONLY)
+        # With this flag FAISS would not map lists that have a file of their own.
+        mapped = faiss.IO_FLAG_MMAP if CAN_MAP and not (folder / LISTS_NAME).exists() else 0
+        index = read(path, faiss.IO_FLAG_READ_ONLY | mapped)
         if index.ntotal != len(rows) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise PipelineError(
                 f"{path}: does not fit the file beside it (an inner-product index is needed, and it holds "
@@ -320,9 +322,13 @@ def read(path: Path, flags: int = 0) -> faiss.Index:
         PipelineError: it can't be read.
     """
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | flags)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | flags)
     except RuntimeError as failure:
         raise PipelineError(f"{path}: can't be read ({failure}); {AGAIN}") from failure
+    lists: Any = faiss.try_extract_index_ivf(index)
+    if lists is not None and hasattr(mapped := faiss.downcast_InvertedLists(lists.invlists), "prefetch_nthread"):
+        mapped.prefetch_nthread = 0  # 32 threads, started for each query, take three times as long as the search
+    return index
 
 
 def rows_of(tables: Iterable[Path]) -> pa.Table:

@@ -70,7 +70,9 @@ def test_a_changed_index_finds_what_one_built_anew_finds(
     shard(tmp_path / "b.parquet", [*names[600:], "new"], np.concatenate([made[600:], new]))
     if not on_disk:
         monkeypatch.setattr(photo_index, "build_index", None)
+    before = PhotoIndex.load(job.out)
     facts = build(job)
+    assert named(before, made[[77]], 1) == [["0077"]]  # whoever searches what was there goes on
     index = PhotoIndex.load(job.out)
     assert facts.count == len(index) == 998
     assert named(index, new, 1) == [["new"]]
