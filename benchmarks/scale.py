@@ -8,6 +8,7 @@ that is measured replaces its rows and leaves the others. On two cores the parts
   an update by one photo, and one after a folder was moved
 - ten_million (90 min): an index of ten million vectors whose lists lie in a file
 - rest (1 min): bytes of vectors at rest
+- kinds (20 min): kinds of index side by side, of a hundred thousand vectors
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,11 @@ TABLE: Final = ROOT / "metrics" / "scale.csv"
 COLUMNS: Final = ("what", "value", "unit", "goal", "note")
 MILLION: Final = 1_000_000
 COUNT: Final = 10 * MILLION
+KIND: Final = "IVF4096,SQ8"
+"""Of the ten million: a third of the lists that `auto` would make, so that they are made in a third of the time."""
+HUNDRED_THOUSAND: Final = 100_000
+AUTOFAISS: Final = {"autofaiss_in_600_mb": "HNSW32", "autofaiss_in_60_mb": "OPQ256_768,IVF1024_HNSW32,PQ256x8"}
+"""What `get_optimal_index_keys_v2` of autofaiss 2.18 says first for a hundred thousand vectors of 512 numbers."""
 PER_FOLDER: Final = 1000
 BASE: Final = 4000
 """Real photos, at most."""
@@ -258,20 +264,28 @@ class Peak(threading.Thread):
         return {"own": self.own, "whole": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
 
 
+def reduced(place: Path) -> tuple[Matrix, Matrix]:
+    """Real photos and drawings as `benchmarks.index_kinds` takes them: aligned, and of 512 numbers."""
+    from pipeline_lib.index.kinds import principal_components  # noqa: PLC0415  loads FAISS
+
+    aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
+    components = principal_components(aligned, REDUCED)
+    base, queries = (normalise(each @ components.T) for each in (aligned, np.load(place / "queries.npy")))
+    return base, queries
+
+
 def build_ten(place: Path) -> None:
     """Builds the index with its lists in a file, and finds the true neighbours."""
     from benchmarks.index_kinds import vectors  # noqa: PLC0415  loads FAISS, as do the next
-    from pipeline_lib.index.kinds import build_index, principal_components, settings_of  # noqa: PLC0415
+    from pipeline_lib.index.kinds import build_index, settings_of  # noqa: PLC0415
 
     import faiss  # noqa: PLC0415  isort:skip
 
     peak = Peak()
-    aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
-    components = principal_components(aligned, REDUCED)
-    base, queries = (normalise(each @ components.T) for each in (aligned, np.load(place / "queries.npy")))
+    base, queries = reduced(place)
     np.save(place / "reduced.npy", queries)
     started = time.perf_counter()
-    index = build_index(lambda: vectors(base, COUNT), COUNT, REDUCED, "auto", 0, place / LISTS_NAME)
+    index = build_index(lambda: vectors(base, COUNT), COUNT, REDUCED, KIND, 0, place / LISTS_NAME)
     seconds = time.perf_counter() - started
     faiss.write_index(index, str(place / INDEX_NAME))
     told = {"settings": settings_of(index), "seconds": seconds, **peak.told()}
@@ -317,7 +331,51 @@ def rest(_: Path, place: Path) -> Rows:
     yield "bytes_per_number", size / vectors.size, "bytes", "at most 2.1", "float16; one's own photos"
 
 
-PARTS: Final[dict[str, Callable[[Path, Path], Rows]]] = {"million": million, "ten_million": ten_million, "rest": rest}
+def kinds(root: Path, place: Path) -> Rows:
+    """Kinds of index side by side, and what autofaiss 2.18 takes for as many vectors."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--step", "kinds", "--place", str(place), "--root", str(root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                told = json.loads(line)
+                yield f"{told['name']}_recall_at_10", told["recall"], "", "", told["note"]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def compare_kinds(place: Path) -> None:
+    """Builds and searches an index of each kind on one thread; times are of the processor."""
+    from benchmarks.index_kinds import vectors  # noqa: PLC0415  loads FAISS, as do the next
+    from pipeline_lib.index.kinds import KINDS, build_index  # noqa: PLC0415
+
+    import faiss  # noqa: PLC0415  isort:skip
+
+    faiss.omp_set_num_threads(THREADS)
+    base, queries = reduced(place)
+    made, nearest = list(vectors(base, HUNDRED_THOUSAND)), Nearest(queries)
+    for block in made:
+        nearest.add(block)
+    for name, kind in {**{f"kind_{kind}": kind for kind in KINDS}, **AUTOFAISS}.items():
+        started = time.process_time()
+        index = build_index(lambda: made, HUNDRED_THOUSAND, REDUCED, kind, 0)
+        seconds = time.process_time() - started
+        times, hits = [], 0
+        for query, right in zip(queries, nearest.rows, strict=True):
+            started = time.process_time()
+            _, rows = index.search(query[None], TOP)
+            times.append(time.process_time() - started)
+            hits += len({*rows[0].tolist()} & {*right.tolist()})
+        size = len(faiss.serialize_index(index)) / HUNDRED_THOUSAND
+        note = f"{kind}: {1e3 * float(np.median(times)):.2f} ms, {size:.0f} bytes a photo, built in {seconds:.0f} s"
+        print(json.dumps({"name": name, "recall": hits / nearest.rows.size, "note": note}), flush=True)
+
+
+PARTS: Final[dict[str, Callable[[Path, Path], Rows]]] = {
+    "million": million,
+    "ten_million": ten_million,
+    "rest": rest,
+    "kinds": kinds,
+}
 
 
 def save(row: tuple[str, float, str, str, str]) -> None:
@@ -333,20 +391,23 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--root", type=Path, required=True, help="folder that holds photos/ and sketchy/")
     parser.add_argument("--scratch", type=Path, help="where 20 GB have room (default: the system's)")
-    parser.add_argument("--step", choices=["prepare", "build", "search"], help=argparse.SUPPRESS)
-    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["prepare", "build", "search", "kinds"], help=argparse.SUPPRESS)
+    parser.add_argument("--place", type=Path, help="a folder for it that stays, so that photos are embedded once")
     asked = parser.parse_args()
     steps: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(asked.root, asked.place),
         "build": lambda: build_ten(asked.place),
         "search": lambda: search_ten(asked.place),
+        "kinds": lambda: compare_kinds(asked.place),
     }
     if asked.step:
         steps[asked.step]()
         return
-    with tempfile.TemporaryDirectory(prefix="bench-scale-", dir=asked.scratch) as folder:
+    scratch = tempfile.TemporaryDirectory(prefix="bench-scale-", dir=asked.scratch)
+    with nullcontext(asked.place) if asked.place else scratch as folder:
         place = Path(folder)
-        prepare(asked.root, place)
+        if not (place / "base.npy").exists():
+            prepare(asked.root, place)
         for part in asked.parts or PARTS:
             for row in PARTS[part](asked.root, place):
                 print(*row, flush=True)
