@@ -11,6 +11,7 @@
 # make test         lint, types and all tests
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
+# make test-cluster the slow tests: several processes train one network, a Ray cluster loses a machine
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make ablation     the ablation's rows that are not made yet, then its tables, claims and pictures; NAMES=, ROOT=
 # make study        the same of the retrieval study
@@ -33,7 +34,7 @@ SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
 OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro run export serve index test test-web browser lint bench readme ablation study comparison
+.PHONY: help setup setup-dev repro run export serve index test test-web test-cluster browser lint bench readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -69,6 +70,10 @@ $(STAMPS)/bench: $(STAMPS)/dev requirements-bench.txt
 	@$(PIP) -r requirements-bench.txt
 	@touch $@
 
+$(STAMPS)/cluster: $(STAMPS)/dev requirements-cluster.txt
+	@$(PIP) -r requirements-cluster.txt
+	@touch $@
+
 setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
@@ -99,6 +104,9 @@ test: setup-dev lint
 
 test-web: setup-dev browser
 	@$(EXEC) pytest -n 2 --dist loadfile tests/web
+
+test-cluster: $(STAMPS)/cluster
+	@$(EXEC) pytest -m slow --ignore=tests/web
 
 browser:
 	@command -v chromedriver >/dev/null || { echo "installing Chromium and its driver" && \

@@ -1,0 +1,83 @@
+"""The work of `tasks.map_shards` on a Ray cluster, whose machines share the repository's folder and the photos.
+
+Of Ray its core alone: tasks. What a machine was doing when it was lost, another does again.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import LIBRARY
+
+Result = TypeVar("Result")
+Task = TypeVar("Task")
+
+LOST = 5
+"""A task that was lost more often, with the machine or process that ran it, has failed: it may be what ends them."""
+AHEAD = 2
+"""Tasks per core that Ray holds: the next is at hand when one is done, and a million take no memory."""
+
+
+def map_on_ray(
+    work: Callable[[Task], Result], tasks: list[tuple[int, Task]], address: str
+) -> Iterator[tuple[int, Callable[[], Result]]]:
+    """Runs `work` on every task, each on one core of the cluster.
+
+    Args:
+        work: can be pickled; the cluster's machines import its module from the folder that this process has it from.
+        tasks: with their numbers.
+        address: of the cluster, as `ray.init` takes it.
+
+    Yields:
+        Numbers of tasks in the order in which they end, each with a function that gives the task's result or raises.
+
+    Raises:
+        PipelineError: Ray is not installed, or there is no cluster at the address.
+    """
+    ray = _connected(address)
+    try:
+        # What `work` itself raises is for the caller to judge.
+        remote = ray.remote(num_cpus=1, max_retries=LOST, retry_exceptions=False)(_call)
+        waiting, running = iter(tasks), {}
+        while True:
+            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
+            for _, (number, task) in zip(range(room), waiting, strict=False):
+                running[remote.remote(work, task)] = number
+            if not running:
+                return
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done), partial(_result, ray, done)
+    finally:
+        ray.shutdown()  # this process's connection, not the cluster
+
+
+def _call(work: Callable[[Task], Result], task: Task) -> Result:
+    return work(task)
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray  # noqa: PLC0415  an extra
+    except ImportError as failure:
+        raise PipelineError(
+            f"machine.ray: {address}, but Ray can't be loaded ({failure}); install it (pip install -r "
+            'requirements-cluster.txt), or set the key to ""'
+        ) from failure
+    # Where the cluster's machines find this library.
+    job = ray.job_config.JobConfig(code_search_path=[str(LIBRARY.parent)])
+    try:
+        ray.init(address, job_config=job, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as failure:
+        raise PipelineError(
+            f"machine.ray: no Ray cluster answers at {address} ({failure}); start one with `ray start --head` and name "
+            'its address, or set the key to ""'
+        ) from failure
+    return ray
+
+
+def _result(ray: Any, done: Any) -> Any:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as failure:
+        raise failure.cause from None  # without the cluster's own stack trace
