@@ -3,6 +3,7 @@
 Of Ray its core alone: tasks. What a machine was doing when it was lost, another does again.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -59,15 +60,16 @@ def _call(work: Callable[[Task], Result], task: Task) -> Result:
 def _connected(address: str) -> Any:
     try:
         import ray  # noqa: PLC0415  an extra
+        from ray.job_config import JobConfig  # noqa: PLC0415
     except ImportError as failure:
         raise PipelineError(
             f"machine.ray: {address}, but Ray can't be loaded ({failure}); install it (pip install -r "
             'requirements-cluster.txt), or set the key to ""'
         ) from failure
     # Where the cluster's machines find this library.
-    job = ray.job_config.JobConfig(code_search_path=[str(LIBRARY.parent)])
+    job = JobConfig(code_search_path=[str(LIBRARY.parent)])
     try:
-        ray.init(address, job_config=job, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as failure:
         raise PipelineError(
             f"machine.ray: no Ray cluster answers at {address} ({failure}); start one with `ray start --head` and name "
