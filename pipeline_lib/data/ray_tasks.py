@@ -40,7 +40,8 @@ def map_on_ray(
     try:
         # What `work` itself raises is for the caller to judge.
         remote = ray.remote(num_cpus=1, max_retries=LOST, retry_exceptions=False)(_call)
-        waiting, running = iter(tasks), {}
+        waiting = iter(tasks)
+        running: dict[Any, int] = {}
         while True:
             room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
             for _, (number, task) in zip(range(room), waiting, strict=False):

@@ -147,7 +147,7 @@ def average(values: list[Tensor]) -> None:
     flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat)
     flat /= share().of
-    for value, mean in zip(values, flat.split([value.numel() for value in values]), strict=True):
+    for value, mean in zip(values, torch.split(flat, [value.numel() for value in values]), strict=True):
         value.copy_(mean.view_as(value))
 
 
