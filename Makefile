@@ -2,7 +2,8 @@
 #                   machine alone; SHARE=1 for your phone too; PORT=, HOST=; without PHOTOS= it searches what is indexed, or
 #                   after `make repro` the run's own pictures; GALLERY=own|pipeline
 # make index [PHOTOS=/path]       the index alone; AFRESH=1 embeds all again. Both take EXCLUDE=pattern of names to leave out,
-#                   INDEX=folder of the index, RUN=folder of another run than the model that comes with the program
+#                   LINKS=1 to follow links that lead out of the folder, INDEX=folder of the index, RUN=folder of another
+#                   run than the model that comes with the program
 # make repro        the whole pipeline on the embedded data set (the recipe default), then its metrics
 # make run RECIPE=NAME [ROOT=/path] [SKETCHES=/path]    another recipe of recipes/, into data/runs/NAME/
 # make export RUN=folder TO=folder                      a finished run as a small folder that is searched without torch
@@ -11,8 +12,8 @@
 # make test         lint, types and all tests
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
-# make test-cluster the slow tests: several processes train one network, a Ray cluster loses a machine
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
+# make campaign     harm of every kind, and how often the program holds; PARTS=
 # make ablation     the ablation's rows that are not made yet, then its tables, claims and pictures; NAMES=, ROOT=
 # make study        the same of the retrieval study
 # make comparison   every system on Sketchy, Li 2014 and OpenMoji, with the runs that are made
@@ -31,10 +32,11 @@ SWITCH = $(if $(filter 1,$($(1))),$(2))
 HEADLESS = s/^opencv-python==/opencv-python-headless==/
 # What serve and index need: the whole program where it is installed, otherwise no more than searching takes.
 SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
-OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call OPTION,RUN,--run)
+OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call SWITCH,LINKS,--links) \
+  $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro run export serve index test test-web test-cluster browser lint bench readme ablation study comparison
+.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench campaign readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -70,19 +72,21 @@ $(STAMPS)/bench: $(STAMPS)/dev requirements-bench.txt
 	@$(PIP) -r requirements-bench.txt
 	@touch $@
 
-$(STAMPS)/cluster: $(STAMPS)/dev requirements-cluster.txt
-	@$(PIP) -r requirements-cluster.txt
-	@touch $@
+# DVC keeps what it made in a git repository; told before gigabytes are installed.
+git:
+	@command -v git >/dev/null || { echo "git is needed: install it"; exit 1; }
+	@test -e .git || { echo "this folder is no git repository, which DVC needs: clone the project, or here: git init && git add -A && git commit -m start"; exit 1; }
 
 setup: $(STAMPS)/weights
 setup-dev: $(STAMPS)/dev
 
-repro: setup
+repro: git setup
 	@$(EXEC) dvc repro
 	@echo && echo "metrics:" && $(EXEC) dvc metrics show && echo && echo "compared (metrics/comparison.csv):" && \
 	  $(BIN)/python -m tools.show && echo && echo "pictures: metrics/pictures/, curves: dvc plots show"
+	@git diff --quiet -- metrics || echo && echo "metrics/ and dvc.lock now tell of this machine's run: git diff metrics compares it with the committed one, which git checkout metrics dvc.lock brings back"
 
-run: setup
+run: git setup
 	@test -n "$$RECIPE" || { echo "name a recipe, a file of recipes/: make run RECIPE=source"; exit 1; }
 	@$(EXEC) python -m experiments.run "$$RECIPE" $(call OPTION,ROOT,--root) $(call OPTION,SKETCHES,--sketches)
 
@@ -105,9 +109,6 @@ test: setup-dev lint
 test-web: setup-dev browser
 	@$(EXEC) pytest -n 2 --dist loadfile tests/web
 
-test-cluster: $(STAMPS)/cluster
-	@$(EXEC) pytest -m slow --ignore=tests/web
-
 browser:
 	@command -v chromedriver >/dev/null || { echo "installing Chromium and its driver" && \
 	  $$(test "$$(id -u)" = 0 || echo sudo -n) sh -c 'apt-get update -qq && \
@@ -120,18 +121,21 @@ lint: setup-dev
 readme: setup
 	@$(EXEC) python -m tools.readme
 
-bench: $(STAMPS)/bench
+bench: git $(STAMPS)/bench
 	@$(EXEC) python -m benchmarks.speed repro
 	@$(EXEC) dvc repro --quiet  # whose pictures are embedded and trained on
 	@$(EXEC) python -m benchmarks.speed step embed others
 	@$(EXEC) python -m benchmarks.run
 
+campaign: setup-dev
+	@$(EXEC) python -m campaign $(PARTS)
+
 # Hours to days: stop either at any time, it goes on where it stopped.
-ablation: setup
+ablation: git setup
 	@$(EXEC) python -m experiments.ablation $(NAMES) $(call OPTION,ROOT,--root)
 
-study: setup
+study: git setup
 	@$(EXEC) python -m experiments.study $(NAMES) $(call OPTION,ROOT,--root)
 
-comparison: setup
+comparison: git setup
 	@$(EXEC) python -m experiments.comparison

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -22,7 +21,7 @@ from benchmarks.edges import timed
 from benchmarks.pictures import picture
 from benchmarks.timing import changed, compare, tell
 from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
-from pipeline_lib.data.schemas import PAIRS, write_rows
+from pipeline_lib.data.schemas import PAIRS, read_parquet, write_rows
 from pipeline_lib.pretext.edges import ROW_GROUP, edge_map
 from pipeline_lib.pretext.patches import PatchesTask, process_shard
 
@@ -33,7 +32,8 @@ SHARDS_PER_CORE, TURNS = 2, 7
 @cache
 def _loaded(path: Path) -> Any:
     """Photos and edge maps as bytes, and the corners (x, y) of the patches of every draw; kept in each process."""
-    return pickle.loads(path.read_bytes())  # noqa: S301  written below
+    pairs, corners = read_parquet(path).to_pylist(), np.load(path.with_suffix(".npy")).tolist()
+    return [(pair["photo"], pair["edges"], draws) for pair, draws in zip(pairs, corners, strict=True)]
 
 
 def bare(task: tuple[Path, int]) -> None:
@@ -63,24 +63,23 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="bench-patches-") as folder,
         ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        pairs, plain = Path(folder, "pairs.parquet"), Path(folder, "plain.pickle")
+        pairs = Path(folder, "pairs.parquet")
         rng = np.random.default_rng(0)
-        rows, bare_rows = [], []
+        rows, corners = [], []
         for seed in range(IMAGES):
             image = resize_short_side(picture(seed, 500, 375), settings.edges.short_side)
             photo = encode_jpeg(image, settings.edges.jpeg_quality)
             lines = encode_png(edge_map(image, settings.edges))
             rows.append({"image_id": f"image/{seed:05d}", "photo": photo, "edges": lines})
             height, width = image.shape[:2]
-            corners = rng.integers(0, (width - size, height - size), (draws, 4, 2)).tolist()
-            bare_rows.append((photo, lines, corners))
+            corners.append(rng.integers(0, (width - size, height - size), (draws, 4, 2)))
         write_rows(pairs, rows, PAIRS, row_group=ROW_GROUP)
-        plain.write_bytes(pickle.dumps(bare_rows))
+        np.save(pairs.with_suffix(".npy"), np.stack(corners))
         tasks = [PatchesTask(Path(folder, f"{n}.parquet"), pairs, IMAGES, settings.patches) for n in range(count)]
         row = compare(
             "patches: stage / bare OpenCV and numpy",
             lambda: layouts / timed(pool, process_shard, tasks),
-            lambda: layouts / timed(pool, bare, [(plain, size)] * count),
+            lambda: layouts / timed(pool, bare, [(pairs, size)] * count),
             unit="layouts/s",
             goal=0.8,
             turns=TURNS,

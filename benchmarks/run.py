@@ -16,6 +16,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline_lib.files import replacing
 from pipeline_lib.run import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,13 +60,10 @@ def table(rows: list[dict[str, str]]) -> str:
 def save(rows: list[dict[str, str]], path: Path) -> None:
     """Writes the rows, each with the facts about the machine, whole or not at all."""
     facts = machine()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [*rows[0], *facts], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, **facts} for row in rows)
-    aside.replace(path)
 
 
 def main() -> None:

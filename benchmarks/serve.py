@@ -4,8 +4,10 @@
 
 Each row is measured over HTTP, from a process other than the server's. `latency` sends one query after another;
 `load` sends 50 a second for a minute, on schedule whether or not earlier ones are answered, and watches the resident
-memory of the server and of the process that holds FAISS. The large gallery: 100,000 vectors of fc6, each a real photo's
-with noise, indexed as one's own photos are. Thumbnails are not part of it.
+memory of the server and of the process that holds FAISS; `beside` does so while as many other processes compute as
+there are cores. Times are of queries that were admitted; `refused` counts others, which got 503. The large gallery:
+100,000 vectors of fc6, each a real photo's with noise, indexed as one's own photos are. Thumbnails are not part of it.
+`--run models/photos --gallery own` measures the model in the box, without torch, on the index of one's own photos.
 """
 
 from __future__ import annotations
@@ -41,14 +43,17 @@ from pipeline_lib.run import RECORD, Run, processor
 from pipeline_lib.search.own_record import Record, alignment_file, alignment_key, model_key, own_folder, write_record
 
 RATE, SECONDS = 50, 60
+CORES = os.cpu_count() or 1
 ONE_BY_ONE = 200
 LARGE = 100_000
 NOISE = 0.5
 BLOCK = 5000
+COMPUTE = "while True: sum(number * number for number in range(100_000))"
 SEND = "import sys, json; from benchmarks.serve import send; print(json.dumps(send(*json.loads(sys.argv[1]))))"
 COLUMNS = [
-    "what", "photos", "index", "requests", "errors", "per_second", "median_ms", "p95_ms", "p99_ms", "largest_ms",
-    "memory_first_mb", "memory_last_mb", "load_average", "cores", "processor",
+    "what", "photos", "index", "requests", "refused", "errors", "per_second", "median_ms", "p95_ms", "p99_ms",
+    "largest_ms",
+    "memory_first_mb", "memory_last_mb", "memory_most_mb", "load_average", "cores", "processor",
 ]  # fmt: skip
 
 
@@ -78,7 +83,8 @@ def send(address: str, folder: str, rate: float, count: int) -> dict[str, Any]:
             status = answer.status_code
         except httpx.HTTPError:
             status = 0
-        seconds.append(time.perf_counter() - started)
+        if status == 200:
+            seconds.append(time.perf_counter() - started)
         statuses.append(status)
 
     async def everything() -> float:
@@ -97,7 +103,20 @@ def send(address: str, folder: str, rate: float, count: int) -> dict[str, Any]:
             return time.perf_counter() - started
 
     took = asyncio.run(everything())
-    return {"seconds": seconds, "errors": sum(status != 200 for status in statuses), "took": took}
+    refused = statuses.count(503)
+    return {"seconds": seconds, "refused": refused, "errors": count - len(seconds) - refused, "took": took}
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """So many other processes that compute."""
+    others = [subprocess.Popen([sys.executable, "-c", COMPUTE]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @contextmanager
@@ -137,6 +156,7 @@ def measure(address: str, process: psutil.Process, folder: Path, rate: float, co
     sixth = max(1, len(watched) // 6)
     return {
         "requests": count,
+        "refused": told["refused"],
         "errors": told["errors"],
         "per_second": round(count / told["took"], 1),
         "median_ms": round(1e3 * statistics.median(seconds), 1),
@@ -146,6 +166,7 @@ def measure(address: str, process: psutil.Process, folder: Path, rate: float, co
         # The second sixth, when everything has been touched once, and the last.
         "memory_first_mb": round(statistics.mean(watched[sixth : 2 * sixth] or watched)),
         "memory_last_mb": round(statistics.mean(watched[-sixth:])),
+        "memory_most_mb": round(max(watched)),
         "load_average": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
         "processor": processor(),
@@ -186,8 +207,14 @@ def rows(run: Run, folder: Path, gallery: str) -> Iterator[dict[str, Any]]:
         model = httpx.get(f"{address}/api/model", timeout=30).json()
         time.sleep(15)  # the thumbnails of a small gallery are made ahead
         facts = {"photos": model["photos"], "index": model["index"]}
-        for what, rate, count in (("latency", 0, ONE_BY_ONE), ("load", RATE, RATE * SECONDS)):
-            row = {"what": what, **facts, **measure(address, process, folder, rate, count)}
+        loads = (
+            ("latency", 0, ONE_BY_ONE, 0),
+            ("load", RATE, RATE * SECONDS, 0),
+            ("beside", RATE, RATE * SECONDS, CORES),
+        )
+        for what, rate, count, busy in loads:
+            with neighbours(busy):
+                row = {"what": what, **facts, **measure(address, process, folder, rate, count)}
             print(row, file=sys.stderr)
             yield row
 
@@ -197,6 +224,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="latency and load of the page's server")
     parser.add_argument("--run", type=Path, default=ROOT / "data", help="folder of a finished run")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "serve.csv")
+    parser.add_argument("--gallery", default="pipeline", choices=["pipeline", "own"], help="of that run")
+    parser.add_argument("--drawings", type=Path, default=ROOT / "data", help="the run whose catalog holds the drawings")
     parser.add_argument("--large", type=int, default=LARGE, help="photos of the large gallery; 0 leaves it out")
     asked = parser.parse_args()
     run = Run.open(asked.run)
@@ -204,9 +233,9 @@ def main() -> None:
         folder, tree = Path(place, "drawings"), Path(place, "large")
         folder.mkdir()
         tree.mkdir()
-        for number, body in enumerate(drawings(run, 100)):
+        for number, body in enumerate(drawings(Run.open(asked.drawings), 100)):
             (folder / f"{number:03d}.png").write_bytes(body)
-        found = list(rows(run, folder, "pipeline"))
+        found = list(rows(run, folder, asked.gallery))
         if asked.large:
             found += rows(large_run(run, tree, asked.large), folder, "own")
     with asked.out.open("w", encoding="utf-8", newline="") as stream:

@@ -19,7 +19,16 @@ from typing import Any, Final
 
 from experiments.recipes import DEFAULT, RECIPES, ROOT, Recipes
 from pipeline_lib.errors import PipelineError, in_words
-from pipeline_lib.files import digest_of, exclusive, parse_yaml, publish_folder, read_json, read_yaml, resolve_path
+from pipeline_lib.files import (
+    digest_of,
+    exclusive,
+    parse_yaml,
+    publish_folder,
+    read_json,
+    read_yaml,
+    replacing_folder,
+    resolve_path,
+)
 from pipeline_lib.run import RECORD, Run
 from tools.show import main as show
 
@@ -235,10 +244,8 @@ def main() -> None:
         public = recipes.places[given.name].parent == RECIPES and not given.set and not given.targets
         if public and recipes.params_of(given.name).catalog.dataset != "folder":
             metrics = str(METRICS / given.name)
-            aside = METRICS / f".{given.name}.tmp"
-            shutil.rmtree(aside, ignore_errors=True)  # may hold what a killed process left
-            shutil.copytree(folder / "metrics", aside)
-            publish_folder(aside, METRICS / given.name)
+            with replacing_folder(METRICS / given.name) as aside:
+                shutil.copytree(folder / "metrics", aside)
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
     except OSError as failure:

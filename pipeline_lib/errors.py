@@ -1,5 +1,10 @@
 """The one exception of this program: what went wrong, where, and the way out; and the system's own words."""
 
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""The exit status of a command that Ctrl-C ended, as shells have it."""
+
 
 class PipelineError(Exception):
     """A failure that the user can act on.

@@ -5,12 +5,18 @@ import glob
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +26,11 @@ LIBRARY = Path(__file__).resolve().parent
 # DVC runs `dvc exp run --temp` and `--queue` in copies of the repository below this folder of the real one.
 EXPERIMENTS = (".dvc", "tmp", "exps")
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+"""What renaming a folder fails with where another has the name."""
+A_DAY: Final = 86_400.0
+SEAL: Final = "digest"
+"""Key of a JSON object that holds the digest of all others."""
 
 
 @contextmanager
@@ -27,15 +38,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the name `path` when the block ends, and only then.
 
     A block that fails leaves `path` as it was and removes what it wrote; what a killed process wrote is removed by the
-    next one that writes `path`.
+    next one that writes `path` (`temporary`).
 
     Raises:
         PipelineError: there is no room; names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = temporary(path)
     try:
         yield aside
         aside.replace(path)
@@ -48,6 +57,68 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A new hidden name beside `path` for what is to take its place; removes what killed processes left for `path`.
+
+    It tells the machine and the process, and no two are alike, so that several writers on one shared folder leave one
+    another's alone.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if is_left(left):
+            remove(left)
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def is_left(place: Path) -> bool:
+    """Whether nobody writes any more to a file or folder that `temporary` named.
+
+    Its process is gone from this machine; what other machines or earlier versions wrote has not changed for a day.
+    """
+    parts = place.name.split(".")[-4:]
+    if parts[0] == _machine() and len(parts) == 4 and parts[1].isdecimal() and _is_gone(int(parts[1])):
+        return True
+    try:
+        # Not the time of the content, which copies take over.
+        changed = max(each.lstat().st_ctime for each in (place, *place.rglob("*")))
+    except OSError:  # whoever writes it moves it just now
+        return False
+    return time.time() - changed > A_DAY
+
+
+def remove(place: Path) -> None:
+    """Removes a file or a folder, if it is there and may be removed."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            place.unlink()
+
+
+def _is_gone(process: int) -> bool:
+    """Whether no process of this machine has that number; never on Windows, where asking would end it."""
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """This machine's name with a digest of what tells apart machines and containers that have one name."""
+    facts = [socket.gethostname()]
+    with suppress(OSError):  # Linux has both
+        facts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return f"{re.sub('[^A-Za-z0-9]', '-', facts[0])[:32]}-{digest_of(facts)[:8]}"
 
 
 def _lacks_room(failure: Exception, folder: Path) -> bool:
@@ -80,6 +151,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
         raise PipelineError(f"{path}: can't be read ({failure}); run the stage that writes it again") from failure
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object with its own digest, for `read_sealed`."""
+    write_json(path, {**values, SEAL: digest_of(values)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Reads a JSON file, and checks the digest of an object that has one; older files have none.
+
+    Raises:
+        PipelineError: as `read_json`, or it has changed.
+    """
+    values = read_json(path)
+    seal = values.pop(SEAL, None) if isinstance(values, dict) else None
+    if seal is not None and seal != digest_of(values):
+        raise PipelineError(
+            f"{path}: has changed since it was written, a bit may have flipped; run the stage that writes it again, or "
+            f'take out its line "{SEAL}" if you have changed it yourself'
+        )
+    return values
 
 
 def read_yaml(path: Path) -> Any:
@@ -118,23 +210,44 @@ def publish_folder(finished: Path, out: Path) -> None:
         PipelineError: it can't be moved; names `out`. What was there and the finished folder are as they were.
     """
     out = out.resolve()  # a link to a folder elsewhere stays one
-    arriving, old = (out.with_name(f".{out.name}.{what}.tmp") for what in ("arriving", "old"))
+    arriving = temporary(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in (arriving, old):  # by a killed process
-            shutil.rmtree(left, ignore_errors=True)
         shutil.move(finished, arriving)
     except OSError as failure:
-        shutil.rmtree(arriving, ignore_errors=True)
+        remove(arriving)
         # A copy that fails lists every file.
         why = failure.strerror or str(failure)[:200]
         raise PipelineError(
             f"{out}: {finished} can't be moved there ({why}); make room or give the right to write there and run again"
         ) from failure
-    if out.exists():
-        out.rename(old)
-    arriving.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    while True:
+        try:
+            arriving.rename(out)
+        except OSError as failure:
+            if failure.errno not in TAKEN:
+                raise
+        else:
+            return
+        old = temporary(out)
+        with suppress(FileNotFoundError):  # another process publishes there too
+            out.rename(old)
+        remove(old)
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Yields a path beside `out` to make a folder at; it takes the place of `out` when the block ends, and only then.
+
+    Raises:
+        PipelineError: as `publish_folder`.
+    """
+    aside = temporary(out)
+    try:
+        yield aside
+        publish_folder(aside, out)
+    finally:
+        remove(aside)
 
 
 @contextmanager
@@ -147,18 +260,39 @@ def exclusive(scratch: Path) -> Iterator[None]:
     Args:
         scratch: the folder. Its lock is a hidden file beside it, which stays, since removing it would let a third in.
     """
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(scratch.with_name(f".{scratch.name}.lock"))
+    with locked(scratch):
+        scratch.mkdir(exist_ok=True)
+        yield
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Holds the lock of a place; whoever waits for it is told for which process, where, and since when that works.
+
+    Args:
+        place: which need not be there. Beside it lie its lock, as in `exclusive`, and who holds it, both hidden.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(place.with_name(f".{place.name}.lock")), place.with_name(f".{place.name}.holder")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        sys.stderr.write(f"{scratch}: another process works on the same; waiting until it is done\n")
+        sys.stderr.write(f"{place}: {_words(holder)} works on the same; waiting until it is done\n")
         lock.acquire(poll_interval=0.5)
     try:
-        scratch.mkdir(exist_ok=True)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"process": os.getpid(), "machine": socket.gethostname(), "since": since})
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _words(holder: Path) -> str:
+    try:
+        return "process {process} on {machine} (since {since})".format(**read_json(holder))
+    except (PipelineError, TypeError, LookupError):  # it begins just now
+        return "another process"
 
 
 def digest_of(*parts: object) -> str:

@@ -24,6 +24,10 @@ from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES
 
 MOST = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
+LISTED = 20
+"""Problems that a message names at most,"""
+LONGEST = 300
+"""and characters of each."""
 Fraction = Field(ge=0.0, le=1.0)
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
@@ -393,7 +397,8 @@ def parse(values: object, source: str = "params.yaml", *, complete: bool = True)
             the keys that came after it.
 
     Raises:
-        PipelineError: a key is missing, unknown, of the wrong type or out of range; the message names each such key.
+        PipelineError: a key is missing, unknown, of the wrong type or out of range; the message names each such key,
+            up to 20.
     """
     try:
         found = Params.model_validate(values)
@@ -403,11 +408,17 @@ def parse(values: object, source: str = "params.yaml", *, complete: bool = True)
             key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(whole file)"
             unknown = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else ""
             lines.append(f"  {key}: {unknown or error['msg'].removeprefix('Value error, ')}")
-        raise PipelineError(f"{source} can't be used:\n" + "\n".join(lines)) from failure
+        raise PipelineError(_told(source, lines)) from failure
     lacking = list(_lacking(found)) if complete else []
     if lacking:
-        raise PipelineError(f"{source} can't be used:\n" + "\n".join(f"  {key}: Field required" for key in lacking))
+        raise PipelineError(_told(source, [f"  {key}: Field required" for key in lacking]))
     return found
+
+
+def _told(source: str, lines: list[str]) -> str:
+    """A message of the first problems; their number, where there are more than a person reads."""
+    more = [f"  and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "\n".join([f"{source} can't be used:", *(line[:LONGEST] for line in lines[:LISTED]), *more])
 
 
 def _lacking(section: Section, above: str = "") -> Iterator[str]:

@@ -9,13 +9,13 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import LIBRARY, digest_of, digest_of_file, read_json, write_json
+from pipeline_lib.files import LIBRARY, digest_of, digest_of_file, read_sealed, write_sealed
 from pipeline_lib.params import Params, fingerprint, parse
 
 RECORD: Final = "run.json"
@@ -26,6 +26,8 @@ EXPORTED: Final = "encoder.onnx"
 """In the folder `model` of an exported run, in place of its weights: the network, as ONNX Runtime runs it."""
 BEHIND: Final = ("embeddings/projection.safetensors", "embeddings/alignment.safetensors")
 """What lies between the network and the vectors that are compared."""
+GALLERY: Final = ("embeddings/system.json", "index/photos.parquet")
+"""The run's own gallery as the network made it: each of the two holds the digests of the files beside it."""
 SECTIONS: Final = ("edges", "patches", "train", "contrast")
 """Sections of the params that make a network."""
 SPEED: Final = ("bootstrap", "device")
@@ -100,7 +102,7 @@ class Run:
                 f"{folder}: there is no finished run ({RECORD} is missing); make it with `make repro`, or with "
                 "`make run RECIPE=NAME`"
             )
-        record = read_json(path)
+        record = read_sealed(path)
         if not isinstance(record, dict) or not {"params", "weights"} <= record.keys():
             raise PipelineError(f"{path}: is no record of a run; make the run again")
         run = cls(folder, parse(record["params"], str(path), complete=False), root, record)
@@ -108,6 +110,8 @@ class Run:
         if "exported" in record:
             weights, recorded = run.exported, record["exported"]
         run.check({str(weights.relative_to(folder)): recorded} | record.get("files", {}))
+        # Copies of a run that only lend their network have no gallery.
+        run.check({name: digest for name, digest in record.get("gallery", {}).items() if (folder / name).exists()})
         return run
 
     def check(self, recorded: Mapping[str, str]) -> None:
@@ -120,9 +124,9 @@ class Run:
                     "changed since the run was made: make the run again, or fetch it again"
                 )
 
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of what turns the network's output into vectors, by name; of those that the run has."""
-        return {name: digest_of_file(self.folder / name) for name in BEHIND if (self.folder / name).exists()}
+    def digests(self, names: Iterable[str] = BEHIND) -> dict[str, str]:
+        """SHA-256 of some files, by name; of those that the run has."""
+        return {name: digest_of_file(self.folder / name) for name in names if (self.folder / name).exists()}
 
     def write_record(
         self, *, data: str, threads: dict[str, int] | None = None, likeness: dict[str, Any] | None = None
@@ -134,13 +138,14 @@ class Run:
             threads: by section how many computed; params that say 0 leave that to the machine.
             likeness: what its scores say, see `embedding.likeness`.
         """
-        write_json(
+        write_sealed(
             self.folder / RECORD,
             {
                 "name": self.name,
                 "params": self.params.model_dump(mode="json"),
                 "weights": digest_of_file(self.weights),
                 "files": self.digests(),
+                "gallery": self.digests(GALLERY),
                 "data": data,
                 "likeness": likeness,
                 "commit": commit(self.root),

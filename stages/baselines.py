@@ -15,7 +15,8 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.embedding.export import export_all
 from pipeline_lib.embedding.networks import fc6_of, pool5_of
-from pipeline_lib.files import publish_folder, write_json
+from pipeline_lib.embedding.vectors import write_system
+from pipeline_lib.files import publish_folder
 from pipeline_lib.models.device import use_threads
 from pipeline_lib.models.saved import START, load_encoder
 from pipeline_lib.params import Params
@@ -46,7 +47,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
         fit_pretext(path).save(path / FILE_NAME)
         name = "hog" if path == hog else f"{{run}}-{path.name}"
         record = {"system": name, "supervision": "none" if path == hog else supervision}
-        write_json(path / "system.json", {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
+        write_system(path, {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
     publish_folder(folder, data / "baselines")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 from common import ROOT, SCRATCH, run
+
+import pyarrow as pa
 
 from pipeline_lib.data.catalog import build_catalog
 from pipeline_lib.data.schemas import write_table

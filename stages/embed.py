@@ -12,7 +12,8 @@ from pipeline_lib.embedding.alignment import FILE_NAME, KINDS, fit_pretext
 from pipeline_lib.embedding.export import export_all
 from pipeline_lib.embedding.networks import Networks, load_networks, take_beside
 from pipeline_lib.embedding.projected import project
-from pipeline_lib.files import write_json
+from pipeline_lib.embedding.vectors import SYSTEM, write_system
+from pipeline_lib.files import digest_of_file
 from pipeline_lib.models.device import keep_freed_memory, use_threads
 from pipeline_lib.params import Params
 from pipeline_lib.run import Run
@@ -23,6 +24,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     threads = use_threads(params.embed.threads)
     keep_freed_memory()
     made = Run(data, params, ROOT)
+    (made.embeddings / SYSTEM).unlink(missing_ok=True)  # what is in the folder does not belong together for a while
     take_beside(made)
     out, catalog = made.embeddings, read_catalog(made.catalog)
     networks = Networks(load_networks(made))
@@ -44,7 +46,8 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     # What labels the system has seen.
     supervision = "imagenet" if networks.labelled() else "none"
     record = {"system": "{run}", "supervision": supervision, "alignments": list(KINDS)}
-    write_json(out / "system.json", {**record, "seconds": round(seconds, 2), "threads": threads})
+    record["weights"] = digest_of_file(made.weights)
+    write_system(out, {**record, "seconds": round(seconds, 2), "threads": threads})
 
 
 if __name__ == "__main__":

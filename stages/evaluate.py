@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from common import run
+
 from tqdm import tqdm
 
 from pipeline_lib.data.schemas import write_table
@@ -44,7 +45,8 @@ def main(params: Params, data: Path, metrics: Path) -> None:
         write_text(metrics / path.name, path.read_text(encoding="utf-8"))
     shown = headline(figures, read_json(pretext)["accuracy"])
     write_json(metrics / "headline.json", shown)
-    write_table(data / "rankings.parquet", rankings_table(ours.evaluation))
+    rankings = rankings_table(ours.evaluation).replace_schema_metadata({"made_by": index.facts.made_by})
+    write_table(data / "rankings.parquet", rankings)
 
     work = [(system, other, kind) for other in ALIGNMENTS if other != kind]
     for folder in sorted(path.parent for path in (data / "baselines").glob("*/system.json")):

@@ -13,8 +13,9 @@ from common import ROOT, run
 
 from pipeline_lib.embedding.alignment import of_kind
 from pipeline_lib.embedding.likeness import Likeness
-from pipeline_lib.embedding.vectors import open_pretext, open_retrieval
-from pipeline_lib.files import read_json
+from pipeline_lib.embedding.vectors import SYSTEM, open_pretext, open_retrieval, read_system
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of_file, read_sealed
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.params import Params
 from pipeline_lib.run import META, Run
@@ -23,13 +24,17 @@ from pipeline_lib.run import META, Run
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Builds the index and records the run."""
     made = Run(data, params, ROOT)
+    system = read_system(made.embeddings)
+    if "weights" in system and system["weights"] != digest_of_file(made.weights):
+        raise PipelineError(f"{made.embeddings}: was made by another network than {made.weights}; run `dvc repro`")
     kind = params.retrieval.alignment
     photos, sketches = open_retrieval(made.embeddings)
     aligned = of_kind(kind, photos, sketches)
-    index = PhotoIndex.build(photos, aligned, kind, params.index.kind, params.index.dimension)
+    how = params.index.kind, params.index.dimension
+    index = PhotoIndex.build(photos, aligned, kind, *how, digest_of_file(made.embeddings / SYSTEM))
     index.save(made.index)
     likeness = Likeness.fit(*open_pretext(made.embeddings), aligned)
-    meta, system = read_json(made.model / META), read_json(made.embeddings / "system.json")
+    meta = read_sealed(made.model / META)
     threads = {"train": meta["threads"], "embed": system["threads"]}
     made.write_record(data=meta["data_sha256"], threads=threads, likeness=likeness.record())
     print(f"index: {len(index)} photos of {index.facts.dimension} numbers ({index.facts.settings}), alignment {kind}")

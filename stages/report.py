@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 from common import ROOT, SCRATCH, run
+
+import pandas as pd
 
 from pipeline_lib.data.schemas import read_catalog, read_table
 from pipeline_lib.data.source import open_source
-from pipeline_lib.files import publish_folder, repository
+from pipeline_lib.files import exclusive, publish_folder, repository
 from pipeline_lib.params import Params
 from pipeline_lib.report.canvas import save_png
 from pipeline_lib.report.pretext_grid import pretext_grid, read_examples
@@ -34,12 +35,14 @@ def main(params: Params, data: Path, metrics: Path) -> None:
     rows = grid_rows(chosen, catalog, open_source(params.catalog, ROOT), report.neighbours)
     examples = read_examples(data / "pairs", data / "patches", EXAMPLES, report.seed)
 
-    public = SCRATCH / "report" / "pictures"
+    public = SCRATCH / "pictures"
     private = public if dataset == "openmoji" else repository(ROOT) / "private" / params.name
-    save_png(public / "training_curve.png", training_curve(read_history(metrics / "training.csv")))
-    save_png(private / "retrieval_grid.png", retrieval_grid(rows, gallery=int((catalog["role"] == "gallery").sum())))
-    save_png(private / "pretext_examples.png", pretext_grid(examples))
-    publish_folder(public, metrics / "pictures")
+    with exclusive(public):
+        save_png(public / "training_curve.png", training_curve(read_history(metrics / "training.csv")))
+        gallery = int((catalog["role"] == "gallery").sum())
+        save_png(private / "retrieval_grid.png", retrieval_grid(rows, gallery=gallery))
+        save_png(private / "pretext_examples.png", pretext_grid(examples))
+        publish_folder(public, metrics / "pictures")
     print(f"report: pictures in {metrics / 'pictures'}" + ("" if private == public else f" and {private}"))
 
 

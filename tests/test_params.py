@@ -265,3 +265,10 @@ def test_a_file_that_says_two_things_or_nothing_is_named(tmp_path: Path, text: s
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PipelineError, match=f"params.yaml.*{words}"):
         read_yaml(path)
+
+
+def test_a_message_about_a_file_of_something_else_stays_short(defaults: dict[str, Any]) -> None:
+    with pytest.raises(PipelineError) as failure:
+        params.parse({**defaults, **{f"{'k' * 500}{number}": 1 for number in range(3000)}})
+    assert str(failure.value).endswith("and 2,980 more")
+    assert len(str(failure.value)) < 10_000

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline_lib import params, run
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of_file, read_json, write_json
+from pipeline_lib.files import digest_of_file, read_sealed, write_json
 from pipeline_lib.run import Run
 
 Make = Callable[..., params.Params]
@@ -43,7 +43,7 @@ def test_a_finished_run_is_opened_from_its_folder_alone(made: Run, tmp_path: Pat
 
 
 def test_the_record_tells_what_the_run_was_made_from_and_on(made: Run) -> None:
-    record = read_json(made.folder / "run.json")
+    record = read_sealed(made.folder / "run.json")
     assert record == Run.open(made.folder).record
     assert params.parse(record["params"]) == made.params
     expected = {"name": "small", "weights": digest_of_file(made.weights), "data": "digest of the images"}
@@ -64,7 +64,7 @@ def test_a_run_that_is_not_finished_has_no_record_and_says_how_to_make_one(made:
 
 def test_weights_that_have_changed_since_are_refused(made: Run) -> None:
     made.weights.write_bytes(b"other weights")
-    found, told = digest_of_file(made.weights)[:12], read_json(made.folder / "run.json")["weights"][:12]
+    found, told = digest_of_file(made.weights)[:12], read_sealed(made.folder / "run.json")["weights"][:12]
     with pytest.raises(PipelineError, match=rf"SHA-256 is {found}\.\.\., but run\.json says {told}\.\.\."):
         Run.open(made.folder)
     made.weights.unlink()
@@ -88,7 +88,7 @@ def test_a_record_that_is_cut_is_named(made: Run) -> None:
 
 def change(made: Run, section: str, values: dict[str, Any], *drop: str) -> None:
     """Edits a section of the params in a run's record."""
-    record = read_json(made.folder / "run.json")
+    record = read_sealed(made.folder / "run.json")
     record["params"][section] |= values
     for key in drop:
         del record["params"][section][key]

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_lib.baselines.system import Domain, Embedder, Image, ProjectedSystem, Vectors, VectorSystem
 from pipeline_lib.data.images import BadImage, decode_encoded
-from pipeline_lib.data.schemas import CHECKED, opened_shard, shard_paths, write_table
+from pipeline_lib.data.schemas import open_parquet, opened_shard, read_parquet, shard_paths, write_table
 from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.data.tasks import Stats
 from pipeline_lib.embedding.vectors import EmbeddingTable, batched, vector_table, vector_writer
@@ -142,9 +141,9 @@ def _checked(vectors: Vectors, ids: Sequence[str], name: str, function: str) -> 
 
 def join_shards(shards: Sequence[Path], path: Path) -> None:
     """Puts shards of vectors into one table, a shard at a time."""
-    with vector_writer(path, pq.read_schema(shards[0]).field("vector").type.list_size) as writer:
+    with vector_writer(path, open_parquet(shards[0]).schema_arrow.field("vector").type.list_size) as writer:
         for shard in shards:
-            writer.write_table(pq.read_table(shard, **CHECKED))
+            writer.write_table(read_parquet(shard))
 
 
 def project_tables(
@@ -200,7 +199,7 @@ def from_pairs(folder: Path, column: str, ids: frozenset[str]) -> list[FromPairs
     """The chosen images of every shard of pairs that holds any."""
     found = []
     for shard in shard_paths(folder):
-        inside = pq.read_table(shard, columns=["image_id"], memory_map=True, **CHECKED)["image_id"].to_pylist()
+        inside = read_parquet(shard, ["image_id"], memory_map=True)["image_id"].to_pylist()
         if chosen := ids & set(inside):
             found.append(FromPairs(shard, column, chosen))
     return found

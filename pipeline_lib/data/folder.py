@@ -26,6 +26,7 @@ SYSTEM_FOLDERS: Final = frozenset({
     "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
     "lost+found", "__macosx",
 })  # fmt: skip
+LEADS_OUT: Final = "a link that leads out of the folder; to follow such links, index with --links"
 SYSTEM_FILES: Final = (".thm", "~")
 """Ends of names: a camera's thumbnail beside its film, and what an editor has kept."""
 
@@ -39,7 +40,9 @@ class Listing:
     skipped: dict[str, str] = field(default_factory=dict)  # printable path of a folder or file -> why
 
 
-def list_images(top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int]] | None = None) -> Listing:
+def list_images(
+    top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int]] | None = None, *, links: bool = True
+) -> Listing:
     """Lists the pictures below `top`, at any depth.
 
     Hidden files and folders are passed over, and those that a system keeps for itself. Links are followed, but each
@@ -50,11 +53,12 @@ def list_images(top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int
         exclude: patterns (`*`, `?`, `[a-z]`, in upper or lower case) of what is passed over: of the name of a file or
             folder or, with a slash, of its path.
         seen: folders, as device and number, that are passed over; those that are listed join them.
+        links: whether links that lead out of `top` are followed; if not, they are among what is skipped.
 
     Raises:
         PipelineError: `top` itself can't be listed.
     """
-    listing, patterns = Listing(), [_pattern(text) for text in exclude]
+    listing, patterns, real = Listing(), [_pattern(text) for text in exclude], top.resolve()
     seen = set() if seen is None else seen
     waiting = [""]
     while waiting:
@@ -68,11 +72,13 @@ def list_images(top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int
             listing.skipped[_printable(folder)] = why
             continue
         below = []
-        for name, is_folder in names:
+        for name, is_folder, is_link in names:
             inside = f"{folder}/{name}" if folder else name
             if _is_left_out(name, inside, patterns, is_folder=is_folder):
                 continue
-            if is_folder:
+            if is_link and not links and _leads_out(top / inside, real):
+                listing.skipped[_printable(inside)] = LEADS_OUT
+            elif is_folder:
                 below.append(inside)
             else:
                 _sort_in(listing, top, inside)
@@ -90,14 +96,23 @@ def left_out(top: Path) -> Iterator[tuple[str, str]]:
     return iter(list_images(top).skipped.items())
 
 
-def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool]]:
-    """The names in a folder that are not hidden, and whether each is a folder; none of a folder seen before."""
+def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool, bool]]:
+    """The names in a folder that are not hidden, whether each is a folder, and whether a link; none if seen before."""
     found = folder.stat()
     if (found.st_dev, found.st_ino) in seen:
         return []
     seen.add((found.st_dev, found.st_ino))
     with os.scandir(folder) as listing:
-        return sorted((entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith("."))
+        return sorted(
+            (entry.name, _is_folder(entry), entry.is_symlink()) for entry in listing if not entry.name.startswith(".")
+        )
+
+
+def _leads_out(link: Path, top: Path) -> bool:
+    try:
+        return not link.resolve().is_relative_to(top)
+    except (OSError, RuntimeError):  # a link to itself leads nowhere
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -36,8 +36,8 @@ MOST_FRAMES: Final = 50
 """Frames of an animation, or pages of a TIFF, that are looked at."""
 BLANK: Final = 16
 """Levels of 255: a frame whose colours differ by no more shows nothing; compression alone makes a few of them."""
-LARGE: Final = 25_000_000
-"""Pixels from which images are decoded one after another, so that several threads do not fill the memory."""
+LARGE: Final = 250_000_000
+"""Bytes of decoding from which images are decoded one after another, so that several threads do not fill the memory."""
 LONGEST: Final = 50
 """Times the shorter side: of longer images nothing is seen in a square, and scaling them to a given shorter side takes
 memory without end. Panoramas have 10, pages that were photographed whole from a screen 20."""
@@ -114,8 +114,10 @@ def _guarded(work: Callable[[], Value]) -> Value:
         warnings.simplefilter("ignore")
         try:
             return work()
-        except (BadImage, MemoryError):
+        except BadImage:
             raise
+        except MemoryError as failure:
+            raise TooLarge("it takes more memory than there is; save it smaller, or close other programs") from failure
         except UnidentifiedImageError as failure:
             raise BadImage("not an image of a known format") from failure
         except Image.DecompressionBombError as failure:
@@ -144,9 +146,8 @@ def _decoded(data: bytes, kind: Format | None, max_pixels: int, short_side: int)
         if image.format == "TIFF":
             _turn_to_photo(image)
         reduced = _reduce(image, short_side)
-        width, height = image.size
-        _check_size(image, max_pixels)
-        with _large if width * height > LARGE else nullcontext():
+        needed = _check_size(image, max_pixels)
+        with _large if needed > LARGE else nullcontext():
             fast = None if reduced else _whole_jpeg(image, data)
             if fast is not None:
                 return fast
@@ -184,8 +185,12 @@ def _reduce(image: Image.Image, short_side: int) -> bool:
     return factor > 1
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Refuses what would take too much memory, before any of it is taken: while it is decoded, or when it is scaled."""
+def _check_size(image: Image.Image, max_pixels: int) -> int:
+    """Refuses what would take too much memory, before any of it is taken: while it is decoded, or when it is scaled.
+
+    Returns:
+        Bytes that decoding takes.
+    """
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage(f"{width} x {height} px")
@@ -199,6 +204,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
             f"{width} x {height} px of {image.format} {image.mode} take {needed / 1e6:.0f} MB to decode, more than the "
             f"{budget / 1e6:.0f} of max_pixels {max_pixels}; save it as JPEG"
         )
+    return needed
 
 
 def _bytes_per_pixel(image: Image.Image) -> int:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.leakage import fingerprint
-from pipeline_lib.data.schemas import CHECKED, write_rows
+from pipeline_lib.data.schemas import read_parquet, write_rows
 from pipeline_lib.data.source import Entry, Source
 from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, reopen_bad, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
@@ -65,7 +64,7 @@ def read_images(source: Source, scratch: Path, workers: int, ray: str = "") -> p
         stats_or_raise(outcomes)
         for task in tasks:
             task.listing.unlink(missing_ok=True)
-        tables = [pq.read_table(task.path, columns=columns, use_threads=False, **CHECKED) for task in tasks]
+        tables = [read_parquet(task.path, columns, use_threads=False) for task in tasks]
     return pa.concat_tables(tables or [MEASURED.empty_table().select(columns)])
 
 
@@ -90,7 +89,7 @@ def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
 
 def measure(task: MeasureTask) -> Stats:
     """Opens the images of one task and writes one row each, as in MEASURED."""
-    rows = pq.read_table(task.listing, **CHECKED).to_pylist()
+    rows = read_parquet(task.listing).to_pylist()
     last: tuple[tuple[str, str], dict[str, Any]] | None = None
     for row in rows:
         # The same image in two roles makes two rows in succession; open it once.

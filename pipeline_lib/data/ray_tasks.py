@@ -5,7 +5,6 @@ Of Ray its core alone: tasks. What a machine was doing when it was lost, another
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 from pipeline_lib.errors import PipelineError
@@ -21,41 +20,45 @@ AHEAD = 2
 
 
 def map_on_ray(
-    work: Callable[[Task], Result], tasks: list[tuple[int, Task]], address: str
-) -> Iterator[tuple[int, Callable[[], Result]]]:
-    """Runs `work` on every task, each on one core of the cluster.
+    call: Callable[[Task], tuple[Result | None, str | None]], tasks: list[tuple[int, Task]], address: str
+) -> Iterator[tuple[int, tuple[Result | None, str | None]]]:
+    """Calls a function on every task, each on one core of the cluster.
 
     Args:
-        work: can be pickled; the cluster's machines import its module from the folder that this process has it from.
+        call: gives the result of a task, or the error; it can be pickled, and the cluster's machines import its module
+            from the folder that this process has it from.
         tasks: with their numbers.
         address: of the cluster, as `ray.init` takes it.
 
     Yields:
-        Numbers of tasks in the order in which they end, each with a function that gives the task's result or raises.
+        Numbers of tasks in the order in which they end, each with what `call` gave; an error for a task that was lost.
 
     Raises:
         PipelineError: Ray is not installed, or there is no cluster at the address.
     """
     ray = _connected(address)
     try:
-        # What `work` itself raises is for the caller to judge.
-        remote = ray.remote(num_cpus=1, max_retries=LOST, retry_exceptions=False)(_call)
+        remote = ray.remote(num_cpus=1, max_retries=LOST)(_called)
         waiting = iter(tasks)
         running: dict[Any, int] = {}
         while True:
             room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
             for _, (number, task) in zip(range(room), waiting, strict=False):
-                running[remote.remote(work, task)] = number
+                running[remote.remote(call, task)] = number
             if not running:
                 return
             (done,), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done), partial(_result, ray, done)
+            number = running.pop(done)
+            try:
+                yield number, ray.get(done)
+            except ray.exceptions.RayError as failure:  # `call` itself gives its errors as values
+                yield number, (None, f"{type(failure).__name__}: {failure}")
     finally:
         ray.shutdown()  # this process's connection, not the cluster
 
 
-def _call(work: Callable[[Task], Result], task: Task) -> Result:
-    return work(task)
+def _called(call: Callable[[Task], Result], task: Task) -> Result:
+    return call(task)
 
 
 def _connected(address: str) -> Any:
@@ -77,10 +80,3 @@ def _connected(address: str) -> Any:
             'its address, or set the key to ""'
         ) from failure
     return ray
-
-
-def _result(ray: Any, done: Any) -> Any:
-    try:
-        return ray.get(done)
-    except ray.exceptions.RayTaskError as failure:
-        raise failure.cause from None  # without the cluster's own stack trace

@@ -6,24 +6,30 @@ knows how the work is spread: over processes, or over a Ray cluster by `ray_task
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline_lib.data.ray_tasks import map_on_ray
+from pipeline_lib.data.schemas import open_parquet
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import publish_folder, read_json, write_json
+from pipeline_lib.files import publish_folder, read_json, remove, write_json
 
 Stats = dict[str, Any]
+DIED: Final = "a worker process died (out of memory?); lower machine.workers"
+ENDS: Final = 5.0
+"""Seconds that a worker without work is given to end."""
 
 
 class ShardTask(Protocol):
@@ -62,17 +68,12 @@ def finished_stats(path: Path) -> Stats | None:
     try:
         stats = read_json(stats_path(path))
         # The footer is at the end of a Parquet file, so a truncated file does not open.
-        if pq.read_metadata(path).num_rows != stats["rows"]:
-            return None
+        with open_parquet(path) as file:
+            if file.metadata.num_rows != stats["rows"]:
+                return None
     except (PipelineError, pa.ArrowException, OSError, KeyError):
         return None
     return dict(stats)
-
-
-def _finish(work: Callable[[Task], Stats], task: Task) -> Stats:
-    stats = work(task)
-    write_json(stats_path(task.path), stats)
-    return stats
 
 
 def map_shards(
@@ -105,45 +106,155 @@ def map_shards(
             left = [n for n in range(len(tasks)) if n not in outcomes or outcomes[n].error is not None]
             if not left:
                 break
-            for number, outcome in _once(work, [(n, tasks[n]) for n in left], workers, ray):
-                outcomes[number] = outcome
-                if outcome.error is None:
-                    bar.update(outcome.task.rows)
+            with closing(_once(work, [(n, tasks[n]) for n in left], workers, ray)) as ended:
+                for number, outcome in ended:
+                    outcomes[number] = outcome
+                    if outcome.error is None:
+                        bar.update(outcome.task.rows)
     return [outcomes[number] for number in range(len(tasks))]
 
 
 def _once(
     work: Callable[[Task], Stats], tasks: list[tuple[int, Task]], workers: int, ray: str
-) -> Iterator[tuple[int, Outcome[Task]]]:
+) -> Generator[tuple[int, Outcome[Task]]]:
     if ray:
         numbered = dict(tasks)
-        for number, result in map_on_ray(partial(_finish, work), tasks, ray):
-            yield number, _outcome(numbered[number], result)
+        for number, (stats, error) in map_on_ray(partial(_done, work), tasks, ray):
+            yield number, Outcome(numbered[number], stats, error)
         return
     if workers == 1:
         for number, task in tasks:
-            yield number, _outcome(task, partial(_finish, work, task))
+            stats, error = _done(work, task)
+            yield number, Outcome(task, stats, error)
         return
-    # Spawned, since the threads of OpenCV and Arrow do not survive a fork.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_finish, work, task): (number, task) for number, task in tasks}
-        for future in as_completed(futures):
-            number, task = futures[future]
-            yield number, _outcome(task, future.result)
+    # Not Python's own pool: where a worker dies while tasks are still handed in, it raises, or waits for ever.
+    waiting, pool = deque(tasks), _Pool(work)
+    with pool:
+        while waiting or pool.busy:
+            while waiting and len(pool.busy) < workers:
+                number, task = waiting.popleft()
+                if (failure := pool.begin(number, task)) is not None:
+                    yield number, Outcome(task, None, failure)
+            if pool.busy:  # otherwise there is nothing to wait for, and it would be waited for ever
+                yield from pool.finished()
 
 
-def _outcome(task: Task, result: Callable[[], Stats]) -> Outcome[Task]:
+class _Worker:
+    """A process and this side of the pipe to it: a pipe of its own, so that one that dies holds up no other."""
+
+    def __init__(self) -> None:
+        # Spawned, since the threads of OpenCV and Arrow do not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        # A daemon, so that Python does not wait for one that was interrupted before it was used.
+        self.process: BaseProcess = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        with _without_interrupts(), theirs:  # once theirs is closed here, the pipe ends when the worker does
+            self.process.start()
+
+    def end(self, seconds: float) -> None:
+        """Lets it end by itself for as long as that, then kills it."""
+        self.pipe.close()
+        if self.process.pid is not None:
+            self.process.join(seconds)
+            self.process.kill()
+            self.process.join()
+
+
+class _Pool(Generic[Task]):
+    """Workers that are started when they are needed; each has one task at most, so a death costs that one alone."""
+
+    def __init__(self, work: Callable[[Task], Stats]) -> None:
+        self.work = work
+        self.busy: dict[Any, tuple[_Worker, int, Task]] = {}  # by the pipe on which the result will come
+        self.idle: list[_Worker] = []
+
+    def begin(self, number: int, task: Task) -> str | None:
+        """Gives a task to a worker; returns why that failed."""
+        worker = None
+        try:
+            worker = self.idle.pop() if self.idle else _Worker()
+            worker.pipe.send((self.work, task))
+        except OSError as failure:
+            if worker is not None:
+                worker.end(0)
+            return DIED if isinstance(failure, ConnectionError) else _words(failure)
+        except Exception as failure:  # noqa: BLE001  it can't be sent; the outcome of the task
+            self.idle += [worker] if worker is not None else []
+            return _words(failure)
+        self.busy[worker.pipe] = worker, number, task
+        return None
+
+    def finished(self) -> Iterator[tuple[int, Outcome[Task]]]:
+        """Waits for results; a worker that died gives one too."""
+        for pipe in wait(list(self.busy)):
+            worker, number, task = self.busy.pop(pipe)
+            try:
+                stats, error = worker.pipe.recv()
+                outcome = Outcome(task, stats, error)
+            except Exception as failure:  # noqa: BLE001  the outcome of the task
+                worker.end(0)
+                died = isinstance(failure, EOFError | OSError)
+                outcome = Outcome(task, None, DIED if died else _words(failure))
+            else:
+                self.idle.append(worker)
+            yield number, outcome
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the workers; those that still work, since the block was interrupted, at once."""
+        for working in self.busy.values():
+            working[0].end(0)
+        for worker in self.idle:
+            worker.pipe.close()
+        for worker in self.idle:
+            worker.end(ENDS)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started in the block never sees a Ctrl-C: the stage tells of it, and ends its workers."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return Outcome(task, result(), None)
-    except BrokenProcessPool:
-        return Outcome(task, None, "a worker process died (out of memory?); lower machine.workers")
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection) -> None:
+    """A worker: does what comes by the pipe until that is closed."""
+    _end_with_parent()
+    while True:
+        try:
+            work, task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        except Exception as failure:  # noqa: BLE001  it can't be imported here; the outcome of the task
+            pipe.send((None, _words(failure)))
+            continue
+        pipe.send(_done(work, task))
+
+
+def _done(work: Callable[[Task], Stats], task: Task) -> tuple[Stats | None, str | None]:
+    """The stats of a task that is worked on and marked as finished, or the error."""
+    try:
+        stats = work(task)
+        write_json(stats_path(task.path), stats)
     except Exception as failure:  # noqa: BLE001  the outcome of the task
-        return Outcome(task, None, f"{type(failure).__name__}: {failure}")
+        return None, _words(failure)
+    return stats, None
+
+
+def _words(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _end_with_parent() -> None:
-    """Ends a worker when its parent is killed; it would go on beside the next run, then wait for tasks for ever."""
+    """Ends a worker when its parent is killed in the midst of a task, beside which the next run would work."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -167,6 +278,8 @@ def reopen_bad(outcomes: Sequence[Outcome[Task]]) -> None:
 
 def publish_shards(tasks: Sequence[ShardTask], out: Path) -> None:
     """Moves the folder of finished shards to `out`, without the stats beside them; errors as in `publish_folder`."""
+    for left in tasks[0].path.parent.glob(".*.tmp"):  # by workers that died: the folder is this process's alone
+        remove(left)
     publish_folder(tasks[0].path.parent, out)
     for task in tasks:
         stats_path(out / task.path.name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import read_json
+from pipeline_lib.files import read_sealed
 from pipeline_lib.run import META, Run
 
 BATCH: Final = 8
@@ -59,7 +59,7 @@ class ExportedNetwork:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as failure:  # the library raises types of its own
             raise PipelineError(f"{path}: can't be used ({failure}); fetch it again or export it anew") from failure
-        return cls(session, run.params.embed.largest, BATCH, read_json(run.model / META))
+        return cls(session, run.params.embed.largest, BATCH, read_sealed(run.model / META))
 
     @cached_property
     def dimension(self) -> int:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from pipeline_lib.data.schemas import CHECKED, WITH_SUMS, embeddings_schema
+from pipeline_lib.data.schemas import embeddings_schema, open_parquet, parquet_writer
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import replacing
+from pipeline_lib.files import digest_of_file, read_sealed, replacing, write_sealed
 
 Vectors = NDArray[np.float32]
 Strings = NDArray[np.str_]
@@ -23,6 +23,8 @@ Item = TypeVar("Item")
 
 LABELS = ("image_id", "class_name", "instance_id")
 BATCH_ROWS = 1024
+SYSTEM: Final = "system.json"
+"""In a folder of embeddings: what made them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class EmbeddingTable:
             PipelineError: the file is missing, cut, has other columns, or an image_id occurs twice; names the file.
         """
         try:
-            with pq.ParquetFile(path, **CHECKED) as file:
+            with open_parquet(path) as file:
                 schema = file.schema_arrow
                 missing = {*LABELS, "vector"} - set(schema.names)
                 if missing:
@@ -102,7 +104,7 @@ class EmbeddingTable:
         """
         start = 0
         try:
-            with pq.ParquetFile(self.path, **CHECKED) as file:
+            with open_parquet(self.path) as file:
                 for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
                     column = batch.column(0)
                     ids = self.labels.image_ids[start : start + len(column)]
@@ -161,10 +163,8 @@ def vector_table(
 @contextmanager
 def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
     """Writes an embedding table of `width` numbers a vector, part by part (`write_table`), whole or not at all."""
-    with replacing(path) as aside:
-        schema = embeddings_schema(width)
-        with pq.ParquetWriter(aside, schema, compression="lz4", use_dictionary=False, **WITH_SUMS) as writer:
-            yield writer
+    with parquet_writer(path, embeddings_schema(width), compression="lz4", use_dictionary=False) as writer:
+        yield writer
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -172,6 +172,25 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def write_system(folder: Path, values: Mapping[str, Any]) -> None:
+    """Writes `system.json` of a folder of embeddings that is finished, with the digests of its files."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in {".parquet", ".safetensors"})
+    write_sealed(folder / SYSTEM, {**values, "files": {path.name: digest_of_file(path) for path in paths}})
+
+
+def read_system(folder: Path) -> dict[str, Any]:
+    """What `write_system` wrote.
+
+    Raises:
+        PipelineError: it can't be read, or a file of the folder is damaged or was not made with the others.
+    """
+    values: dict[str, Any] = read_sealed(folder / SYSTEM)
+    for name, digest in values.get("files", {}).items():
+        if digest_of_file(folder / name) != digest:
+            raise PipelineError(f"{folder / name}: is damaged, or was not made with the files beside it; {_AGAIN}")
+    return values
 
 
 def open_retrieval(folder: Path) -> tuple[EmbeddingTable, EmbeddingTable]:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib.embedding.alignment import Alignment, of_kind
-from pipeline_lib.embedding.vectors import open_retrieval
+from pipeline_lib.embedding.vectors import SYSTEM, open_retrieval, read_system
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.evaluation.evaluation import Evaluation, evaluate_chance, evaluate_rankings, rounded, with_ends
 from pipeline_lib.evaluation.metrics import COLUMNS
-from pipeline_lib.files import read_json
+from pipeline_lib.files import digest_of_file
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.intervals import Interval, bootstrap_difference
 from pipeline_lib.registry import ALIGNMENTS, TRANSDUCTIVE
@@ -42,6 +42,7 @@ class System:
     supervision: str  # none, imagenet, pairs or classes
     seconds: float | None  # that embedding gallery and queries took; None where it was not measured
     alignments: tuple[str, ...]  # kinds that it is evaluated under
+    made_by: str = ""  # digest of its `system.json`, and so of all its files
 
     @classmethod
     def read(cls, folder: Path, run: str = "") -> Self:
@@ -55,8 +56,8 @@ class System:
         Raises:
             PipelineError: the file is missing or lacks a key, or an alignment is unknown.
         """
-        path = folder / "system.json"
-        values = read_json(path)
+        path = folder / SYSTEM
+        values = read_system(folder)
         try:
             name, supervision = str(values["system"]).format(run=run), str(values["supervision"])
             seconds = None if values["seconds"] is None else float(values["seconds"])
@@ -65,7 +66,8 @@ class System:
             raise PipelineError(f"{path}: needs system, supervision, seconds, alignments ({failure!r})") from failure
         if unknown := sorted(wanted - ALIGNMENTS.keys()):
             raise PipelineError(f"{path}: unknown alignments {unknown}; known are {list(ALIGNMENTS)}")
-        return cls(folder, name, supervision, seconds, tuple(kind for kind in ALIGNMENTS if kind in wanted))
+        kinds = tuple(kind for kind in ALIGNMENTS if kind in wanted)
+        return cls(folder, name, supervision, seconds, kinds, digest_of_file(path))
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def measure(
     if index is None:
         index = PhotoIndex.build(photos, alignment, kind)
     else:
-        index.check(dimension=alignment.aligned_dimension, alignment=kind, image_ids=photos.labels.image_ids)
+        index.check(
+            dimension=alignment.aligned_dimension,
+            alignment=kind,
+            image_ids=photos.labels.image_ids,
+            made_by=system.made_by,
+        )
     blocks = index.rank_all((alignment.apply(batch, "sketch") for batch in sketches.batches()), diversity)
     evaluation = evaluate_rankings(blocks, photos.labels, sketches.labels, top=top)
     name = system.name if kind == plain else f"{system.name}+{kind}"

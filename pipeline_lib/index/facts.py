@@ -29,6 +29,7 @@ class IndexFacts:
     alignment: str  # name of the alignment that its vectors went through
     settings: str  # its kind in words
     key: str = ""  # of its files (see `index_key`); "" before they are written
+    made_by: str = ""  # digest of the network and alignment behind its vectors; "" where it does not tell
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,22 @@ class BuildJob:
     kind: str  # as `index.kind`
     reduced: int  # as `index.dimension`
     out: Path  # the folder that gets the index
+    made_by: str = ""  # as `IndexFacts.made_by`
 
 
-def written_rows(folder: Path) -> tuple[list[str], str]:
-    """The image_id of each row of an index, and the name of its alignment.
+def written_rows(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The image_id of each row of an index, and what it tells of itself: `alignment` and `made_by`, as `IndexFacts`.
 
     Raises:
         PipelineError: a file is missing or damaged, or the two were not written together.
     """
     table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-    told = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+    # Page checksums do not cover it: what a flipped bit makes of it equals nothing that is asked for.
+    stored = table.schema.metadata or {}
+    told = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
     if digest_of_file(folder / INDEX_NAME) != told.get(DIGEST):
         raise PipelineError(f"{folder / INDEX_NAME}: is damaged, or was not written with the file beside it; {AGAIN}")
-    return table.column("image_id").to_pylist(), told.get("alignment", "")
+    return table.column("image_id").to_pylist(), told
 
 
 def is_whole(folder: Path) -> bool:

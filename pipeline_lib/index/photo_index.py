@@ -3,8 +3,6 @@
 This module imports faiss, so a process that holds torch must not import it.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,7 @@ from pipeline_lib.data.schemas import write_table
 from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.embedding.vectors import EmbeddingTable, Strings, Vectors
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of_file, publish_folder
+from pipeline_lib.files import digest_of_file, replacing_folder
 from pipeline_lib.index.diversity import DEPTH, diversify
 from pipeline_lib.index.facts import AGAIN, DIGEST, INDEX_NAME, ROWS_NAME, IndexFacts, written_rows
 from pipeline_lib.index.kinds import build_index, settings_of
@@ -35,17 +33,20 @@ class PhotoIndex:
         folder: where it was read from; None for one built in memory.
     """
 
-    def __init__(self, index: faiss.Index, image_ids: Strings, alignment: str, folder: Path | None = None) -> None:
+    def __init__(
+        self, index: faiss.Index, image_ids: Strings, alignment: str, folder: Path | None = None, made_by: str = ""
+    ) -> None:
         """Names the rows of a FAISS index by inner product.
 
-        Its vectors went through `alignment` (of `retrieval.alignment`); queries must go through the same.
+        Its vectors went through `alignment` (of `retrieval.alignment`); queries must go through the same. `made_by` is
+        as in `IndexFacts`.
         """
         if index.ntotal != len(image_ids):
             raise ValueError(f"{index.ntotal} vectors, but {len(image_ids)} image_ids")
         self._index = index
         self._ties = TieBreak.of(image_ids)
         self.image_ids = image_ids
-        self.facts = IndexFacts(len(image_ids), int(index.d), alignment, settings_of(index))
+        self.facts = IndexFacts(len(image_ids), int(index.d), alignment, settings_of(index), made_by=made_by)
         self.folder = folder
 
     @classmethod
@@ -56,10 +57,12 @@ class PhotoIndex:
         name: str,
         kind: str = "exact",
         reduced: int = 0,
+        made_by: str = "",
     ) -> Self:
         """Aligns a gallery, of one table or several, and adds it batch by batch.
 
-        `name` is the alignment's; `kind` and `reduced` are as `index.kind` and `index.dimension`.
+        `name` is the alignment's; `kind` and `reduced` are as `index.kind` and `index.dimension`; `made_by` is as in
+        `IndexFacts`.
 
         Raises:
             PipelineError: a vector can't be used, or the kind doesn't fit; names the file and image, or `index.kind`.
@@ -71,7 +74,7 @@ class PhotoIndex:
 
         image_ids = np.concatenate([table.labels.image_ids for table in tables])
         index = build_index(batches, len(image_ids), alignment.aligned_dimension, kind, reduced)
-        return cls(index, image_ids, name)
+        return cls(index, image_ids, name, made_by=made_by)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -174,9 +177,7 @@ class PhotoIndex:
         Raises:
             PipelineError: the index can't be written.
         """
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
+        with replacing_folder(folder) as aside:
             aside.mkdir(parents=True)
             try:
                 faiss.write_index(self._index, str(aside / INDEX_NAME))
@@ -185,11 +186,9 @@ class PhotoIndex:
                     f"{folder / INDEX_NAME}: can't be written ({failure}); is the disk full?"
                 ) from failure
             rows = pa.table({"image_id": pa.array(self.image_ids.tolist(), pa.string())})
-            told = {"alignment": self.facts.alignment, DIGEST: digest_of_file(aside / INDEX_NAME)}
+            told = {"alignment": self.facts.alignment, "made_by": self.facts.made_by}
+            told[DIGEST] = digest_of_file(aside / INDEX_NAME)
             write_table(aside / ROWS_NAME, rows.replace_schema_metadata(told))
-            publish_folder(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -199,7 +198,7 @@ class PhotoIndex:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
         path = folder / INDEX_NAME
-        names, alignment = written_rows(folder)
+        names, told = written_rows(folder)
         image_ids = np.array(names, dtype=np.str_)
         try:
             index = faiss.read_index(str(path))
@@ -210,15 +209,16 @@ class PhotoIndex:
                 f"{path}: does not fit the file beside it (an inner-product index is needed, and it holds "
                 f"{index.ntotal} vectors, but {ROWS_NAME} {len(image_ids)} rows); {AGAIN}"
             )
-        return cls(index, image_ids, alignment, folder)
+        return cls(index, image_ids, told.get("alignment", ""), folder, told.get("made_by", ""))
 
-    def check(self, *, dimension: int, alignment: str, image_ids: Strings) -> None:
+    def check(self, *, dimension: int, alignment: str, image_ids: Strings, made_by: str = "") -> None:
         """Makes sure that the index fits what is searched with it.
 
         Args:
             dimension: of the query vectors.
             alignment: that the queries go through.
             image_ids: str[N], the gallery in order.
+            made_by: of the queries' embeddings, as in `IndexFacts`; compared where both tell.
 
         Raises:
             PipelineError: it does not fit.
@@ -229,6 +229,8 @@ class PhotoIndex:
             what = f"was built with alignment {self.facts.alignment}, but retrieval.alignment is {alignment}"
         elif not np.array_equal(self.image_ids, image_ids):
             what = "holds other photos than the gallery's embeddings"
+        elif made_by and self.facts.made_by not in {"", made_by}:
+            what = "was built from other embeddings than those of the queries"
         else:
             return
         raise PipelineError(f"{self.folder or 'the index'}: {what}; run the index stage (`dvc repro index`) again")

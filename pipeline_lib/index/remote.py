@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
@@ -30,6 +31,12 @@ KEY_BYTES: Final = 32
 START_SECONDS: Final = 120.0
 """Time limit for the worker to load FAISS and answer; a cold disk takes its time."""
 STOP_SECONDS: Final = 5.0
+SEARCH_SECONDS: Final = 10.0
+"""Time limit for a search, of which one of a million photos takes a second at most; a worker that is over it hangs."""
+LOOK_SECONDS: Final = 5.0
+"""Time limit for a worker that has nothing to do to say so."""
+SILENT_SECONDS: Final = 2.0
+"""After so long without an answer a worker counts as one that can't search."""
 
 
 class RemoteFaiss:
@@ -40,6 +47,7 @@ class RemoteFaiss:
         self._pipe: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._opened: tuple[tuple[Any, ...], IndexFacts] | None = None
+        self._asked = 0.0  # when a worker that serves was asked what it has not answered yet; 0 where it was not
 
     @property
     def pid(self) -> int | None:
@@ -50,6 +58,33 @@ class RemoteFaiss:
     def alive(self) -> bool:
         """Whether the worker runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def answers(self) -> bool:
+        """Whether the worker runs and is not late with an answer; asks nothing and does not wait."""
+        asked = self._asked
+        return self.alive and not (asked and time.monotonic() - asked > SILENT_SECONDS)
+
+    def look(self) -> None:
+        """Makes sure that the worker with the open index answers, and replaces it where it has died or hangs.
+
+        While a search is in progress nothing is asked, since that notices by itself.
+
+        Raises:
+            PipelineError: it can't be started again, or the index has changed since it was opened.
+        """
+        if self._opened is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self.alive:
+                self._restart()
+                return
+            try:
+                self._ask(("look",), LOOK_SECONDS)
+            except WorkerDiedError:
+                self._restart()
+        finally:
+            self._lock.release()
 
     def build(self, job: BuildJob) -> IndexFacts:
         """Builds and writes an index.
@@ -76,8 +111,8 @@ class RemoteFaiss:
     def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[tuple[Any, Any]]:
         """Rows (int64[K]) and scores (float32[K]) of the k best photos for each of float32[B, D] queries.
 
-        Scores fall, except in lists that are diversified (MMR) by a weight of `diversity`. A worker that has died is
-        restarted once.
+        Scores fall, except in lists that are diversified (MMR) by a weight of `diversity`. A worker that has died or
+        hangs is replaced once.
 
         Raises:
             PipelineError: it died again, or no index is open, or it died and the index has changed since it was opened.
@@ -87,10 +122,10 @@ class RemoteFaiss:
             if self._opened is not None and not self.alive:
                 self._restart()
             try:
-                found: list[tuple[Any, Any]] = self._ask(request)
+                found: list[tuple[Any, Any]] = self._ask(request, SEARCH_SECONDS)
             except WorkerDiedError:
                 self._restart()
-                found = self._ask(request)
+                found = self._ask(request, SEARCH_SECONDS)
         return found
 
     def close(self) -> None:
@@ -113,10 +148,15 @@ class RemoteFaiss:
         if not same:
             raise PipelineError(f"{request[1]}: has changed since the server started; start it again")
 
-    def _ask(self, request: tuple[Any, ...]) -> Any:
+    def _ask(self, request: tuple[Any, ...], seconds: float | None = None) -> Any:
+        """The answer to a request; a worker that takes longer than `seconds` is ended."""
         pipe = self._pipe or self._start()
+        self._asked = time.monotonic() if self._opened else 0.0  # whoever builds an index waits for as long as it takes
         try:
             pipe.send(request)
+            if not pipe.poll(seconds):
+                self._end()
+                raise WorkerDiedError(f"the process that holds FAISS did not answer for {seconds:g} s")
             state, value = pipe.recv()
         except (EOFError, OSError) as failure:
             self._stop()
@@ -124,9 +164,17 @@ class RemoteFaiss:
                 "the process that holds FAISS has ended unexpectedly (out of memory?); free some memory, or set "
                 "index.kind to pq in params.yaml and run `dvc repro`"
             ) from failure
+        finally:
+            self._asked = 0.0
         if state == "failed":
             raise PipelineError(value)
         return value
+
+    def _end(self) -> None:
+        """Ends a worker that hangs, which would not end by itself."""
+        if self._process is not None:
+            self._process.kill()
+        self._stop()
 
     def _start(self) -> Connection:
         command = [sys.executable, "-c", START, str(LIBRARY.parent)]

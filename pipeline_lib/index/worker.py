@@ -34,13 +34,13 @@ def build(job: BuildJob) -> IndexFacts:
     tables = [EmbeddingTable.open(path) for path in job.tables]
     fitted = Alignment.load(job.alignment) if job.alignment else Alignment(tables[0].dimension)
     alignment = fitted.as_kind(job.alignment_kind)
-    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced)
+    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced, job.made_by)
     index.save(job.out)
     return replace(index.facts, key=index_key(job.out))
 
 
 class Worker:
-    """Answers requests: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity)."""
+    """Answers requests: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity), ("look",)."""
 
     def __init__(self) -> None:
         self._index: PhotoIndex | None = None
@@ -60,7 +60,9 @@ class Worker:
 
     def answer(self, request: tuple[Any, ...]) -> tuple[str, Any]:
         """The answer to one request; a failure is an answer too."""
-        commands: dict[str, Callable[..., Any]] = {"build": build, "open": self.open, "search": self.search}
+        commands: dict[str, Callable[..., Any]] = {
+            "build": build, "open": self.open, "search": self.search, "look": lambda: None,
+        }  # fmt: skip
         try:
             return "done", commands[request[0]](*request[1:])
         except PipelineError as failure:

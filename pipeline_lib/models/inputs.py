@@ -34,11 +34,13 @@ def normalise(pixels: Tensor, settings: params.Train) -> Tensor:
         spread, mean = torch.std_mean(values, dim=(1, 2, 3), keepdim=True)
         values = (values - mean) / (spread + 255e-3)
     else:
-        # (x / 255 - mean) / deviation as one product and one sum over memory that is written once.
-        deviation = values.new_tensor(IMAGENET_STD)
+        # (x / 255 - mean) / deviation as one product and one sum over memory that is written once, a row of pixels at a
+        # time: torch is five times slower where the last axis that it repeats factors over is as short as 3.
+        deviation, width = values.new_tensor(IMAGENET_STD), values.shape[2]
         scale, shift = 1 / (255.0 * deviation), -values.new_tensor(IMAGENET_MEAN) / deviation
-        values = values.mul_(scale) if values.ndim == 4 else values.unsqueeze(-1) * scale
-        values = values.add_(shift)
+        if values.ndim == 3:
+            values = values.unsqueeze(-1).expand(-1, -1, -1, 3).contiguous()
+        values.flatten(2).mul_(scale.repeat(width)).add_(shift.repeat(width))
     return values.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import read_json, replacing, write_json
+from pipeline_lib.files import digest_of_file, read_sealed, replacing, write_sealed
 from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.folding import folded
@@ -37,7 +37,8 @@ def save_model(
     for name, state in ((START, start), (WEIGHTS, trained)):
         with replacing(folder / name) as aside:
             save_file({key: value.contiguous() for key, value in state.items()}, aside)
-    write_json(folder / META, {**record, "params_sha256": params_key(params)})
+    digests = {name: digest_of_file(folder / name) for name in (START, WEIGHTS)}
+    write_sealed(folder / META, {**record, "params_sha256": params_key(params), "files": digests})
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,14 @@ def load_encoder(folder: Path, params: Params, weights: str = WEIGHTS, *, fold: 
     Raises:
         PipelineError: a file is missing or damaged, or the network was trained with other params.
     """
-    meta = read_json(folder / META)
+    meta = read_sealed(folder / META)
     if not isinstance(meta, dict) or meta.get("params_sha256") != params_key(params):
         raise PipelineError(
             f"{folder / META}: this network was trained with other params ({', '.join(SECTIONS)}); run `dvc repro`"
         )
+    recorded = meta.get("files", {}).get(weights)  # older records have none
+    if recorded and (folder / weights).exists() and digest_of_file(folder / weights) != recorded:
+        raise PipelineError(f"{folder / weights}: is damaged, or was changed since; run `dvc repro train` again")
     encoder = Encoder(params.train, params.patches.size)
     try:
         encoder.load_state_dict(load_file(folder / weights))

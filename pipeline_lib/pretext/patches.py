@@ -7,6 +7,7 @@ epoch, which is one draw of all images, reads only the row groups it needs.
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from pipeline_lib import params
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.schemas import CHECKED, WITH_SUMS, opened_shard, patches_schema, shard_paths
+from pipeline_lib.data.schemas import open_parquet, opened_shard, parquet_writer, patches_schema, shard_paths
 from pipeline_lib.data.tasks import Stats, map_shards, publish_shards, stats_or_raise
-from pipeline_lib.files import digest_of, digest_of_code, digest_of_file, exclusive, replacing
+from pipeline_lib.files import digest_of, digest_of_code, digest_of_file, exclusive
 from pipeline_lib.pretext.layout import draw_boxes
 
 ROW_GROUP = 64
@@ -48,8 +49,8 @@ def process_shard(task: PatchesTask) -> Stats:
     rows, size = 0, task.patches.size
     # Reused by every draw: allocating it costs more than copying into it.
     room = np.empty((ROW_GROUP, 4, size, size, 3), np.uint8), np.empty((ROW_GROUP, 4, size, size), np.uint8)
-    pairs = pq.ParquetFile(task.pairs, memory_map=True, **CHECKED)
-    with replacing(task.path) as aside, _writer(aside, pairs, size) as writer:
+    pairs = open_parquet(task.pairs, memory_map=True)
+    with parquet_writer(task.path, patches_schema(size), **_options(pairs, size)) as writer:
         for block in pairs.iter_batches(ROW_GROUP):
             photos = [decode_encoded(value.as_buffer()) for value in block["photo"]]
             edges = [decode_encoded(value.as_buffer(), grey=True) for value in block["edges"]]
@@ -59,16 +60,15 @@ def process_shard(task: PatchesTask) -> Stats:
     return {"rows": rows}
 
 
-def _writer(path: Path, pairs: pq.ParquetFile, size: int) -> pq.ParquetWriter:
-    """A writer of patches; photos that hardly compress are stored uncompressed, which is faster to write and read."""
+def _options(pairs: pq.ParquetFile, size: int) -> dict[str, Any]:
+    """How patches are written; photos that hardly compress are not compressed, which is faster to write and read."""
     compression = dict.fromkeys(patches_schema(size).names, "lz4")
     for block in islice(pairs.iter_batches(SAMPLE, columns=["photo"]), 1):
         sample = np.concatenate([decode_encoded(value.as_buffer()).ravel() for value in block["photo"]])
         if len(pa.compress(sample, codec="lz4_raw", asbytes=True)) > WORTHWHILE * len(sample):
             compression["photo_patches"] = "none"
     # Dictionaries and statistics are useless here: no two patches are equal, and none is searched by its bytes.
-    options = {"compression": compression, "use_dictionary": False, "write_statistics": False}
-    return pq.ParquetWriter(path, patches_schema(size), **options, **WITH_SUMS)
+    return {"compression": compression, "use_dictionary": False, "write_statistics": False}
 
 
 def _one_draw(

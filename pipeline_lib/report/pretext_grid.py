@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import BadImage, decode_encoded
-from pipeline_lib.data.schemas import CHECKED, shard_paths
+from pipeline_lib.data.schemas import open_parquet, read_parquet, shard_paths
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.report.canvas import FRAME, GAP, MARGIN, WIDTH, Canvas, Pixels, note
 
@@ -45,19 +44,19 @@ def read_examples(pairs: Path, patches: Path, count: int, seed: int) -> list[Exa
         where = {
             name: (path, row)
             for path in pair_shards
-            for row, name in enumerate(pq.read_table(path, columns=["image_id"], **CHECKED)["image_id"].to_pylist())
+            for row, name in enumerate(read_parquet(path, ["image_id"])["image_id"].to_pylist())
         }
-        groups = [(path, g) for path in patch_shards for g in range(pq.read_metadata(path).num_row_groups)]
+        groups = [(path, g) for path in patch_shards for g in range(open_parquet(path).num_row_groups)]
         examples: dict[str, Example] = {}
         # A row group holds one draw of some images: a few of them are enough, however large the data set.
         for chosen in rng.permutation(len(groups)):
             path, group = groups[chosen]
-            layouts = pq.ParquetFile(path, **CHECKED).read_row_group(group)
+            layouts = open_parquet(path).read_row_group(group)
             layout = layouts.slice(int(rng.integers(layouts.num_rows)), 1).to_pylist()[0]
             name = layout["image_id"]
             if name not in examples:
                 shard, row = where[name]
-                pair = pq.read_table(shard, memory_map=True, **CHECKED).slice(row, 1).to_pylist()[0]
+                pair = read_parquet(shard, memory_map=True).slice(row, 1).to_pylist()[0]
                 examples[name] = _example(pair, layout)
             if len(examples) == count:
                 break

@@ -1,8 +1,10 @@
 """The HTTP API and the page: `create_app` makes them from a search engine. /openapi.json describes the API."""
 
+import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Annotated, Any, Final
 
@@ -16,15 +18,17 @@ from starlette.requests import ClientDisconnect
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.batching import BusyError
+from pipeline_lib.search.command import printable
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders, TokenOnly
+from pipeline_lib.search.pace import BusyError
+from pipeline_lib.search.queries import Query as SearchQuery
 from pipeline_lib.search.queries import of_pixels
 from pipeline_lib.search.service import Service, Settings, Wish
 from pipeline_lib.search.share import code_as_picture
-from pipeline_lib.search.strokes import rasterise
+from pipeline_lib.search.strokes import rasterise, side_for
 from pipeline_lib.search.uploads import query_of, read_picture
-from pipeline_lib.search.wire import Answer, Choice, Health, ModelInfo, Problem, Sharing, StrokesQuery
+from pipeline_lib.search.wire import Answer, Choice, Health, ModelInfo, Problem, Sharing, Stroke, StrokesQuery
 
 SCRIPT: Final = "text/javascript; charset=utf-8"
 PAGE: Final = {
@@ -51,12 +55,13 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     413: {"model": Problem, "description": "too many bytes or pixels"},
     415: {"model": Problem, "description": "not a picture"},
     422: {"model": Problem, "description": "a value is out of range, or the picture is damaged"},
-    503: {"model": Problem, "description": "too many searches at once; try again in a moment"},
+    503: {"model": Problem, "description": "busy; try again after the seconds that Retry-After tells"},
 }
 MISSING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": Problem, "description": "there is no such picture"},
     410: {"model": Problem, "description": "the number is that of another gallery, or of an earlier state of this one"},
     422: {"model": Problem, "description": "not a number of a picture"},
+    503: REFUSALS[503],
 }
 ORIGINAL: Final[dict[int | str, dict[str, Any]]] = {
     **MISSING,
@@ -107,7 +112,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        watch = asyncio.create_task(service.watch())
         yield
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
         await run_in_threadpool(service.close)
 
     app = FastAPI(
@@ -133,12 +142,17 @@ def create_app(
 
 def _add_failures(app: FastAPI) -> None:
     def refuse(kind: type[Exception], status: int, words: Callable[[Any], str]) -> None:
-        headers = {"retry-after": "1"} if status == 503 else None
-
         def answer(_: Request, failure: Exception) -> JSONResponse:
+            seconds = failure.seconds if isinstance(failure, BusyError) else 1
+            headers = {"retry-after": str(seconds)} if status == 503 else None
             return JSONResponse({"detail": words(failure)}, status, headers)
 
         app.add_exception_handler(kind, answer)
+
+    def failed(failure: PipelineError) -> str:
+        # Its words name files, which are for whoever runs the server.
+        print(printable(f"error: {failure}"), file=sys.stderr)
+        return "the search has failed; the server has said why where it was started"
 
     def invalid(failure: RequestValidationError) -> str:
         # FastAPI's own answer repeats the input, which may be too long, or a number that JSON can't hold.
@@ -147,8 +161,8 @@ def _add_failures(app: FastAPI) -> None:
         )
 
     refuse(RequestValidationError, 422, invalid)
-    refuse(BusyError, 503, lambda _: "too many searches at once; try again in a moment")
-    refuse(PipelineError, 503, str)
+    refuse(BusyError, 503, lambda _: "the server is busy; try again in a moment")
+    refuse(PipelineError, 503, failed)
     refuse(IndexError, 404, lambda _: "there is no such picture")
     refuse(BadImage, 404, lambda failure: f"the picture can't be read any more: {failure}")
     refuse(ClientDisconnect, 400, lambda _: "the request was cut off")  # nobody is there to read it
@@ -160,8 +174,7 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
         """Searches by a drawing given as strokes."""
         started = time.perf_counter()
         wish = Wish(query.top, query.mirror, query.seen)
-        with service.admission.enter():
-            return await service.answer(lambda: of_pixels(rasterise(query.strokes), "drawing"), wish, started)
+        return await service.answer(lambda: drawn(query.strokes), wish, started, decodes=False)
 
     @app.post("/api/search/image", responses=REFUSALS, openapi_extra=PICTURE_BODY, tags=["search"])
     async def search_by_image(
@@ -169,10 +182,9 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
     ) -> Answer:
         """Searches by a picture: the body of the request, or the part `file` of a form."""
         started = time.perf_counter()
-        with service.admission.enter():
-            data = await read_picture(request)
-            wish = Wish(top, mirror, seen)
-            return await service.answer(lambda: query_of(data, kind, settings.upload_pixels), wish, started)
+        data = await read_picture(request)  # whoever sends it slowly holds no place meanwhile
+        wish = Wish(top, mirror, seen)
+        return await service.answer(lambda: query_of(data, kind, settings.upload_pixels), wish, started)
 
     @app.post("/api/search/photo/{number}", responses={**REFUSALS, **MISSING}, tags=["search"])
     async def search_by_photo(
@@ -187,13 +199,24 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
         started = time.perf_counter()
         if version:
             same_version(service, version)
-        with service.admission.enter():
-            return await service.answer(lambda: service.query_of_photo(number), Wish(top, mirror, seen), started)
+        return await service.answer(lambda: service.query_of_photo(number), Wish(top, mirror, seen), started)
+
+
+def drawn(strokes: Sequence[Stroke]) -> SearchQuery:
+    """The query that strokes are.
+
+    Raises:
+        HTTPException: 422 where it would take too long to draw them.
+    """
+    side = side_for(strokes)
+    if not side:
+        raise HTTPException(422, "the drawing has too many long or broad lines; leave some out")
+    return of_pixels(rasterise(strokes, side), "drawing")
 
 
 def _add_about(app: FastAPI, service: Service, shared: str) -> None:
     @app.get("/api/health", tags=["about"])
-    def health() -> Health:
+    async def health() -> Health:
         """Whether the server can search."""
         return service.health()
 
@@ -233,9 +256,19 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 
     photo = "/photos/{version}/{number}"
     picture(photo, service.pictures.photo, "jpeg", "A photo of the gallery.")
-    picture(f"{photo}/thumbnail", service.pictures.thumbnail, "jpeg", "A small version of a photo.")
     picture(f"{photo}/input", service.input, "png", "What the network sees of a photo.")
     picture("/examples/{version}/{number}", service.example, "png", "A drawing to try the search with.")
+
+    kinds: dict[int | str, dict[str, Any]] = {**MISSING, 200: {"content": {"image/jpeg": {}}}}
+
+    @app.get(f"{photo}/thumbnail", responses=kinds, response_class=Response, tags=["pictures"])
+    async def thumbnail(version: Version, number: Row) -> Response:
+        """A small version of a photo."""
+        same_version(service, version)
+        # One that is stored needs no decoding, and so never waits behind pictures that do.
+        data = await run_in_threadpool(service.pictures.stored, number)
+        data = data or await service.paint(service.pictures.thumbnail, number)
+        return Response(data, media_type="image/jpeg", headers=KEPT)
 
     @app.get(f"{photo}/original", responses=ORIGINAL, response_class=Response, tags=["pictures"])
     def original(version: Version, number: Row) -> Response:
@@ -249,8 +282,9 @@ def original_file(service: Service, number: int) -> Response:
 
     Raises:
         HTTPException: 404 where the photo has no file of its own, or has it no more.
+        BadImage: its file has changed since it was indexed.
     """
-    file = service.engine.gallery.file(number)
+    file = service.engine.gallery.unchanged_file(number)
     if file is None or not file.is_file():
         raise HTTPException(404, "the picture has no file of its own, or its file is gone")
     try:

@@ -1,49 +1,15 @@
-"""Batches concurrent queries for the network, and refuses those beyond the queue."""
+"""Batches concurrent queries for the network."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Generic, TypeVar
+
+from pipeline_lib.search.pace import Pace
 
 Query = TypeVar("Query")
 Result = TypeVar("Result")
-
-
-class BusyError(Exception):
-    """The queue is full; the caller should try again in a moment."""
-
-
-class Admission:
-    """Counts queries in progress, from before a request is read until it is answered."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.waiting = 0
-        self.answered = 0
-        self.refused = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Holds a place.
-
-        Raises:
-            BusyError: all places are taken.
-        """
-        with self._lock:
-            if self.waiting >= self.limit:
-                self.refused += 1
-                raise BusyError
-            self.waiting += 1
-        try:
-            yield
-            with self._lock:
-                self.answered += 1
-        finally:
-            with self._lock:
-                self.waiting -= 1
 
 
 class Batcher(Generic[Query, Result]):
@@ -59,6 +25,7 @@ class Batcher(Generic[Query, Result]):
             work: one result for each query, in order; runs in the batcher's thread alone.
             batch: queries at once at most.
         """
+        self.pace = Pace()
         self._work = work
         self._batch = batch
         self._waiting: queue.SimpleQueue[tuple[Query, Future[Result]] | None] = queue.SimpleQueue()
@@ -71,7 +38,7 @@ class Batcher(Generic[Query, Result]):
         if self._closed:
             raise RuntimeError("the batcher is closed")
         future: Future[Result] = Future()
-        self._waiting.put((query, future))
+        self._waiting.put((query, self.pace.follow(future)))
         return future
 
     def close(self) -> None:
@@ -105,7 +72,8 @@ class Batcher(Generic[Query, Result]):
 
     def _answer(self, wanted: list[tuple[Query, Future[Result]]]) -> None:
         try:
-            results = self._work([query for query, _ in wanted])
+            with self.pace.working(len(wanted)):
+                results = self._work([query for query, _ in wanted])
             for (_, future), result in zip(wanted, results, strict=True):
                 future.set_result(result)
         except Exception as failure:  # noqa: BLE001  passed on to the callers; the thread must live on

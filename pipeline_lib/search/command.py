@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pipeline_lib.errors import PipelineError, in_words
+from pipeline_lib.errors import INTERRUPTED, PipelineError, in_words
 from pipeline_lib.files import LIBRARY
 
-INTERRUPTED: Final = 130
 PIPELINE: Final = LIBRARY.parent / "data"
 """The run that `make repro` makes."""
 

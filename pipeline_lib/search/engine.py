@@ -27,11 +27,23 @@ from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run
 from pipeline_lib.search.gallery import Gallery, catalog_examples, catalog_gallery
-from pipeline_lib.search.own_record import check_model, own_folder, own_gallery, own_state, read_record
+from pipeline_lib.search.own_record import (
+    AFRESH,
+    CHANGED,
+    check_model,
+    index_made_by,
+    own_folder,
+    own_gallery,
+    own_state,
+    read_record,
+)
 
 MOST_HITS = 200
 """Photos that one search may ask for."""
 DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
+SHOWN_PIXELS = 40_000_000
+"""Pixels of one's own photos that are decoded to show them, which bounds the memory to 0.4 GB. Larger JPEGs are decoded
+at a part of their size; of others the small picture is shown that was kept when they were indexed."""
 SAME = 0.9999
 """Cosine similarity from which a vector made now is the one that was stored: rounding leaves 1e-6."""
 
@@ -185,7 +197,7 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
     encoder = open_encoder(run, threads)
     key = index_key(folder)
     if own:
-        gallery = own_gallery(read_record(run, index), folder)
+        gallery = own_gallery(read_record(run, index), folder, SHOWN_PIXELS)
         examples = _examples(run)
     else:
         catalog, source = read_catalog(run.catalog), open_source(run.params.catalog, run.root)
@@ -203,6 +215,9 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
             f"{folder}: was built for {facts.dimension} numbers and alignment {facts.alignment}, but the queries have "
             f"{encoder.alignment.aligned_dimension} and {run.params.retrieval.alignment}; run {again} again"
         )
+    if own and facts.made_by not in {"", index_made_by(run)}:
+        faiss.close()
+        raise PipelineError(f"{folder}: {CHANGED}; {AFRESH}")
     likeness = Likeness.of_record(run.record.get("likeness"))
     return SearchEngine(run, encoder, faiss, facts, gallery, examples, likeness)
 

@@ -6,12 +6,14 @@ name. It holds no photo, no vector and no index.
 
 import argparse
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pipeline_lib.embedding.alignment import FILE_NAME, Alignment
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of_file, publish_folder, write_json
+from pipeline_lib.files import digest_of_file, replacing_folder, write_sealed
 from pipeline_lib.run import META, RECORD, Run
 from pipeline_lib.search.command import add_run
 
@@ -52,8 +54,13 @@ def export(run: Run, folder: Path) -> int:
         from pipeline_lib.embedding.networks import open_networks  # noqa: PLC0415
     except ModuleNotFoundError as failure:
         raise PipelineError(f"exporting needs {failure.name}; install the whole program with `make setup`") from failure
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    with replacing_folder(folder) as aside:
+        _fill(aside, folder, run, partial(export_network, open_networks(run)))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _fill(aside: Path, folder: Path, run: Run, write: Callable[[Path], None]) -> None:
+    """Puts the exported run into `aside`, with what lies in `folder`; `write` writes its network."""
     made = Run(aside, run.params, run.root)
     if folder.is_dir():
         shutil.copytree(folder, aside)
@@ -61,16 +68,14 @@ def export(run: Run, folder: Path) -> int:
             shutil.rmtree(aside / old, ignore_errors=True)
     made.model.mkdir(parents=True)
     made.embeddings.mkdir()
-    export_network(open_networks(run), made.exported)
+    write(made.exported)
     shutil.copy2(run.model / META, made.model / META)
     kind = run.params.retrieval.alignment
     if kind != "none":
         Alignment.load(run.embeddings / FILE_NAME).only(kind).save(made.embeddings / FILE_NAME)
     params = run.params.model_dump(mode="json")
     params["catalog"]["root"] = WHERE  # a folder of this machine says nothing on another
-    digests = {"exported": digest_of_file(made.exported), "files": made.digests()}
-    write_json(aside / RECORD, {**run.record, "params": params, **digests})
+    digests = {"exported": digest_of_file(made.exported), "files": made.digests(), "gallery": {}}
+    write_sealed(aside / RECORD, {**run.record, "params": params, **digests})
     for path in aside.rglob("*"):  # whoever installs it may not be whoever uses it
         path.chmod(0o755 if path.is_dir() else 0o644)
-    publish_folder(aside, folder)
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

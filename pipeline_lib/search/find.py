@@ -113,7 +113,8 @@ def tell(
             {"query": name, "kind": kind, "found": as_values(hits, gallery)}
             for name, kind, hits in zip(names, kinds, found, strict=True)
         ]
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        utf_8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"  # else JSON's own escapes say the rest
+        print(json.dumps(values, indent=2, ensure_ascii=not utf_8))
         return
     for name, hits in zip(names, found, strict=True):
         print(f"{name}\n{as_text(hits, gallery)}")

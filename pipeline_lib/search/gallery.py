@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline_lib.data.images import BadImage
+from pipeline_lib.data.images import BadImage, TooLarge, decode, decode_encoded
 from pipeline_lib.data.schemas import read_table
-from pipeline_lib.data.source import FileSource, Source
+from pipeline_lib.data.source import FileSource, Source, signature_of
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of_file
 from pipeline_lib.index.facts import ROWS_NAME
 from pipeline_lib.search.stacks import Marks
 from pipeline_lib.search.thumbnails import Thumbnails
@@ -31,6 +32,7 @@ class Kept:
     thumbnails: Thumbnails
     contents: tuple[str, ...]  # row -> digest of its file, by which its thumbnail is found
     marks: Marks  # row by row
+    signatures: tuple[str, ...] = ()  # row -> what the system told of its file, see `data.source.signature_of`
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,23 @@ class Gallery:
         self._check(row)
         path, image_id = self.paths[row], self.image_ids[row]
         try:
-            if isinstance(self.source, FileSource):
-                return self.source.load(path, self.domain, image_id, short_side)
-            return self.source.load(path, self.domain, image_id)
+            if not isinstance(self.source, FileSource):
+                return self.source.load(path, self.domain, image_id)
+            data = self.source.read(path)
         except OSError as failure:
             raise BadImage(failure.strerror or str(failure)) from failure
+        self._check_unchanged(row)  # after it was read: whatever has taken its place before is found
+        return decode(data, max_pixels=self.source.max_pixels, short_side=short_side)
+
+    def seen(self, row: int, short_side: int) -> Pixels:
+        """As `load`; a photo that takes too much memory by its small picture, if one is kept."""
+        try:
+            return self.load(row, short_side)
+        except TooLarge:
+            small = self.thumbnail(row)
+            if small is None:
+                raise
+            return decode_encoded(small)
 
     def file(self, row: int) -> Path | None:
         """The file of a photo; None where the pipeline made the picture.
@@ -76,6 +90,52 @@ class Gallery:
         """
         self._check(row)
         return self.source.root / self.paths[row] if isinstance(self.source, FileSource) else None
+
+    def unchanged_file(self, row: int) -> Path | None:
+        """The file of a photo, which holds what was indexed.
+
+        Raises:
+            BadImage: it has changed since, or is gone.
+            IndexError: there is no such row.
+        """
+        file = self.file(row)
+        if file is not None:
+            self._check_unchanged(row)
+        return file
+
+    def _check_unchanged(self, row: int) -> None:
+        """Raises BadImage where the file of one of one's own photos holds something else than what was indexed."""
+        signatures, file = self.kept.signatures if self.kept else (), self.file(row)
+        if self.kept is None or file is None or not any(signatures[row : row + 1]):
+            return
+        before, now = signatures[row], signature_of(file)
+        if now == before:
+            return
+        if not file.is_file():
+            raise BadImage("its file is gone")
+        # A file that was only moved, copied or touched holds the same, and so many bytes.
+        same_size = now.partition("-")[0] == before.partition("-")[0]
+        if not same_size or not digest_of_file(file).startswith(self.kept.contents[row]):
+            raise BadImage("it has changed since it was indexed; run `drawfind index`, or `make index`, again")
+
+    @property
+    def folders(self) -> list[str]:
+        """The names of the folders that hold the photos; none where the pipeline made them."""
+        roots = self.roots or ((self.source.root,) if isinstance(self.source, FileSource) else ())
+        return [root.name or "/" for root in roots]
+
+    def shown_path(self, row: int) -> str:
+        """Where a photo lies, from the name of its folder on: no answer tells what lies above. Raises as `file`."""
+        file = self.file(row)
+        if file is None or not isinstance(self.source, FileSource):
+            return self.paths[row]
+        root = self.root(row) or self.source.root
+        return (PurePosixPath(root.name) / file.relative_to(root).as_posix()).as_posix()
+
+    def shown_id(self, row: int) -> str:
+        """The image_id of a photo; of one's own, whose id is its path, the path that is shown. Raises as `file`."""
+        self._check(row)
+        return self.shown_path(row) if self.roots else self.image_ids[row]
 
     def root(self, row: int) -> Path | None:
         """Below which of one's own folders a photo lies; None in other galleries. Raises as `file`."""

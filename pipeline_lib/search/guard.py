@@ -33,8 +33,14 @@ SECURITY: Final = {
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 HOST: Final = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-BODY_SECONDS: Final = 20.0
-"""Time limit for a body to arrive."""
+BODY_SECONDS: Final = 10.0
+"""Time limit for a body to arrive,"""
+BODY_RATE: Final = 100_000
+"""and a further second for so many bytes of it."""
+MOST_BODIES: Final = 32
+"""Bodies that may be on their way at once; the slowest makes room for the newest."""
+MOST_BYTES: Final = 64_000_000
+"""Of the bodies of all requests in progress."""
 JSON_BYTES: Final = 4_000_000
 FORM_BYTES: Final = 10_000
 """Bytes of a form beside its file, at most."""
@@ -172,13 +178,63 @@ def _stranger(request: Request) -> Response:
     return JSONResponse({"detail": words}, 401, headers)
 
 
+class Body:
+    """The body of one request, while it arrives."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.get_running_loop().time()
+        self.size = 0
+        self.whole = False
+        self.displaced = False
+        self.waits: asyncio.Timeout | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When it must have come, the later the more of it has come; by the loop's clock."""
+        return self.started + BODY_SECONDS + self.size / BODY_RATE
+
+    def displace(self) -> None:
+        """Refuses it, so that another has room."""
+        self.displaced = True
+        if self.waits and not self.waits.expired():
+            self.waits.reschedule(0)
+
+    def _refusal(self) -> HTTPException:
+        if self.displaced:
+            return HTTPException(503, "too many uploads at once; try again", {"retry-after": "1"})
+        return HTTPException(408, "the request took too long to arrive")
+
+    async def next(self, receive: Receive) -> Message:
+        """Its next part.
+
+        Raises:
+            HTTPException: 408 where it is late, 503 where it was displaced.
+        """
+        if self.displaced:
+            raise self._refusal()
+        try:
+            async with asyncio.timeout_at(self.deadline) as self.waits:
+                message = await receive()
+        except TimeoutError as failure:
+            raise self._refusal() from failure
+        finally:
+            self.waits = None
+        self.size += len(message.get("body", b""))
+        self.whole = not message.get("more_body", False)
+        return message
+
+
 class BodyLimit:
-    """Refuses bodies that are too long, at once where the length is announced, and those that arrive too slowly."""
+    """Refuses bodies that are too long, at once where the length is announced, and those that arrive too slowly.
+
+    All together are limited too, in number and in bytes: where there are too many, the slowest makes room.
+    """
 
     def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
         """Stands before `app`; a picture may take `upload_bytes`."""
         self.app = app
         self.upload_bytes = upload_bytes
+        self._bodies: set[Body] = set()
 
     def limit(self, content_type: str) -> int:
         """Bytes that a body may take."""
@@ -198,22 +254,27 @@ class BodyLimit:
         if announced.isdecimal() and int(announced) > limit:
             await JSONResponse({"detail": words}, 413)(scope, receive, send)
             return
-        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
-        size, whole = 0, False
+        body = Body()
 
         async def counted() -> Message:
-            nonlocal size, whole
-            if whole:
+            if body.whole:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as failure:
-                raise HTTPException(408, f"the request took more than {BODY_SECONDS:g} s to arrive") from failure
-            size += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if size > limit:
+            self._bodies.add(body)
+            self._make_room(body)
+            message = await body.next(receive)
+            if body.size > limit:
                 raise HTTPException(413, words)
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._bodies.discard(body)
+
+    def _make_room(self, newest: Body) -> None:
+        """Displaces the slowest body on its way, if they are too many."""
+        staying = [body for body in self._bodies if not body.displaced]
+        arriving = [body for body in staying if not body.whole]
+        if len(arriving) > MOST_BODIES or sum(body.size for body in staying) > MOST_BYTES:
+            others = [body for body in arriving if body is not newest]
+            min(others or arriving, key=lambda body: body.deadline, default=newest).displace()

@@ -37,6 +37,7 @@ from pipeline_lib.search.own_record import (
     alignment_key,
     finished,
     generations,
+    index_made_by,
     model_key,
     own_folder,
     own_home,
@@ -85,6 +86,7 @@ def update(
     exclude: Sequence[str] | None = None,
     afresh: bool = False,
     index: Path | None = None,
+    links: bool | None = None,
 ) -> Update:
     """Brings the index of one's own photos up to date.
 
@@ -95,13 +97,14 @@ def update(
         exclude: patterns of what is left out, as `data.folder.list_images` takes them; None for those of the index.
         afresh: embed all photos again; the index that is there is searched until the new one is whole.
         index: the folder of the index, where not its usual place.
+        links: whether links that lead out of the folders are followed; None as for the index that is there, else not.
 
     Raises:
         PipelineError: a folder holds no photos, or a folder of the index is not among them, or the model has changed,
             or another process is updating the index.
     """
-    home, asked = own_home(run, index), _wanted(run, photos, exclude, index)
-    found = find(asked.roots, asked.exclude, home)
+    home, asked = own_home(run, index), _wanted(run, photos, exclude, index, links=links)
+    found = find(asked.roots, asked.exclude, home, links=asked.links)
     with _alone(home):
         folder, record = _begin(own_folder(run, index), asked, afresh=afresh)
         done = _update(run, folder, record, found, opened)
@@ -112,7 +115,9 @@ def update(
     return done
 
 
-def _wanted(run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, index: Path | None) -> Record:
+def _wanted(
+    run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, index: Path | None, *, links: bool | None
+) -> Record:
     """The record of the index that is asked for; what is not told is taken from the one that is there.
 
     Raises:
@@ -120,7 +125,7 @@ def _wanted(run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, ind
     """
     folder = own_folder(run, index)
     there = None
-    if not photos or (exclude is None and (folder / RECORD_NAME).exists()):
+    if not photos or ((exclude is None or links is None) and (folder / RECORD_NAME).exists()):
         try:
             there = read_folder(folder)
         except PipelineError:  # to be made afresh; otherwise `_begin` says so
@@ -128,7 +133,8 @@ def _wanted(run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, ind
                 raise
     roots = _outermost(_folder(path) for path in photos) if photos or there is None else there.roots
     patterns = (there.exclude if there else ()) if exclude is None else tuple(text for text in exclude if text.strip())
-    return Record(roots, model_key(run), patterns)
+    followed = bool(there and there.links) if links is None else links
+    return Record(roots, model_key(run), patterns, links=followed)
 
 
 def _folder(photos: Path) -> str:
@@ -153,13 +159,14 @@ def _is_below(root: str, other: str) -> bool:
     return Path(root).is_relative_to(other)
 
 
-def find(roots: Sequence[str], exclude: Sequence[str], home: Path) -> Found:
+def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: bool = False) -> Found:
     """The photos below some folders.
 
     Args:
         roots: absolute.
         exclude: as in `data.folder.list_images`.
         home: of the index, whose small pictures are no photos if it lies among them.
+        links: whether links that lead out of the folders are followed.
 
     Raises:
         PipelineError: a folder is missing, or holds no photos that can be read.
@@ -169,7 +176,7 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path) -> Found:
     for root in map(Path, roots):
         if not root.is_dir():
             raise PipelineError(f"{root}: is not a folder any more; the index is left as it is")
-        listing = list_images(root, exclude, seen)
+        listing = list_images(root, exclude, seen, links=links)
         if not listing.images:
             others = f" that can be read ({'; '.join(told(listing.unsupported))})" if listing.unsupported else ""
             raise PipelineError(f"{root}: holds no photos{others}; the index is left as it is")
@@ -228,7 +235,7 @@ def _begin(live: Path, asked: Record, *, afresh: bool) -> tuple[Path, Record]:
             )
         if record.model != asked.model:
             raise PipelineError(f"{live}: {CHANGED}; {AFRESH}")
-        record = replace(record, roots=asked.roots, exclude=asked.exclude)
+        record = replace(record, roots=asked.roots, exclude=asked.exclude, links=asked.links)
     else:
         record = asked
     write_record(live, record)
@@ -291,7 +298,7 @@ def _build(run: Run, folder: Path, tables: Sequence[Path]) -> str:
     """Builds the index of a generation in the process that holds FAISS; returns its kind in words."""
     kind, index = run.params.retrieval.alignment, run.params.index
     fitted = None if kind == "none" else alignment_file(run)
-    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index")
+    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index", index_made_by(run))
     with closing(RemoteFaiss()) as faiss:
         return faiss.build(job).settings
 
@@ -306,6 +313,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", type=Path, metavar="FOLDER", help="the folder of the index, where not its usual place"
     )
+    parser.add_argument(
+        "--links", action=argparse.BooleanOptionalAction, default=None,
+        help="follow links that lead out of the folders; kept for later updates (default: no)",
+    )  # fmt: skip
     parser.add_argument(
         "--afresh", action="store_true", help="embed all photos again; until that is done the old index is searched"
     )
@@ -331,7 +342,10 @@ def run(asked: argparse.Namespace) -> int:
         # The other half of the cores decodes photos.
         return open_encoder(model, max(model.params.embed.threads, (os.cpu_count() or 1) // 2))
 
-    done = update(model, asked.photos or (), opened, exclude=asked.exclude, afresh=asked.afresh, index=asked.index)
+    done = update(
+        model, asked.photos or (), opened, exclude=asked.exclude, afresh=asked.afresh, index=asked.index,
+        links=asked.links,
+    )  # fmt: skip
     for path, why in sorted(done.bad.items())[:NAMED]:
         print(printable(f"  skipped {path}: {why}"))
     if len(done.bad) > NAMED:

@@ -13,15 +13,14 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_lib.data.folder import FolderSource
-from pipeline_lib.data.schemas import CHECKED
+from pipeline_lib.data.schemas import read_parquet
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.embedder import beside
 from pipeline_lib.embedding.projection import FILE_NAME as PROJECTION
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import digest_of, digest_of_file, read_json, write_json
+from pipeline_lib.files import digest_of, digest_of_file, read_sealed, write_sealed
 from pipeline_lib.params import fingerprint
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run, params_key
@@ -51,6 +50,7 @@ class Record:
     exclude: tuple[str, ...] = ()  # patterns of what is left out, as `data.folder.list_images` takes them
     alignment: str = ""  # `alignment_key` that the index was built with; "" before it was
     state: str = ""  # key of the photos in the index and of its settings; "" before it was built
+    links: bool = False  # whether links that lead out of the folders are followed
 
 
 def user_folder() -> Path:
@@ -140,6 +140,11 @@ def alignment_key(run: Run) -> str:
     return digest_of(kind, digest_of_file(alignment_file(run)))
 
 
+def index_made_by(run: Run) -> str:
+    """What an index holds of the model and alignment that made it."""
+    return digest_of(model_key(run), alignment_key(run))
+
+
 def read_record(run: Run, index: Path | None = None) -> Record:
     """The record of an index.
 
@@ -161,16 +166,16 @@ def read_folder(folder: Path) -> Record:
             "or `make index PHOTOS=/your/folder`"
         )
     try:
-        values = read_json(path)
+        values = read_sealed(path)
         lists = {name: tuple(values[name]) for name in ("roots", "exclude")}
         return Record(**{**values, **lists})
-    except (TypeError, KeyError, PipelineError) as failure:  # `read_json` would name a stage, but none writes it
+    except (TypeError, KeyError, PipelineError) as failure:  # `read_sealed` would name a stage, but none writes it
         raise PipelineError(f"{path}: is damaged; {AFRESH}") from failure
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a generation, whole or not at all."""
-    write_json(folder / RECORD_NAME, asdict(record))
+    write_sealed(folder / RECORD_NAME, asdict(record))
 
 
 def check_model(run: Run, index: Path | None = None) -> None:
@@ -209,19 +214,34 @@ def _shown(image_ids: Sequence[str], roots: tuple[Path, ...]) -> tuple[str, ...]
     return tuple(image_id.removeprefix(above) for image_id in image_ids)
 
 
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard of one's own photos, or some of its columns.
+
+    Raises:
+        PipelineError: it can't be read; names it.
+    """
+    try:
+        return read_parquet(path, columns)
+    except (OSError, pa.ArrowException, KeyError) as failure:
+        raise PipelineError(
+            f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
+        ) from failure
+
+
 def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
     """What a generation holds of its photos beside their vectors."""
-    found: dict[str, tuple[str, bytes, int]] = {}
-    columns = ["image_id", "content", "mark", "taken"]
+    found: dict[str, tuple[str, bytes, int, str]] = {}
+    columns = ["image_id", "content", "mark", "taken", "signature"]
     for path in sorted((folder / "vectors").glob("part-*.parquet")):
         try:
-            with pq.ParquetFile(path, **CHECKED) as file:
-                names, *values = (column.to_pylist() for column in file.read(columns=columns).select(columns).columns)
-        except (OSError, pa.ArrowException, KeyError):  # an update that goes on meanwhile has replaced it
-            continue
+            names, *values = (column.to_pylist() for column in read_shard(path, columns).columns)
+        except PipelineError:
+            if path.exists():
+                raise
+            continue  # an update that goes on meanwhile has dropped it
         found.update(zip(names, zip(*values, strict=True), strict=True))
-    unknown = ("", bytes(MARK_BYTES), 0)
+    unknown = ("", bytes(MARK_BYTES), 0, "")
     each = [found.get(image_id, unknown) for image_id in image_ids]
-    bits = np.frombuffer(b"".join(mark for _, mark, _ in each), np.uint8).reshape(-1, MARK_BYTES)
-    marks = Marks(bits, np.array([taken for _, _, taken in each], np.int64))
-    return Kept(Thumbnails(folder / "thumbnails"), tuple(content for content, _, _ in each), marks)
+    contents, bits, taken, signatures = zip(*each, strict=True) if each else ((), (), (), ())
+    marks = Marks(np.frombuffer(b"".join(bits), np.uint8).reshape(-1, MARK_BYTES), np.array(taken, np.int64))
+    return Kept(Thumbnails(folder / "thumbnails"), contents, marks, signatures)

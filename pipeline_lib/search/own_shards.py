@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
-from pipeline_lib.data.schemas import CHECKED, write_table
+from pipeline_lib.data.schemas import write_table
 from pipeline_lib.embedding.vectors import Vectors, vector_table
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.own_record import OWN_PIXELS
+from pipeline_lib.search.own_record import OWN_PIXELS, read_shard
 from pipeline_lib.search.stacks import MARK_BYTES, mark_of
 from pipeline_lib.search.thumbnails import SIDE, Thumbnails
 
@@ -81,34 +79,23 @@ def stored(shards: Path) -> dict[str, Stored]:
     found = {}
     for path in sorted(shards.glob("part-*.parquet")):
         names = ("image_id", "signature", "content")
-        rows = _read_shard(path, names)
+        rows = read_shard(path, names)
         columns = (rows[name].to_pylist() for name in names)
         for number, (name, signature, content) in enumerate(zip(*columns, strict=True)):
             found[name] = Stored(signature, content, Known(path, number))
     return found
 
 
-def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        # `pq.read_table` would load Arrow's data sets, which takes longer than to read a thousand rows.
-        with pq.ParquetFile(path, **CHECKED) as file:
-            return file.read() if columns is None else file.read(columns=list(columns)).select(columns)
-    except (OSError, pa.ArrowException, KeyError) as failure:
-        raise PipelineError(
-            f"{path}: can't be read ({failure}); delete it and run `drawfind index` (or `make index`) again"
-        ) from failure
-
-
 def drop_stale(shards: Path, signatures: Mapping[str, str]) -> None:
     """Drops the rows of photos that are gone or have changed; those that have changed have another row by now."""
     for path in sorted(shards.glob("part-*.parquet")):
-        rows = _read_shard(path, ("image_id", "signature"))
+        rows = read_shard(path, ("image_id", "signature"))
         pairs = zip(rows["image_id"].to_pylist(), rows["signature"].to_pylist(), strict=True)
         keep = [signatures.get(name) == signature for name, signature in pairs]
         if not any(keep):
             path.unlink()
         elif not all(keep):
-            write_table(path, _read_shard(path).filter(pa.array(keep)))
+            write_table(path, read_shard(path).filter(pa.array(keep)))
 
 
 class Work:
@@ -247,7 +234,7 @@ class Work:
         tables = []
         for shard in sorted({place.shard for _, place in known}):
             paths = [path for path, place in known if place.shard == shard]
-            rows = _read_shard(shard).take([place.row for _, place in known if place.shard == shard])
+            rows = read_shard(shard).take([place.row for _, place in known if place.shard == shard])
             new = {"image_id": paths, "instance_id": paths, "signature": [self.signatures[path] for path in paths]}
             for name, values in new.items():
                 rows = rows.set_column(rows.column_names.index(name), rows.field(name), pa.array(values, pa.string()))

@@ -30,12 +30,18 @@ class ByteCache:
         self._held: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int], make: Callable[[], bytes]) -> bytes:
-        """The bytes of `key`, made and kept if they are not there."""
+    def held(self, key: tuple[str, int]) -> bytes | None:
+        """The bytes of `key`; None if they are not there."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
-                return self._held[key]
+            return self._held.get(key)
+
+    def get(self, key: tuple[str, int], make: Callable[[], bytes]) -> bytes:
+        """The bytes of `key`, made and kept if they are not there."""
+        found = self.held(key)
+        if found is not None:
+            return found
         value = make()
         with self._lock:
             if key not in self._held and len(value) <= self.limit:
@@ -54,19 +60,21 @@ class Pictures:
     thumbnail_side: int  # px, longer side
     cache: ByteCache  # for thumbnails
 
+    def stored(self, row: int) -> bytes | None:
+        """The small JPEG of a photo where nothing needs to be decoded for it; None else. Raises as `Gallery.file`."""
+        return self.cache.held(("thumbnail", row)) or self.gallery.thumbnail(row)
+
     def thumbnail(self, row: int) -> bytes:
         """A small JPEG of a photo. Raises as `Gallery.load`, like all of these."""
 
         def make() -> bytes:
-            kept = self.gallery.thumbnail(row)
-            side = self.thumbnail_side
-            return kept or encode_jpeg(fit(self.gallery.load(row, side), side), QUALITY)
+            return encode_jpeg(fit(self.gallery.load(row, self.thumbnail_side), self.thumbnail_side), QUALITY)
 
-        return self.cache.get(("thumbnail", row), make)
+        return self.stored(row) or self.cache.get(("thumbnail", row), make)
 
     def photo(self, row: int) -> bytes:
         """The photo as JPEG of at most `LARGEST` px."""
-        return encode_jpeg(fit(self.gallery.load(row, ENOUGH), LARGEST), QUALITY)
+        return encode_jpeg(fit(self.gallery.seen(row, ENOUGH), LARGEST), QUALITY)
 
 
 def data_address(image: Pixels) -> str:

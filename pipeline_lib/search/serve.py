@@ -22,6 +22,7 @@ from pipeline_lib.search import index_photos
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.choice import add_choice, chosen
 from pipeline_lib.search.command import up_to
+from pipeline_lib.search.connections import LimitedProtocol
 from pipeline_lib.search.engine import SearchEngine, open_engine
 from pipeline_lib.search.guard import LOOPBACK
 from pipeline_lib.search.own_record import model_key
@@ -32,7 +33,6 @@ from pipeline_lib.search.share import address, addresses, code_as_text, new_toke
 LIMITS: Final = {
     "threads": "for each batch of queries; more help only where cores are idle",
     "batch": "waiting queries that are embedded together at most",
-    "queue": "queries that may wait; further ones are answered with 503",
 }
 THIS_MACHINE: Final = "127.0.0.1"
 ALL: Final = {"0.0.0.0": THIS_MACHINE, "::": "::1"}  # noqa: S104  only with --share or --host
@@ -67,11 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Indexes the photos that are named, and serves until it is interrupted."""
-    settings = Settings(asked.threads, asked.batch, asked.queue)
+    settings = Settings(asked.threads, asked.batch)
     host = asked.host or ("0.0.0.0" if asked.share else THIS_MACHINE)  # noqa: S104  asked for, and behind a token
     token = new_token() if asked.share else ""
     with bind(host, asked.port) as listening:  # before photos are indexed: a port that is taken is told at once
-        if (asked.photos or asked.afresh or asked.exclude is not None) and (status := index_photos.run(asked)):
+        changes = asked.photos or asked.afresh or asked.exclude is not None or asked.links is not None
+        if changes and (status := index_photos.run(asked)):
             return status
         model, which = chosen(asked)
         with closing(open_engine(model, which, settings.threads, asked.index)) as engine:
@@ -160,16 +161,23 @@ def create(
     return create_app(engine, settings, version=version, hosts=hosts, token=token, shared=shared)
 
 
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves; not by its limit of connections, beyond which it refuses everyone while silent ones stay."""
+    return uvicorn.Config(
+        app, http=LimitedProtocol, ws="none", log_level="error", timeout_keep_alive=15, timeout_graceful_shutdown=5,
+        server_header=False,
+    )  # fmt: skip
+
+
 def serve_engine(app: FastAPI, listening: socket.socket) -> None:
     """Serves on a socket."""
     service: Service = app.state.service
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=512, timeout_keep_alive=15, server_header=False)
     stop = threading.Event()
     warming = threading.Thread(target=warm, args=(service.pictures, stop))
     if len(service.pictures.gallery) <= WARM_UP_TO:
         warming.start()
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(configured(app)).run(sockets=[listening])
     finally:
         # A thread that is killed inside a decoder brings the whole process down.
         stop.set()

@@ -3,24 +3,26 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 from pipeline_lib.data.images import encode_png
-from pipeline_lib.data.source import FileSource
 from pipeline_lib.embedding.likeness import ALIKE
-from pipeline_lib.search.batching import Admission, Batcher
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.batching import Batcher
 from pipeline_lib.search.engine import Hit, Prepared, SearchEngine
+from pipeline_lib.search.pace import WITHIN, Admission, BusyError, Line
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
 from pipeline_lib.search.queries import Query, mirrored
 from pipeline_lib.search.wire import Answer, Found, Health, ModelInfo, Photo, Seen
 
 Waiting = tuple[Prepared, int]
-PREPARERS = 2
-"""Threads that decode uploads and scale them."""
-PAINTERS = 2
-"""Threads that decode photos to show: few, so that a page of thumbnails leaves the processor to the next search."""
+DECODERS = 2
+"""Threads that decode uploads, and photos to show: few, so that they leave memory, and the processor to the search."""
+LOOK = 2.0
+"""Seconds between two looks whether the process that holds the index answers."""
 WARM_UP_TO = 2000
 """Photos up to which all thumbnails are made ahead."""
 TITLES = {"openmoji": "OpenMoji", "sketchy": "Sketchy", "folder": "your folder"}
@@ -34,11 +36,10 @@ class Settings:
 
     threads: int = 1  # of the network, and of FAISS
     batch: int = 16  # queries that are embedded together at most
-    queue: int = 64  # queries that may wait beside them; further ones are answered with 503
     upload_bytes: int = 10_000_000  # size of an uploaded picture at most
     upload_pixels: int = 30_000_000  # its pixels at most
     thumbnail: int = 192  # longer side of a small picture, px
-    cache_bytes: int = 100_000_000  # memory for small pictures
+    cache_bytes: int = 32_000_000  # memory for small pictures
 
 
 @dataclass(frozen=True)
@@ -58,29 +59,35 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.version = version
-        self.admission = Admission(settings.queue + settings.batch)
+        self.admission = Admission()  # of searches
+        self.viewing = Admission()  # of whoever wants a picture
         self.pictures = Pictures(engine.gallery, settings.thumbnail, ByteCache(settings.cache_bytes))
         self._batcher: Batcher[Waiting, list[Hit]] = Batcher(self._search, settings.batch)
-        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
-        self._painters = ThreadPoolExecutor(PAINTERS, thread_name_prefix="paint")
+        self._strokes = Line("strokes", 1)
+        self._decoding = Line("decode", DECODERS)
 
     def _search(self, queries: Sequence[Waiting]) -> list[list[Hit]]:
         found = self.engine.search([prepared for prepared, _ in queries], max(top for _, top in queries))
         return [hits[:top] for hits, (_, top) in zip(found, queries, strict=True)]
 
-    async def answer(self, make: Callable[[], Query], wish: Wish, started: float) -> Answer:
+    async def answer(self, make: Callable[[], Query], wish: Wish, started: float, *, decodes: bool = True) -> Answer:
         """Searches by the query that `make` gives; it is called in another thread.
 
         Args:
             make: reads the query.
             wish: how it is searched.
             started: `time.perf_counter` of when the request arrived.
+            decodes: whether `make` decodes a picture, which may take longer than to draw strokes.
+
+        Raises:
+            BusyError: it would take too long.
         """
-        loop = asyncio.get_running_loop()
-        query, prepared = await loop.run_in_executor(self._preparers, self._prepare, make, wish.mirror)
-        hits: list[Hit] = []
-        if not query.blank:
-            hits = await asyncio.wrap_future(self._batcher.submit((prepared, wish.top)))
+        line = self._decoding if decodes else self._strokes
+        async with self.admission.enter(line.pace, self._batcher.pace):
+            query, prepared = await asyncio.wrap_future(line.submit(partial(self._prepare, make, wish.mirror)))
+            hits: list[Hit] = []
+            if not query.blank:
+                hits = await asyncio.wrap_future(self._batcher.submit((prepared, wish.top)))
         return Answer(
             found=self._found(hits),
             blank=query.blank,
@@ -102,7 +109,7 @@ class Service:
 
     def query_of_photo(self, row: int) -> Query:
         """A photo of the gallery as a query. Raises as `Gallery.load`."""
-        return Query(self.engine.gallery.load(row, self.engine.encoder.embedder.size), "photo", blank=False)
+        return Query(self.engine.gallery.seen(row, self.engine.encoder.embedder.size), "photo", blank=False)
 
     def _found(self, hits: Sequence[Hit]) -> list[Found]:
         """Hits as they are told, each with its near-duplicates behind it."""
@@ -121,28 +128,41 @@ class Service:
 
     def _photo(self, row: int) -> Photo:
         gallery, place = self.engine.gallery, f"photos/{self.version}/{row}"
-        file = gallery.file(row)
+        path = PurePosixPath(gallery.shown_path(row))
+        is_file = gallery.file(row) is not None
         return Photo(
             number=row,
-            image_id=gallery.image_ids[row],
+            image_id=gallery.shown_id(row),
             label=gallery.label(row),
-            folder=str(PurePosixPath(gallery.paths[row]).parent) if file is None else str(file.parent),
-            path="" if file is None else str(file),
+            folder=str(path.parent),
+            path=str(path) if is_file else "",
             photo=place,
             thumbnail=f"{place}/thumbnail",
             input=f"{place}/input",
-            original=place if file is None else f"{place}/original",
+            original=f"{place}/original" if is_file else place,
         )
 
     async def paint(self, make: Callable[[int], bytes], row: int) -> bytes:
-        """What `make` gives for a row, made in one of few threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._painters, make, row)
+        """What `make` gives for a row; it is called in one of few threads.
+
+        Raises:
+            BusyError: it would not be begun in time.
+        """
+        self.viewing.admit(self._decoding.pace.expected())
+        job = self._decoding.submit(partial(make, row))
+        made = asyncio.wrap_future(job)
+        await asyncio.wait({made}, timeout=WITHIN)
+        # A picture that takes long is waited for once it is being made, since to begin it again would take longer.
+        if not made.done() and job.cancel():
+            self.viewing.refused += 1
+            raise BusyError(WITHIN)
+        return await made
 
     def input(self, row: int) -> bytes:
         """What the network sees of a photo, as PNG. Raises as `Gallery.load`."""
 
         def make() -> bytes:
-            photo = self.engine.gallery.load(row, self.engine.encoder.embedder.size)
+            photo = self.engine.gallery.seen(row, self.engine.encoder.embedder.size)
             return encode_png(self.engine.prepare(photo, "photo").pixels[0])
 
         return self.pictures.cache.get(("input", row), make)
@@ -155,11 +175,11 @@ class Service:
         """Whether searches can be answered, and how many are."""
         counts = self.admission
         return Health(
-            status="ok" if self.engine.faiss.alive else "degraded",
+            status="ok" if self.engine.faiss.answers else "degraded",
             version=self.version,
             photos=len(self.engine.gallery),
             waiting=counts.waiting,
-            queue=counts.limit,
+            expected=round(self._strokes.pace.expected() + self._batcher.pace.expected(), 3),
             answered=counts.answered,
             refused=counts.refused,
         )
@@ -168,11 +188,10 @@ class Service:
         """The model and index that are searched with."""
         engine, embedder = self.engine, self.engine.encoder.embedder
         gallery, meta = engine.gallery, embedder.meta
-        roots = [gallery.source.root] if isinstance(gallery.source, FileSource) else []
         return ModelInfo(
             run=engine.run.name,
             gallery=TITLES.get(gallery.name, gallery.name),
-            folders=[str(root) for root in gallery.roots or roots],
+            folders=gallery.folders,
             credit=CREDITS.get(gallery.name, ""),
             photos=len(gallery),
             architecture=str(meta.get("architecture", "")),
@@ -189,8 +208,15 @@ class Service:
             version=self.version,
         )
 
+    async def watch(self) -> None:
+        """Looks again and again whether the process that holds the index answers, and has it replaced if not."""
+        while True:
+            await asyncio.sleep(LOOK)
+            with suppress(PipelineError):  # the next search tells what is wrong
+                await asyncio.to_thread(self.engine.faiss.look)
+
     def close(self) -> None:
         """Ends the threads."""
         self._batcher.close()
-        self._preparers.shutdown(cancel_futures=True)
-        self._painters.shutdown(cancel_futures=True)
+        self._strokes.close()
+        self._decoding.close()

@@ -1,6 +1,7 @@
 """Rasterises drawings with round pens on white paper, erasers in their order among them."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import cv2
@@ -12,8 +13,30 @@ from pipeline_lib.search.wire import Stroke
 PAPER, INK = 255, 0
 SIDE: Final = 512
 """px of the square that strokes are drawn on, several times what the network sees."""
+SMALLER: Final = (SIDE, SIDE // 2, SIDE // 4)
+"""Sides of the square for drawings that take ever longer to draw; the smallest is half of what a network sees."""
+MOST_WORK: Final = 100_000_000
+"""Pixels that are drawn at most, one as often as lines cover it: 2,000 strokes of 50 points by a broad pen, which take
+a quarter of a second. Lines across the whole page took three times as long, by pens as wide as the page ten."""
+EDGE: Final = 8
+"""px that smoothing a line's edges costs as much as, on top of its width."""
 SHIFT: Final = 4
 """Fractional bits of OpenCV's coordinates."""
+
+
+def work(strokes: Sequence[Stroke], side: int) -> float:
+    """Pixels that are drawn for strokes on a square of `side` px, as `MOST_WORK` counts them; draws nothing."""
+    counts = [len(stroke.points) for stroke in strokes]
+    points = np.fromiter(chain.from_iterable(chain.from_iterable(stroke.points for stroke in strokes)), np.float64)
+    steps = np.hypot(*np.diff(points.reshape(-1, 2), axis=0).T)
+    steps[np.cumsum(counts)[:-1] - 1] = 0  # from one stroke to the next nothing is drawn
+    widths = np.repeat([max(1.0, stroke.width * side) for stroke in strokes], counts)
+    return float(((np.append(steps, 0.0) * side + 2 * widths) * (widths + EDGE)).sum())
+
+
+def side_for(strokes: Sequence[Stroke]) -> int:
+    """The side of the square, px, on which strokes are drawn in time; 0 where there is none."""
+    return next((side for side in SMALLER if work(strokes, side) <= MOST_WORK), 0)
 
 
 def rasterise(strokes: Sequence[Stroke], side: int = SIDE) -> NDArray[np.uint8]:

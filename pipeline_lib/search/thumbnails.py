@@ -1,7 +1,6 @@
 """Small pictures of photos: made once while photos are indexed, kept as files beside the index."""
 
-import os
-import threading
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import encode_jpeg
+from pipeline_lib.files import is_left, replacing
 
 SIDE: Final = 256
 """px, longer side of a kept picture."""
 QUALITIES: Final = (80, 60, 40, 20)
+END: Final = b"\xff\xd9"
+"""Of every JPEG. What is kept has its checksum behind that, where whoever shows a JPEG looks no more."""
+SUM_BYTES: Final = 4
 MOST_BYTES: Final = 32 << 10
 """Of a kept picture: of these qualities it gets the best that fits. Photos take 12 KB on average, 12 MB a thousand."""
 
@@ -43,18 +46,22 @@ class Thumbnails:
         return self.folder / content[:2] / f"{content}.jpg"
 
     def read(self, content: str) -> bytes | None:
-        """The JPEG of a photo; None where none was kept, or it is cut."""
+        """The JPEG of a photo; None where none was kept, or it is cut or damaged."""
         try:
-            data = self.path(content).read_bytes()
+            stored = self.path(content).read_bytes()
         except OSError:
             return None
-        return data if data.endswith(b"\xff\xd9") else None
+        data, told = stored[:-SUM_BYTES], stored[-SUM_BYTES:]
+        if data.endswith(END) and zlib.crc32(data).to_bytes(SUM_BYTES) == told:
+            return data
+        return stored if stored.endswith(END) else None  # kept before there were checksums
 
     def keep(self, content: str, image: NDArray[np.uint8]) -> None:
         """Makes and keeps the picture of a photo, uint8[H, W, 3] RGB, unless it is there; from any thread.
 
         Raises:
             OSError: it can't be written.
+            PipelineError: there is no room.
         """
         path = self.path(content)
         if path.exists():
@@ -64,13 +71,11 @@ class Thumbnails:
         data = next((jpeg for jpeg in made if len(jpeg) <= MOST_BYTES), None)
         if data is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{content}.{os.getpid()}.{threading.get_ident()}.tmp")
-        aside.write_bytes(data)
-        aside.replace(path)
+        with replacing(path) as aside:
+            aside.write_bytes(data + zlib.crc32(data).to_bytes(SUM_BYTES))
 
     def keep_only(self, contents: Collection[str]) -> None:
         """Removes the pictures of all other photos, and what a killed process has left."""
         for path in self.folder.glob("*/*"):
-            if path.suffix != ".jpg" or path.stem not in contents:
+            if is_left(path) if path.suffix == ".tmp" else path.stem not in contents:
                 path.unlink(missing_ok=True)

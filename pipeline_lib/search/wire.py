@@ -52,10 +52,10 @@ class Photo(Wire):
     """A photo of the gallery. Addresses are relative to the page's."""
 
     number: int = Field(ge=0, description="its row; means something together with the version alone")
-    image_id: str
+    image_id: str = Field(description="of one's own photos their path")
     label: str
-    folder: str = Field(description="the folder that holds it")
-    path: str = Field(description='of its file, absolute; "" for pictures that the pipeline itself made')
+    folder: str = Field(description="the folder that holds it, from the name of the folder of all photos on")
+    path: str = Field(description='of its file, likewise; "" for pictures that the pipeline itself made')
     photo: str = Field(description="address of the photo, re-encoded and of at most 1600 px")
     thumbnail: str = Field(description="address of a small version")
     input: str = Field(description="address of what the network sees of it")
@@ -96,11 +96,13 @@ class Answer(Wire):
 class Health(Wire):
     """Whether the server can search."""
 
-    status: str = Field(description='"ok", or "degraded" while the index process is being restarted')
+    status: str = Field(
+        description='"ok", or "degraded" while the process of the index does not answer, or is being replaced'
+    )
     version: str = Field(description="changes with the model and the index")
     photos: int
     waiting: int = Field(description="searches in progress")
-    queue: int = Field(description="searches that may be in progress before 503 is answered")
+    expected: float = Field(description="seconds that one more search would wait; too many are answered with 503")
     answered: int
     refused: int
 
@@ -110,7 +112,7 @@ class ModelInfo(Wire):
 
     run: str = Field(description="name of the run that made the model")
     gallery: str
-    folders: list[str] = Field(description="that hold the photos, absolute; none where the pipeline made them")
+    folders: list[str] = Field(description="names of those that hold the photos; none where the pipeline made them")
     credit: str = Field(description="attribution that the pictures' licence asks for")
     photos: int
     architecture: str

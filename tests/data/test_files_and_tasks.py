@@ -1,21 +1,30 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_lib import files
 from pipeline_lib.data.schemas import read_table, shard_paths, write_table
-from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise, stats_path
+from pipeline_lib.data.tasks import DIED, Stats, map_shards, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import (
     digest_of,
@@ -24,8 +33,12 @@ from pipeline_lib.files import (
     exclusive,
     publish_folder,
     read_json,
+    read_sealed,
     replacing,
+    replacing_folder,
+    temporary,
     write_json,
+    write_sealed,
 )
 
 
@@ -91,6 +104,48 @@ def test_a_worker_that_dies_is_told_and_does_not_hang(tmp_path: Path) -> None:
     assert "worker process died" in outcomes[1].error
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_workers_that_die_as_soon_as_they_start_are_told_and_hang_nothing(tmp_path: Path, seed: int) -> None:
+    over, waits = threading.Event(), np.random.default_rng(seed)
+
+    def kill() -> None:
+        while not over.wait(waits.uniform(0, 0.01)):
+            for child in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if "--multiprocessing-fork" in child.cmdline():
+                        child.kill()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        outcomes = map_shards(work, tasks_in(tmp_path, (0,) * 9), workers=3, description="test", unit="row")
+    finally:
+        over.set()
+        killing.join()
+    assert {outcome.error for outcome in outcomes} == {DIED}
+    assert stats_or_raise(map_shards(work, tasks_in(tmp_path, (0, 0)), workers=2, description="test", unit="row"))
+
+
+def unreadable(task: Task) -> Stats:
+    return {"rows": task.rows, "lock": threading.Lock()}  # can't be sent, nor written
+
+
+def test_what_cannot_be_sent_to_or_from_a_worker_is_a_value_too(tmp_path: Path) -> None:
+    def here(task: Task) -> Stats:  # no other process can import it
+        return work(task)
+
+    for function, words in ((here, "<locals>.here"), (unreadable, "not JSON serializable")):
+        outcomes = map_shards(function, tasks_in(tmp_path, (0, 0)), workers=2, description="test", unit="row")
+        assert all(words in (outcome.error or "") for outcome in outcomes)
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_dies_costs_its_own_task_alone(tmp_path: Path) -> None:
+    outcomes = map_shards(die, tasks_in(tmp_path, (0, 0, 1, 0, 0)), workers=2, description="test", unit="row")
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, True, True]
+    assert [outcome.task.log.exists() for outcome in outcomes] == [True, True, False, True, True]
+
+
 @pytest.mark.parametrize("damage", ["cut", "no stats", "other rows", "stats cut"])
 def test_a_shard_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
     (task,) = tasks_in(tmp_path, (0,))
@@ -138,8 +193,62 @@ def test_publishing_replaces_a_folder_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def left_by_a_killed_process(path: Path) -> Path:
+    code = "import sys, pathlib; from pipeline_lib.files import temporary; print(temporary(pathlib.Path(sys.argv[1])))"
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    return Path(said.removesuffix("\n"))
+
+
+def test_writers_of_one_file_leave_one_anothers_temporaries_and_clear_up_after_killed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file [1].json"
+    mine, killed = temporary(path), left_by_a_killed_process(path)
+    assert mine.name.split(".")[:-3] == killed.name.split(".")[:-3]
+    assert temporary(path) != mine
+    elsewhere, folder = tmp_path / f".{path.name}.elsewhere-1.1.abcd.tmp", tmp_path / f".{path.name}.7.tmp"
+    folder.mkdir()
+    for each in (killed, mine, elsewhere, folder / "inside"):
+        each.touch()
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("1")
+        second.write_text("2")
+    assert path.read_text() == "1"
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, mine.name, elsewhere.name, folder.name}
+    monkeypatch.setattr(files, "A_DAY", -1.0)  # as if it was over
+    write_json(path, {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_published_at_once_by_several_writers_leave_one_of_them_whole(tmp_path: Path) -> None:
+    def publish(number: int) -> None:
+        for turn in range(20):
+            finished = tmp_path / f"{number}-{turn}"
+            finished.mkdir()
+            for file in ("a", "b"):
+                (finished / file).write_text(finished.name)
+            publish_folder(finished, tmp_path / "out")
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(publish, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
+
+
+def test_a_folder_that_fails_to_be_made_leaves_the_old_one(tmp_path: Path) -> None:
+    for fails in (False, True):
+        with suppress(RuntimeError), replacing_folder(tmp_path / "out") as aside:
+            aside.mkdir()
+            (aside / "first").touch()
+            if fails:
+                (aside / "second").touch()
+                raise RuntimeError
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["out", "first"]
+
+
 def test_publishing_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) -> None:
-    for name in ("out", "new", ".out.arriving.tmp", ".out.old.tmp"):
+    left = left_by_a_killed_process(tmp_path / "out")
+    for name in ("out", "new", left.name):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"of {name}").touch()
     publish_folder(tmp_path / "new", tmp_path / "out")
@@ -189,7 +298,8 @@ def test_a_second_run_with_the_same_work_waits_and_looks_again(
                 shutil.rmtree(scratch)
         waiting.join(10)
     assert found == [["part"], []]
-    assert "edges-1: another process" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.search(rf"edges-1: process {os.getpid()} on \S+ \(since 20\S+\+00:00\) works on the same", told)
     with exclusive(scratch), exclusive(tmp_path / ".scratch/edges-2"):  # other work goes on beside it
         assert not list(tmp_path.glob(".scratch/edges-*.lock"))
 
@@ -229,3 +339,26 @@ def test_a_table_that_lacks_a_column_is_named_with_it(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="holds no shards"):
         shard_paths(tmp_path)
+
+
+def test_every_flipped_bit_of_a_sealed_record_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    values = {"name": "é", "params": {"rate": 0.1, "sizes": [160, 224]}, "state": ""}
+    write_sealed(path, values)
+    assert read_sealed(path) == values
+    whole, found = path.read_bytes(), 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                read = read_sealed(path)
+            except PipelineError:
+                found += 1
+                continue
+            assert {name: read[name] for name in values} == values
+    assert found > 6 * len(whole)
+
+
+def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "old"})
+    assert read_sealed(tmp_path / "run.json") == {"name": "old"}

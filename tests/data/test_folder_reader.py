@@ -74,8 +74,6 @@ def test_pictures_that_nothing_reads_are_listed_by_what_they_are(tmp_path: Path)
 
 
 def test_with_the_extras_their_formats_are_photos(tmp_path: Path) -> None:
-    pytest.importorskip("pillow_heif")
-    pytest.importorskip("rawpy")
     touch(tmp_path, "a.heic", "b.HIF", "c.CR3", "d.dng")
     assert list(image_files(tmp_path)) == ["a.heic", "b.HIF", "c.CR3", "d.dng"]
 
@@ -135,6 +133,25 @@ def test_link_loops_end_and_every_folder_counts_once(tmp_path: Path) -> None:
     (tmp_path / "linked.jpg").symlink_to(tmp_path / "a/1.jpg")
     found = list(image_files(tmp_path))
     assert sorted(Path(name).name for name in found) == ["1.jpg", "2.jpg", "linked.jpg"]
+
+
+def test_links_that_lead_out_of_the_folder_are_followed_only_if_asked(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "photos/in/b.jpg", "secret/c.jpg", "photos2/d.jpg")
+    photos = tmp_path / "photos"
+    (photos / "folder").symlink_to(tmp_path / "secret")
+    (photos / "file.jpg").symlink_to("../secret/c.jpg")
+    (photos / "beside").symlink_to(tmp_path / "photos2")  # whose name begins alike
+    (photos / "in/top").symlink_to(photos)
+    (photos / "again.jpg").symlink_to("in/b.jpg")
+    (photos / "gone.jpg").symlink_to("../secret/nothing.jpg")
+    (tmp_path / "alias").symlink_to(photos)
+    for top in (photos, tmp_path / "alias"):
+        listing = list_images(top, links=False)
+        assert listing.images == ["a.jpg", "again.jpg", "in/b.jpg"]
+        assert sorted(listing.skipped) == ["beside", "file.jpg", "folder", "gone.jpg"]
+        assert all("--links" in why for why in listing.skipped.values())
+        followed = list_images(top).images
+        assert {"beside/d.jpg", "file.jpg", "folder/c.jpg"} <= set(followed)
 
 
 def test_names_that_are_not_utf8_are_listed_not_dropped(tmp_path: Path) -> None:

@@ -278,3 +278,23 @@ def test_png_comes_back_exactly_and_jpeg_nearly(*, grey: bool) -> None:
 def test_stored_bytes_that_were_cut_are_bad(data: bytes) -> None:
     with pytest.raises(BadImage):
         decode_encoded(data)
+
+
+def test_an_image_for_which_there_is_no_memory_is_refused_and_not_the_end_of_the_program(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("RGB", (5000, 5000), "red").save(path)
+    code = """
+import resource, sys
+from pathlib import Path
+from pipeline_lib.data.images import TooLarge, decode
+data = Path(sys.argv[1]).read_bytes()
+taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (taken + (40 << 20),) * 2)
+try:
+    decode(data, max_pixels=10**9)
+except TooLarge as failure:
+    print(failure)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "more memory than there is" in done.stdout, done.stderr

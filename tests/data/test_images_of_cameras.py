@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -42,9 +43,8 @@ def extras(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def heic(image: Image.Image, **options: object) -> bytes:
-    plugin = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
     stream = io.BytesIO()
-    plugin.from_pillow(image).save(stream, quality=90, **options)
+    pillow_heif.from_pillow(image).save(stream, quality=90, **options)
     return stream.getvalue()
 
 
@@ -97,7 +97,6 @@ def test_a_container_is_told_by_its_brands_and_films_are_no_pictures(
 
 
 def test_a_raw_file_gives_its_preview_upright_and_not_its_thumbnail() -> None:
-    pytest.importorskip("rawpy", reason="the extra raw is not installed")
     thumbnail, preview = picture(120, 160), picture(900, 1200)
     data = raw_file([thumbnail, preview])
     assert Image.open(io.BytesIO(data)).size == (160, 120)  # what a reader of TIFF takes for the photo

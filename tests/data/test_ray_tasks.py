@@ -60,7 +60,6 @@ def edges_tasks(settings: params.Params, photos: Path, shards: Path, base: Path)
     ]
 
 
-@pytest.mark.slow
 def test_a_cluster_that_loses_a_machine_makes_the_shards_that_processes_make(
     cluster: Any, make_params: Make, tmp_path: Path
 ) -> None:
@@ -95,7 +94,6 @@ def test_a_cluster_that_loses_a_machine_makes_the_shards_that_processes_make(
     assert len(made) == 2 * SHARDS  # shards and their stats, and nothing else
 
 
-@pytest.mark.slow
 def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(cluster: Any, tmp_path: Path) -> None:
     tasks = tasks_in(tmp_path, (0, 1, 9, 0))
     outcomes = map_shards(work, tasks, workers=0, description="test", unit="row", ray=cluster.address)
@@ -108,7 +106,6 @@ def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(c
     assert [task.log.read_text() for task in tasks] == ["1", "2", "4", "1"]
 
 
-@pytest.mark.slow
 def test_a_task_that_ends_its_process_every_time_is_given_up(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

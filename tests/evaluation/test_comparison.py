@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from pipeline_lib.embedding import vectors
 from pipeline_lib.embedding.alignment import FILE_NAME, Alignment, fit_pretext, of_kind
-from pipeline_lib.embedding.vectors import EmbeddingTable, Labels, open_retrieval
+from pipeline_lib.embedding.vectors import SYSTEM, EmbeddingTable, Labels, open_retrieval
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.evaluation.comparison import System, chance, comparison_table, measure, paired_table
 from pipeline_lib.evaluation.evaluation import Evaluation, evaluate_scores, headline, metrics_dict, rankings_table
@@ -210,6 +211,29 @@ def test_an_index_of_another_alignment_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="index: was built with alignment none"):
         measure(system, "pretext_mean", index=index)
     assert measure(system, "none", index=index).evaluation.values.shape == (4, len(COLUMNS))
+
+
+def test_an_index_of_other_embeddings_is_refused_though_dimension_and_photos_agree(tmp_path: Path) -> None:
+    ours, other = (System.read(write_system(tmp_path / name, name, photos=5, sketches=4)) for name in "ab")
+    photos = EmbeddingTable.open(tmp_path / "a" / "photos.parquet")
+    PhotoIndex.build(photos, Alignment(6), "none", made_by=ours.made_by).save(tmp_path / "index")
+    index = PhotoIndex.load(tmp_path / "index")
+    assert measure(ours, "none", index=index).evaluation.values.shape == (4, len(COLUMNS))
+    with pytest.raises(PipelineError, match="index: was built from other embeddings"):
+        measure(other, "none", index=index)
+
+
+def test_a_table_that_was_not_made_with_the_others_of_its_folder_is_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        folder = write_system(tmp_path / name, name, photos=5, sketches=4, noise=1.0 if name == "a" else 2.0)
+        record = json.loads((folder / SYSTEM).read_text(encoding="utf-8"))
+        vectors.write_system(folder, record)
+        assert System.read(folder).name == name
+    (tmp_path / "b/sketches.parquet").replace(tmp_path / "a/sketches.parquet")
+    with pytest.raises(
+        PipelineError, match=r"a/sketches\.parquet: is damaged, or was not made with the files beside it"
+    ):
+        System.read(tmp_path / "a")
 
 
 def test_a_finished_index_and_one_built_in_memory_agree(tmp_path: Path) -> None:

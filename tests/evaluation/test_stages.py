@@ -119,4 +119,4 @@ def test_an_index_made_under_another_alignment_ends_in_a_sentence(tree: Path) ->
 def test_missing_embeddings_end_in_a_sentence(tree: Path) -> None:
     said = run(tree, "index", succeeds=False)
     assert said.startswith("error: ")
-    assert "photos.parquet" in said
+    assert "system.json" in said

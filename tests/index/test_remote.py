@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -73,6 +74,59 @@ def test_a_worker_that_was_killed_is_started_again(faiss: RemoteFaiss, job: Buil
     before = faiss.search(query, 3)[0][0].tolist()
     psutil.Process(faiss.pid).kill()
     assert faiss.search(query, 3)[0][0].tolist() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_worker_that_hangs_is_noticed_and_replaced(
+    faiss: RemoteFaiss, job: BuildJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.6)
+    monkeypatch.setattr(remote, "SILENT_SECONDS", 0.2)
+    faiss.build(job)
+    faiss.look()  # nothing is open, so nothing is asked
+    faiss.open(job.out, 1)
+    query = np.ones((1, 8), np.float32)
+    before, pid = faiss.search(query, 3)[0][0].tolist(), faiss.pid
+    faiss.look()
+    assert (faiss.answers, faiss.pid) == (True, pid)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    looking = threading.Thread(target=faiss.look)
+    looking.start()
+    end = time.monotonic() + 10
+    while faiss.answers:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    looking.join(60)
+    assert faiss.answers
+    assert faiss.pid != pid
+    assert not psutil.pid_exists(pid)
+    assert faiss.search(query, 3)[0][0].tolist() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_worker_that_hangs_in_a_search_is_replaced_and_the_search_answered(
+    faiss: RemoteFaiss, job: BuildJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SEARCH_SECONDS", 1.0)
+    faiss.build(job)
+    faiss.open(job.out, 1)
+    query = np.ones((1, 8), np.float32)
+    before, pid = faiss.search(query, 3)[0][0].tolist(), faiss.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert faiss.search(query, 3)[0][0].tolist() == before
+    assert faiss.pid != pid
+
+
+def test_a_worker_that_has_died_is_replaced_before_anyone_searches(faiss: RemoteFaiss, job: BuildJob) -> None:
+    faiss.build(job)
+    faiss.open(job.out, 1)
+    psutil.Process(faiss.pid).kill()
+    psutil.wait_procs([psutil.Process(faiss.pid)] if psutil.pid_exists(faiss.pid) else [], 10)
+    assert not faiss.answers
+    faiss.look()
+    assert faiss.answers
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX lists open files of other processes")

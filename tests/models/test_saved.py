@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.files import read_sealed, write_json
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.saved import load_encoder, save_model
 from pipeline_lib.run import params_key
@@ -131,10 +131,22 @@ def test_a_record_that_tells_of_no_such_network_is_named(make_params: Make, tmp_
 def test_an_older_record_goes_before_the_weights_do(make_params: Make, tmp_path: Path) -> None:
     settings = make_params(SMALL)
     saved(tmp_path, settings)
-    assert read_json(tmp_path / "meta.json")["training_images"] == 7
+    assert read_sealed(tmp_path / "meta.json")["training_images"] == 7
     # A folder in the weights' place can't be replaced: the second try ends half-way.
     (tmp_path / "encoder.safetensors").unlink()
     (tmp_path / "encoder.safetensors" / "in the way").mkdir(parents=True)
     with pytest.raises(OSError, match=r"encoder\.safetensors"):
         saved(tmp_path, settings)
     assert not (tmp_path / "meta.json").exists()
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "start.safetensors"])
+def test_weights_that_changed_on_the_disk_are_refused(make_params: Make, tmp_path: Path, name: str) -> None:
+    settings = make_params(SMALL)
+    saved(tmp_path, settings)
+    load_encoder(tmp_path, settings, name)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[-5] ^= 1
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(PipelineError, match=f"{name}: is damaged"):
+        load_encoder(tmp_path, settings, name)

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import replacing
+from pipeline_lib.files import replacing, temporary
 from tests.conftest import scene
 from tests.pipeline.support import Case, processes_of, run, set_params, small_case
 
@@ -206,7 +206,7 @@ def test_a_killed_stage_takes_its_workers_along_and_a_rerun_ends_in_the_same_byt
     # What a worker was writing when it died, in case that none was caught at it.
     (folder,) = uncut.tree.glob(".scratch/patches-*")
     unfinished = next(name for name in undisturbed[1] if Path(name).stem not in before)
-    (folder / f".{unfinished}.1.tmp").write_bytes(b"half")
+    temporary(folder / unfinished).write_bytes(b"half")
 
     uncut.stage("patches")
     assert digests(uncut.tree / "data/patches") == undisturbed[1]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hatchling.builders import wheel as wheels
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -138,7 +139,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel of a copy of the repository that comes with the small model."""
-    wheels = pytest.importorskip("hatchling.builders.wheel")
     top = tmp_path_factory.mktemp("package")
     tree = top / "tree"
     for name in tracked_files():
@@ -224,6 +224,15 @@ def test_with_everything_installed_make_serve_installs_nothing_more(make: Any) -
     steps = make("setup", "TORCH_INDEX=https://example.org/cpu")
     assert [step for step in steps if "-r requirements.txt --extra-index-url https://example.org/cpu" in step]
     assert make("serve", "HOST=::1", "GALLERY=own") == ["-m pipeline_lib.search serve --gallery own --host ::1"]
+
+
+@pytest.mark.parametrize("target", ["repro", "run", "ablation", "study", "comparison", "bench"])
+def test_a_folder_without_git_is_told_before_anything_is_installed(tmp_path: Path, target: str) -> None:
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    code, said = run(["make", target], tmp_path, env=dict(os.environ))
+    assert code != 0
+    assert "no git repository, which DVC needs" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
 
 
 def test_the_image_is_built_from_files_that_are_there_and_runs_a_command_that_exists() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline_lib.search.batching import Admission, Batcher, BusyError
+from pipeline_lib.search.batching import Batcher
 
 
 def test_queries_that_wait_are_worked_on_together_and_answered_in_order() -> None:
@@ -63,16 +63,3 @@ def test_a_query_whose_caller_has_gone_is_not_worked_on() -> None:
     assert there.result(10) == 3
     batcher.close()
     assert seen == [1, 3]
-
-
-def test_no_more_are_admitted_than_may_wait_and_places_come_free_again() -> None:
-    admission = Admission(2)
-    with admission.enter(), admission.enter():
-        with pytest.raises(BusyError), admission.enter():
-            pass
-        assert admission.waiting == 2
-    with admission.enter():
-        pass
-    with pytest.raises(KeyError), admission.enter():
-        raise KeyError
-    assert (admission.waiting, admission.answered, admission.refused) == (0, 3, 1)

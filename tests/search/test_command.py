@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipeline_lib.run import Run
 from pipeline_lib.search.__main__ import COMMANDS, main
+from tests.pipeline.support import ROOT
 from tests.search.support import PHOTOS
 
 LINE = re.compile(r" *(?P<rank>\d+)  (?P<bar>#*\.*) +(?P<percent>\d+) %  (?P<path>.*)")
@@ -219,3 +221,39 @@ def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys: pytest.Ca
         assert ended.value.code == status
         said = capsys.readouterr()
         assert all(name in said.out + said.err for name in (COMMANDS if words else ()))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
+)
+def test_output_that_is_not_utf_8_ends_no_command_in_a_traceback(
+    finished_run: Run, sketches: list[str], tmp_path: Path, setting: dict[str, str]
+) -> None:
+    folder = tmp_path / "Fotos für später 写真"
+    folder.mkdir()
+    shutil.copy(sketches[0], folder / "Bär.png")
+    (folder / "kaputt é.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    model = ("--run", str(finished_run.folder))
+    index = ("--index", str(tmp_path / "Verzeichnis é"))
+    for words in (
+        ("index", str(folder), *model, *index),
+        ("search", str(folder / "Bär.png"), str(folder / "kaputt é.jpg"), *model, *index),
+        ("search", str(folder / "fehlt é.png"), *model),
+        ("serve", "--port", "0", *model, "--index", str(tmp_path / "nichts é")),
+    ):
+        command = [sys.executable, "-m", "pipeline_lib.search", *words]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **setting}, capture_output=True, check=False, timeout=120
+        )
+        said = done.stdout + done.stderr
+        assert b"Traceback" not in said
+        assert said.isascii() or "PYTHONIOENCODING" not in setting
+        if "PYTHONUTF8" in setting:
+            continue  # Python takes such names for ones that are not UTF-8, which are refused in a sentence
+        assert done.returncode == (0 if words[0] == "index" else 1)
+    if "PYTHONUTF8" in setting:
+        return
+    command = [sys.executable, "-m", "pipeline_lib.search", "search", str(folder / "Bär.png"), "--json", *model, *index]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **setting}, capture_output=True, check=True)
+    (entry,) = json.loads(done.stdout)
+    assert entry["found"][0]["path"] == str(folder / "Bär.png")

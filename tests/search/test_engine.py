@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,17 @@ def test_another_model_than_that_of_the_embeddings_is_refused(run: Run) -> None:
     changed = save_model(run, seed=1)
     with pytest.raises(PipelineError, match=r"photos\.parquet.*another model.*dvc repro"):
         open_engine(changed)
+
+
+def test_an_index_of_another_model_is_refused_though_dimension_and_alignment_agree(run: Run, tmp_path: Path) -> None:
+    other = Run.open(shutil.copytree(run.root, tmp_path / "other") / "data", tmp_path / "other")
+    embed(save_model(other, seed=1))
+    shutil.rmtree(run.index)
+    shutil.copytree(other.index, run.index)
+    with pytest.raises(
+        PipelineError, match=r"index/photos\.parquet: its SHA-256 is .* has changed since the run was made"
+    ):
+        open_engine(Run.open(run.folder, run.root))
 
 
 def test_other_params_than_those_of_the_embeddings_are_refused(run: Run) -> None:

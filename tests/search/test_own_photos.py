@@ -8,23 +8,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline_lib.data import images
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.index.facts import written_rows
+from pipeline_lib.registry import ALIGNMENTS
 from pipeline_lib.run import EXPORTED, Run
 from pipeline_lib.search import __main__ as command
 from pipeline_lib.search import engine as engines
 from pipeline_lib.search import own_shards
+from pipeline_lib.search.api import create_app
 from pipeline_lib.search.engine import Prepared, QueryEncoder, open_encoder, open_engine
 from pipeline_lib.search.gallery import Gallery
 from pipeline_lib.search.index_photos import update
@@ -37,6 +41,7 @@ from pipeline_lib.search.own_record import (
     own_state,
     read_record,
 )
+from pipeline_lib.search.service import Settings
 from tests.conftest import scene
 from tests.data.photo_files import saved
 from tests.pipeline.support import ROOT
@@ -305,6 +310,18 @@ def test_a_changed_model_is_noticed_and_the_way_out_is_told(run: Run, photos: Pa
     open_engine(run).close()
 
 
+def test_an_index_of_another_model_is_refused_though_its_record_agrees(run: Run, photos: Path, tmp_path: Path) -> None:
+    update(run, [photos], Counting(run))
+    kept = shutil.copytree(own_folder(run) / "index", tmp_path / "index")
+    embed(save_model(run, seed=5))
+    other = Run.open(run.folder, run.root)
+    update(other, [photos], Counting(other), afresh=True)
+    shutil.rmtree(own_folder(other) / "index")
+    shutil.copytree(kept, own_folder(other) / "index")
+    with pytest.raises(PipelineError, match=r"model.*changed.*AFRESH=1"):
+        open_engine(other)
+
+
 def test_another_folder_is_refused_until_the_index_is_made_afresh(run: Run, photos: Path, tmp_path: Path) -> None:
     update(run, [photos], Counting(run))
     other = tmp_path / "other"
@@ -558,3 +575,116 @@ def test_make_forgets_the_index_that_is_there_only_when_it_is_told_to(value: str
     ).stdout  # fmt: skip
     assert "pipeline_lib.search index" in told
     assert ("--afresh" in told) is forgets
+
+
+def test_links_that_lead_out_of_the_folder_are_indexed_only_if_asked_and_that_is_kept(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").mkdir()
+    Image.fromarray(scene(300)).save(tmp_path / "secret" / "secret.jpg")
+    (photos / "link").symlink_to(tmp_path / "secret")
+    (photos / "file.jpg").symlink_to(tmp_path / "secret" / "secret.jpg")
+    done = update(run, [photos], Counting(run))
+    assert done.photos == 7
+    assert f"{photos.as_posix()}/link" in done.bad
+    assert update(run, [photos], Counting(run), links=True).photos == 9
+    assert update(run, [], Counting(run), exclude=["nothing"]).photos == 9
+    assert update(run, [], Counting(run), links=False).photos == 7
+
+
+def test_a_photo_that_was_replaced_is_not_shown_before_it_is_indexed(run: Run, photos: Path, tmp_path: Path) -> None:
+    update(run, [photos], Counting(run))
+    secret = tmp_path / "secret.jpg"
+    Image.fromarray(scene(300)).save(secret)
+
+    def statuses() -> list[int]:
+        return [client.get(f"/photos/v1/{row}{kind}").status_code for kind in ("", "/original", "/input")]
+
+    with closing(open_engine(run)) as engine:
+        row = engine.gallery.paths.index("2.jpg")
+        app = create_app(engine, Settings(), version="v1", hosts=("testserver",))
+        with TestClient(app) as client:
+            thumbnail = client.get(f"/photos/v1/{row}/thumbnail").content
+            assert statuses() == [200, 200, 200]
+            os.utime(photos / "2.jpg", (1, 1))  # touched
+            shutil.copy(photos / "2.jpg", photos / "copy")
+            (photos / "copy").replace(photos / "2.jpg")
+            assert statuses() == [200, 200, 200]
+            replacements: list[Callable[[], object]] = [
+                lambda: change(photos / "2.jpg", 301),
+                lambda: (photos / "2.jpg").symlink_to(secret),
+                lambda: os.mkfifo(photos / "2.jpg"),
+                lambda: None,  # it is gone
+            ]
+            for replace in replacements:
+                replace()
+                answers = [client.get(f"/photos/v1/{row}{kind}") for kind in ("", "/original")]
+                assert [answer.status_code for answer in answers] == [404, 404]
+                assert client.post(f"/api/search/photo/{row}").status_code == 404
+                assert client.get(f"/photos/v1/{row}/thumbnail").content == thumbnail
+                (photos / "2.jpg").unlink(missing_ok=True)
+
+
+def test_answers_on_own_photos_tell_no_more_than_the_name_of_their_folder(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(scene(300)).save(other / "9.jpg")
+    for folders in ([photos], [photos, other]):
+        update(run, folders, Counting(run))
+        with (
+            closing(open_engine(run)) as engine,
+            TestClient(create_app(engine, Settings(), version="v1", hosts=("testserver",))) as client,
+        ):
+            answer = client.post("/api/search/photo/0")
+            texts = [answer.text, client.get("/api/model").text, client.get("/photos/v1/0/original").headers]
+            assert not any(str(tmp_path) in str(text) for text in texts)
+            paths = {photo["path"] for hit in answer.json()["found"] for photo in (hit, *hit["stack"])}
+            assert "my photos/summer/1.jpg" in paths
+            assert ("other/9.jpg" in paths) == (len(folders) == 2)
+            assert client.get("/api/model").json()["folders"] == [folder.name for folder in folders]
+
+
+def test_a_photo_that_takes_too_much_memory_is_shown_by_the_small_picture_that_was_kept(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(scene(300)).save(photos / "large.png")
+    update(run, [photos], Counting(run))
+    monkeypatch.setattr(engines, "SHOWN_PIXELS", 100)
+    with (
+        closing(open_engine(run)) as engine,
+        TestClient(create_app(engine, Settings(), version="v1", hosts=("testserver",))) as client,
+    ):
+        row = engine.gallery.paths.index("large.png")
+        photo, thumbnail = (client.get(f"/photos/v1/{row}{kind}") for kind in ("", "/thumbnail"))
+        assert [photo.status_code, thumbnail.status_code] == [200, 200]
+        sizes = [Image.open(io.BytesIO(answer.content)).size for answer in (photo, thumbnail)]
+        assert sizes[0] == sizes[1]
+        assert client.post(f"/api/search/photo/{row}").json()["found"][0]["number"] == row
+
+
+def test_a_bit_that_flips_in_the_footer_of_an_indexs_names_is_found_or_changes_nothing(run: Run, photos: Path) -> None:
+    """A footer holds the digest of the vectors and the name of the alignment."""
+    update(run, [photos], Counting(run))
+    folder = own_folder(run) / "index"
+    path = folder / "photos.parquet"
+    whole, before = path.read_bytes(), written_rows(folder)
+    place = whole.index(b"pretext_whitened")
+    for bit in range(8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        try:
+            names, told = written_rows(folder)
+        except PipelineError:
+            continue
+        assert names == before[0]
+        assert told == before[1] or told["alignment"] not in ALIGNMENTS
+
+
+def test_a_shard_that_is_cut_is_told_when_its_index_is_searched(run: Run, photos: Path) -> None:
+    """Its photos would be shown without their small pictures, dates and marks, and nobody would know why."""
+    update(run, [photos], Counting(run))
+    shard = next((own_folder(run) / "vectors").glob("part-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(PipelineError, match=r"part-00000\.parquet: can't be read .*drawfind index"):
+        open_engine(run)

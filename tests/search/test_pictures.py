@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline_lib import files
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode_encoded, encode_jpeg
+from pipeline_lib.files import temporary
 from pipeline_lib.search.gallery import Gallery, Kept, _emoji_name
 from pipeline_lib.search.guard import host_name
 from pipeline_lib.search.pictures import ByteCache, Pictures
@@ -137,13 +139,36 @@ def test_kept_pictures_stay_small_whatever_they_show(tmp_path: Path) -> None:
     assert thumbnails.path("scene").stat().st_mtime_ns == before
 
 
-def test_pictures_that_are_cut_or_of_photos_that_are_gone_are_not_kept(tmp_path: Path) -> None:
+def test_pictures_that_are_cut_or_of_photos_that_are_gone_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     thumbnails = Thumbnails(tmp_path)
     for content in ("one", "two"):
         thumbnails.keep(content, scene(1))
-    (thumbnails.path("one").parent / "one.99.1.tmp").write_bytes(b"left by a killed process")
+    half = temporary(thumbnails.path("one"))
+    half.write_bytes(b"half")
+    thumbnails.keep_only({"one"})
+    assert {path.name for path in tmp_path.glob("*/*")} == {"one.jpg", half.name}
+    monkeypatch.setattr(files, "A_DAY", -1.0)  # as if it was over, so nobody writes it any more
     thumbnails.keep_only({"one"})
     assert [path.name for path in tmp_path.glob("*/*")] == ["one.jpg"]
     thumbnails.path("one").write_bytes(thumbnails.path("one").read_bytes()[:100])
     assert thumbnails.read("one") is None
     assert thumbnails.read("two") is None
+
+
+def test_a_thumbnail_that_is_cut_or_damaged_is_none(tmp_path: Path) -> None:
+    kept = Thumbnails(tmp_path)
+    kept.keep("ab12", scene(1))
+    data, path = kept.read("ab12"), kept.path("ab12")
+    assert data is not None
+    assert data.endswith(b"\xff\xd9")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert kept.read("ab12") is None
+    for length in range(0, len(whole) - 5, 97):
+        path.write_bytes(whole[:length])
+        assert kept.read("ab12") is None
+    path.write_bytes(data)  # of before there were checksums
+    assert kept.read("ab12") == data

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import webbrowser
@@ -18,8 +20,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from pipeline_lib.index import remote
 from pipeline_lib.run import Run
-from pipeline_lib.search import serve
+from pipeline_lib.search import index_photos, serve, service
 from pipeline_lib.search.__main__ import main
 from pipeline_lib.search.engine import SearchEngine, open_encoder, open_engine
 from pipeline_lib.search.index_photos import update
@@ -58,7 +61,7 @@ def answer(address: str, **headers: str) -> tuple[int, str]:
 
 
 def test_the_server_answers_and_ends_in_order(finished_run: Run) -> None:
-    options = ("--name", "photos.example", "--run", str(finished_run.folder), "--threads", "1", "--queue", "8")
+    options = ("--name", "photos.example", "--run", str(finished_run.folder), "--threads", "1")
     with serving(*options) as (server, said):
         assert "12 photos of folder: http://127.0.0.1:" in said
         address = said.split(": ")[1].split()[0]
@@ -181,8 +184,48 @@ def test_without_a_finished_run_the_server_says_what_to_run(tmp_path: Path, caps
     assert "make it with `make repro`, or with `make run RECIPE=NAME`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argument", ["--threads=0", "--batch=many", "--queue=-1", "--queue=1025"])
+@pytest.mark.parametrize("argument", ["--threads=0", "--batch=many", "--batch=-1", "--batch=1025"])
 def test_a_limit_out_of_range_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", argument])
     assert "is not a number from 1 to 1024" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_photos_are_indexed_or_the_model_is_loaded(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("was loaded")
+
+    for name in ("open_engine", "chosen"):
+        monkeypatch.setattr(serve, name, refuse)
+    monkeypatch.setattr(index_photos, "run", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--port", port, "--photos", str(tmp_path), "--run", str(finished_run.folder)]) == 1
+    assert f"127.0.0.1:{port}: can't be listened on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_index_process_that_hangs_is_noticed_by_health_and_replaced(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOOK", 0.2)
+    monkeypatch.setattr(remote, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(remote, "SILENT_SECONDS", 0.3)
+    with closing(open_engine(run)) as engine, TestClient(create(engine, Settings(), "127.0.0.1")) as client:
+
+        def status() -> str:
+            return str(client.get("/api/health", headers={"host": "localhost"}).json()["status"])
+
+        assert status() == "ok"
+        pid = engine.faiss.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        for wanted in ("degraded", "ok"):
+            end = time.monotonic() + 60
+            while status() != wanted:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        assert engine.faiss.pid != pid
+        assert len(engine.search([engine.prepare(scene(1))], 3)[0]) == 3

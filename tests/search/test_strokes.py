@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from pipeline_lib.search.strokes import rasterise
+from pipeline_lib.search.strokes import EDGE, SIDE, rasterise, side_for, work
 from pipeline_lib.search.wire import Stroke
 
 places = st.floats(-1, 2)
@@ -67,3 +69,35 @@ def test_a_drawing_looks_alike_at_every_size(x: float, y: float, side: int) -> N
     rows, columns = np.nonzero(drawn > 127)
     assert (columns.mean() + 0.5) / side == pytest.approx((x + 0.5) / 2, abs=0.02)
     assert (rows.mean() + 0.5) / side == pytest.approx((y + 0.5) / 2, abs=0.02)
+
+
+def random_strokes(count: int, points: int, span: float, width: float, seed: int = 0) -> list[Stroke]:
+    """Strokes that begin anywhere and whose steps are about `span` of the page long."""
+    random = np.random.default_rng(seed)
+    places = random.random((count, 1, 2)) + span * random.standard_normal((count, points, 2)).cumsum(axis=1)
+    return [Stroke(points=list(map(tuple, line)), width=width) for line in places.clip(-1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "side"),
+    [
+        (random_strokes(60, 80, 0.01, 0.03), SIDE),  # a drawing
+        (random_strokes(2000, 50, 0.01, 0.014), SIDE),  # one that took hours
+        (random_strokes(2000, 50, 0.05, 0.027), SIDE // 2),
+        (random_strokes(2000, 50, 0.3, 0.027), SIDE // 4),  # lines all over the page
+        (random_strokes(2000, 50, 1.0, 1.0), 0),
+    ],
+)
+def test_the_time_that_strokes_take_is_bounded_before_any_is_drawn(lines: list[Stroke], side: int) -> None:
+    assert side_for(lines) == side
+    if side:
+        started = time.process_time()
+        rasterise(lines, side)
+        assert time.process_time() - started < 1
+
+
+def test_work_counts_each_stroke_by_its_own_lines_and_width() -> None:
+    one, other = Stroke(points=[(0.0, 0.0), (0.5, 0.0)], width=0.1), Stroke(points=[(0.9, 0.9)], width=0.02)
+    assert work([one], 100) == pytest.approx((50 + 2 * 2 * 10) * (10 + EDGE))
+    assert work([other], 100) == pytest.approx(2 * 2 * (2 + EDGE))
+    assert work([one, other], 100) == pytest.approx(work([one], 100) + work([other], 100))

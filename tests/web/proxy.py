@@ -1,4 +1,4 @@
-"""A reverse proxy below a path, whose server can go, and come back as another one."""
+"""A reverse proxy below a path, whose server can go, come back as another one, or be too busy."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ class Server(ThreadingHTTPServer):
 
 
 class Proxy:
-    """Serves `target` below `prefix`; without a target it answers 502, as proxies do."""
+    """Serves `target` below `prefix`; without a target it answers 502, as proxies do.
+
+    Requests whose path holds `busy` are answered as by a server that is too busy.
+    """
 
     def __init__(self, target: str, prefix: str = "/photos/find") -> None:
-        self.target, self.prefix = target, prefix
+        self.target, self.prefix, self.busy = target, prefix, ""
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,6 +72,8 @@ class Proxy:
             return 502, {}, b"no server"
         if not path.startswith(self.prefix + "/"):
             return 404, {}, b"not below the prefix"
+        if self.busy and self.busy in path:
+            return 503, {"retry-after": "1", "content-type": "application/json"}, b'{"detail": "in English"}'
         kept = {name: value for name, value in sent.items() if name.lower() in {"content-type", "cookie", "accept"}}
         asked = urllib.request.Request(self.target + path.removeprefix(self.prefix), body, kept)  # noqa: S310
         try:

@@ -144,6 +144,34 @@ def test_a_photo_of_the_old_gallery_goes_on_as_a_picture(behind: Page, proxy: Pr
     assert all("410" in words for words in behind.complaints())
 
 
+def test_a_busy_server_is_told_in_words_of_the_page_and_asked_again_by_itself(behind: Page, proxy: Proxy) -> None:
+    proxy.busy = "api/search"
+    behind.draw(CROSS)
+    behind.wait(lambda: behind.problem == "The server is busy. Trying again …")
+    proxy.busy = ""
+    behind.wait(lambda: not behind.problem)
+    assert len(behind.found()) == 24
+    proxy.busy = "examples"
+    behind.click("example")
+    behind.wait(lambda: behind.problem == "The server is busy. Trying again …")
+    proxy.busy = ""
+    behind.after(lambda: None)
+    behind.wait(lambda: not behind.problem)
+    assert all("503" in words for words in behind.complaints())
+
+
+def test_pictures_that_a_busy_server_refused_are_asked_for_again(behind: Page, proxy: Proxy) -> None:
+    proxy.busy = "thumbnail"
+    behind.after(lambda: behind.draw(CROSS))
+    script = (
+        "return [...document.querySelectorAll('#results .hit img')].filter((image) => image.naturalWidth > 0).length"
+    )
+    assert behind.driver.execute_script(script) == 0
+    proxy.busy = ""
+    behind.wait(lambda: behind.driver.execute_script(script) > 0)
+    assert all("503" in words for words in behind.complaints())
+
+
 # The token.
 
 

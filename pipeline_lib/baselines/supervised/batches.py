@@ -3,20 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_lib.baselines.supervised.recipe import Recipe
 from pipeline_lib.baselines.system import Domain
 from pipeline_lib.data.randomness import generator_for
-from pipeline_lib.data.schemas import CHECKED, WITH_SUMS
+from pipeline_lib.data.schemas import parquet_writer, read_parquet
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.files import replacing
 
 Rows = NDArray[np.int64]
 ROWS = 64
@@ -47,7 +45,7 @@ class Pixels:
             PipelineError: it is cut or holds something else.
         """
         try:
-            table = pq.read_table(path, memory_map=True, **CHECKED).combine_chunks()
+            table = read_parquet(path, memory_map=True).combine_chunks()
             shape = tuple(int(side) for side in table.schema.metadata[b"shape"].split(b","))
             column = table["pixels"].chunk(0)
             images = np.frombuffer(column.buffers()[2], np.uint8).reshape(-1, *shape)
@@ -69,8 +67,8 @@ def write(path: Path, images: Iterable[tuple[str, NDArray[np.uint8]]], size: int
     # Offsets of 64 bits: the column of a large set exceeds 2 GB.
     columns = [("image_id", pa.string()), ("pixels", pa.large_binary())]
     schema = pa.schema(columns, metadata={"shape": ",".join(map(str, shape))})
-    options = {"compression": "none", "use_dictionary": False}
-    with replacing(path) as aside, pq.ParquetWriter(aside, schema, **options, **WITH_SUMS) as writer:
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    with parquet_writer(path, schema, **options) as writer:
         block: list[dict[str, object]] = []
         for image_id, pixels in images:
             block.append({"image_id": image_id, "pixels": square(pixels, size, domain).tobytes()})

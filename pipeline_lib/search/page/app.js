@@ -5,7 +5,7 @@ import { forget, forgetAll, keepDrawing, keptDrawing, list, remember, unpacked }
 import { knows, language, say, translate } from "./language.js";
 import { stepOf } from "./pictures.js";
 import { $, Results, element, fill, switchOff } from "./results.js";
-import { Refusal, back, get, pause, request, search as ask } from "./server.js";
+import { Refusal, back, get, persist, request, search as ask } from "./server.js";
 import { Viewer } from "./viewer.js";
 
 const FIRST = 24; // photos that a search asks for
@@ -89,15 +89,15 @@ async function searchOnce() {
 async function refused(failure) {
   problem(wordsFor(failure));
   if (failure.gone) await back();
-  else if (failure.status === 503) await pause(400);
+  else if (failure.busy) await failure.rest();
   else if (failure.status !== 410) return;
   state.dirty = true;
   await renewed().catch(() => {}); // the search that follows fails likewise, and says so
 }
 
 // The server's own words are more exact, but English.
-function wordsFor({ status, gone, detail }) {
-  if (language === "en" && detail && !gone) return detail[0].toUpperCase() + detail.slice(1);
+function wordsFor({ status, gone, busy, detail }) {
+  if (language === "en" && detail && !gone && !busy) return detail[0].toUpperCase() + detail.slice(1);
   return say(gone ? "refused.0" : knows(`refused.${status}`) ? `refused.${status}` : "refused.other");
 }
 
@@ -223,7 +223,7 @@ async function take(blob) {
   const step = await stepOf(blob, state.model?.upload_bytes);
   try {
     // The server may read what the browser can't show; if not, it says why, and the drawing stays.
-    if (!step.bitmap) await ask(step, { top: 1, mirror: false, seen: false, kind: "auto" });
+    if (!step.bitmap) await persist(() => ask(step, { top: 1, mirror: false, seen: false, kind: "auto" }), busy);
   } catch (failure) {
     failed(failure);
     return;
@@ -233,10 +233,12 @@ async function take(blob) {
 
 async function like(photo) {
   try {
-    const step = await stepOf(await (await request(photo.photo)).blob());
+    const step = await stepOf(await (await persist(() => request(photo.photo), busy)).blob());
     replace({ ...step, photo: { number: photo.number, version: state.answer.version } });
   } catch (failure) { failed(failure); }
 }
+
+function busy(failure) { problem(wordsFor(failure)); }
 
 function failed(failure) {
   const again = failure.gone || failure.status === 410;
@@ -259,7 +261,8 @@ $("example").addEventListener("click", async () => {
   if (!state.model?.examples) return;
   const number = Math.floor(Math.random() * state.model.examples);
   try {
-    await take(await (await request(`examples/${state.model.version}/${number}`)).blob());
+    const address = `examples/${state.model.version}/${number}`;
+    await take(await (await persist(() => request(address), busy)).blob());
   } catch (failure) { failed(failure); }
 });
 

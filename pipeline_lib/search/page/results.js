@@ -3,6 +3,7 @@
 import { say } from "./language.js";
 
 const PAIRS = 12;
+const TIMES = 4; // that a picture is asked for again
 export const $ = (id) => document.getElementById(id);
 
 export function element(tag, name = "") {
@@ -119,5 +120,15 @@ function picture(image, source, later) {
   image.alt ??= "";
   image.loading = later ? "lazy" : "eager";
   image.decoding = "async";
-  if (image.getAttribute("src") !== source) image.src = source;
+  if (image.getAttribute("src") === source) return;
+  // A busy server refuses pictures too, and a picture does not tell why it failed.
+  image.onerror = () => again(image, source, 1);
+  image.src = source;
+}
+
+// Asks for a picture again while it is still the one to show, some times and ever less often.
+function again(image, source, times) {
+  if (times > TIMES) return;
+  image.onerror = () => again(image, source, times + 1);
+  setTimeout(() => { if (image.getAttribute("src") === source) image.src = source; }, 1000 * 2 ** (times - 1 + Math.random()));
 }

@@ -2,16 +2,22 @@
 
 const PATIENCE = 45_000; // ms after which a request counts as unanswered
 
-// Why a request failed; status 0 means that nothing answered.
+// Why a request failed; status 0 means that nothing answered, `after` the seconds after which a busy server may answer.
 export class Refusal extends Error {
-  constructor(status, detail = "") {
+  constructor(status, detail = "", after = 1) {
     super(detail || `status ${status}`);
     this.status = status;
     this.detail = detail;
+    this.after = after;
   }
 
   // Whether the server has gone: a proxy before it says so by 502 or 504.
   get gone() { return [0, 502, 504].includes(this.status); }
+
+  get busy() { return this.status === 503; }
+
+  // A busy server is asked again when it says, and not by all pages at the same moment.
+  rest() { return pause(1000 * Math.min(10, Math.max(1, this.after)) * (0.7 + 0.6 * Math.random())); }
 }
 
 export async function request(address, options = {}) {
@@ -23,7 +29,8 @@ export async function request(address, options = {}) {
   }
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
-  throw new Refusal(response.status, typeof answer.detail === "string" ? answer.detail : "");
+  const detail = typeof answer.detail === "string" ? answer.detail : "";
+  throw new Refusal(response.status, detail, Number(response.headers.get("retry-after")) || 1);
 }
 
 export async function get(address) {
@@ -51,6 +58,17 @@ export async function search(query, { top, kind, mirror, seen }) {
   }
   const response = await request(address, { method: "POST", ...options });
   return response.json().catch(() => { throw new Refusal(0); });
+}
+
+// Does what asks the server, again and again while it is busy; `told` is called with each such refusal.
+export async function persist(work, told) {
+  for (;;) {
+    try { return await work(); } catch (failure) {
+      if (!failure.busy) throw failure;
+      told(failure);
+      await failure.rest();
+    }
+  }
 }
 
 // Resolves when the server answers again; asks ever less often.

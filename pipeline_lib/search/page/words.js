@@ -102,7 +102,7 @@ export const WORDS = {
     "refused.413": "The picture is too large.",
     "refused.415": "This is no picture that can be read.",
     "refused.422": "The picture is damaged.",
-    "refused.503": "Too many searches at once. Trying again …",
+    "refused.503": "The server is busy. Trying again …",
     "refused.other": "The server can't answer this.",
     "renewed": {
       "one": "The server was started again with other photos: {n} photo of {gallery}.",
@@ -226,7 +226,7 @@ export const WORDS = {
     "refused.413": "Das Bild ist zu groß.",
     "refused.415": "Das ist kein lesbares Bild.",
     "refused.422": "Das Bild ist beschädigt.",
-    "refused.503": "Zu viele Suchen zugleich. Neuer Versuch …",
+    "refused.503": "Der Server ist ausgelastet. Neuer Versuch …",
     "refused.other": "Der Server kann das nicht beantworten.",
     "renewed": {
       "one": "Der Server wurde mit anderen Fotos neu gestartet: {n} Foto aus {gallery}.",
@@ -350,7 +350,7 @@ export const WORDS = {
     "refused.413": "L’image est trop grande.",
     "refused.415": "Ce n’est pas une image lisible.",
     "refused.422": "L’image est endommagée.",
-    "refused.503": "Trop de recherches à la fois. Nouvel essai…",
+    "refused.503": "Le serveur est occupé. Nouvel essai…",
     "refused.other": "Le serveur ne peut pas répondre à cela.",
     "renewed": {
       "one": "Le serveur a redémarré avec d’autres photos : {n} photo de {gallery}.",
@@ -474,7 +474,7 @@ export const WORDS = {
     "refused.413": "La imagen es demasiado grande.",
     "refused.415": "No es una imagen legible.",
     "refused.422": "La imagen está dañada.",
-    "refused.503": "Demasiadas búsquedas a la vez. Reintentando…",
+    "refused.503": "El servidor está ocupado. Reintentando…",
     "refused.other": "El servidor no puede responder a esto.",
     "renewed": {
       "one": "El servidor se reinició con otras fotos: {n} foto de {gallery}.",
@@ -589,7 +589,7 @@ export const WORDS = {
     "refused.413": "画像が大きすぎます。",
     "refused.415": "読み取れる画像ではありません。",
     "refused.422": "画像が壊れています。",
-    "refused.503": "検索が混み合っています。再試行しています…",
+    "refused.503": "サーバーが混み合っています。再試行しています…",
     "refused.other": "サーバーはこれに応答できません。",
     "renewed": "サーバーが別の写真で再起動しました：{gallery}の写真 {n} 枚。",
     "about": "モデル「{run}」が {gallery} の写真 {n} 枚を検索します。絵と写真は、このページとそれを提供するマシンの間だけにとどまります。",
@@ -698,7 +698,7 @@ export const WORDS = {
     "refused.413": "图片太大。",
     "refused.415": "这不是可读取的图片。",
     "refused.422": "图片已损坏。",
-    "refused.503": "同时搜索过多。正在重试…",
+    "refused.503": "服务器繁忙。正在重试…",
     "refused.other": "服务器无法处理此请求。",
     "renewed": "服务器已用其他照片重新启动：{gallery} 中的 {n} 张照片。",
     "about": "模型“{run}”搜索 {gallery} 中的 {n} 张照片。图画和照片只在此页面与提供它的机器之间传输。",
