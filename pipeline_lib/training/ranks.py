@@ -3,12 +3,16 @@
 Losses are computed as if one process had the whole batch: what compares images sees the vectors of all processes
 (`all_rows`), BatchNorm takes its statistics over all of them (`norms.py`), and gradients are averaged before the step.
 So the result is that of one process, but for rounding. In one process every function here does nothing.
+
+A process that dies is missed by the others, and so is one that hangs or whose network broke: see `_exchange`. On its
+machine torchrun ends all at once.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +23,9 @@ from pipeline_lib.data.share import ALL, Share
 from pipeline_lib.errors import PipelineError
 
 LONGEST = timedelta(days=1)
-"""That processes wait for one another; torchrun ends them all when one dies."""
+"""That processes wait for the first one, which may wait for another run or make what all need."""
+STALLED = timedelta(minutes=10)
+"""That a process waits for the others within a step; it takes seconds, with a checkpoint perhaps minutes."""
 Value = TypeVar("Value")
 
 
@@ -28,11 +34,18 @@ def joined(device: torch.device) -> Iterator[None]:
     """Joins this process to the others that torchrun has started, with a GPU of its own where `device` is one.
 
     Raises:
-        PipelineError: there are fewer GPUs than processes on this machine.
+        PipelineError: there are fewer GPUs than processes on this machine, or torchrun has started all for a second
+            time.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
+    if (restarts := os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) != "0":
+        # torch 2.12 keeps the store of addresses, in which processes then find those that have died, and may wait.
+        raise PipelineError(
+            f"torchrun --max-restarts {restarts}: processes that it starts again itself may not find one another; "
+            "leave the option out, and start the same command again"
+        )
     if device.type == "cuda":
         number, count = dist.get_node_local_rank(), torch.cuda.device_count()
         if number >= count:
@@ -43,9 +56,35 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(number)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST)
     try:
+        _group()
         yield
     finally:
+        _group.cache_clear()
         dist.destroy_process_group()
+
+
+@cache
+def _group() -> Any:
+    """Of what is exchanged within a step; the one of all the rest waits longer."""
+    return dist.new_group(timeout=STALLED)
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Tells what it means where an exchange with the other processes fails.
+
+    Raises:
+        PipelineError: another process has died, hangs or can't be reached.
+    """
+    try:
+        yield
+    except RuntimeError as failure:
+        number, of = share()
+        raise PipelineError(
+            f"process {number + 1} of {of} that train together lost another one, which died, hangs or can't be reached "
+            f"({str(failure).strip().splitlines()[-1]}); start all again with the same command: they go on from the "
+            "last checkpoint"
+        ) from failure
 
 
 def share() -> Share:
@@ -67,7 +106,8 @@ def on_this_machine() -> int:
 def wait() -> None:
     """Returns when all processes have called it."""
     if share().of > 1:
-        dist.barrier()
+        with _exchange():
+            dist.barrier()
 
 
 @contextmanager
@@ -98,7 +138,8 @@ def every(value: Value) -> list[Value]:
     if share().of == 1:
         return [value]
     values: list[Any] = [None] * share().of
-    dist.all_gather_object(values, value)
+    with _exchange():
+        dist.all_gather_object(values, value, _group())
     return values
 
 
@@ -119,13 +160,15 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, rows: Tensor) -> Tensor:
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(share().of)]
-        dist.all_gather(parts, rows.contiguous())
+        with _exchange():
+            dist.all_gather(parts, rows.contiguous(), _group())
         return torch.cat(parts)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        with _exchange():
+            dist.all_reduce(total, group=_group())
         return total[share().own(len(total))]
 
 
@@ -135,7 +178,8 @@ def copy_first(module: torch.nn.Module) -> None:
     if share().of > 1:
         for value in module.state_dict().values():
             whole = value.contiguous()
-            dist.broadcast(whole, 0)
+            with _exchange():
+                dist.broadcast(whole, 0, _group())
             value.copy_(whole)
 
 
@@ -145,7 +189,8 @@ def average(values: list[Tensor]) -> None:
     if share().of == 1 or not values:
         return
     flat = torch.cat([value.flatten() for value in values])
-    dist.all_reduce(flat)
+    with _exchange():
+        dist.all_reduce(flat, group=_group())
     flat /= share().of
     for value, mean in zip(values, torch.split(flat, [value.numel() for value in values]), strict=True):
         value.copy_(mean.view_as(value))
