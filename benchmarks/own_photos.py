@@ -133,7 +133,7 @@ def latency(root: Path, scratch: Path) -> Rows:
     home, run = scratch / "home", Run.open(box())
     pictures = root / "sketchy" / TX.format(side="photo")
     drawfind("index", pictures, "--index", scratch / "index", home=home)
-    tables = [EmbeddingTable.open(path) for path in sorted((scratch / "index").rglob("vectors/part-*.parquet"))]
+    tables = [EmbeddingTable.open(path) for path in sorted((scratch / "index").rglob("vectors/*.parquet"))]
     vectors = np.concatenate([table.read() for table in tables])
     random = np.random.default_rng(0)
     rows = random.integers(0, len(vectors), MANY)

@@ -23,9 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -36,7 +38,7 @@ from pipeline_lib import params
 from pipeline_lib.data.images import decode
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.export import catalog_images, export
+from pipeline_lib.embedding.export import Pixels, catalog_images, export
 from pipeline_lib.embedding.networks import fc6_of
 from pipeline_lib.models.device import autocast, choose_precision, keep_freed_memory, use_threads
 from pipeline_lib.models.encoder import Encoder
@@ -55,6 +57,13 @@ TABLE: Final = ROOT / "metrics" / "speed.csv"
 COLUMNS: Final = ("what", "value", "unit", "goal", "precision", "processor", "note")
 STEPS: Final = 6
 TURNS: Final = 3
+EFFICIENTNET: Final = {
+    "train.encoder": "efficientnet_lite0",
+    "train.weights": "efficientnet_lite0",
+    "contrast.image_size": 128,
+    "contrast.batch_images": 64,
+}
+"""As the recipe `photos` trains."""
 
 
 class Row(NamedTuple):
@@ -88,9 +97,9 @@ def seconds_of(batches: Iterator[Any], step: Callable[[Any], None]) -> float:
     return time.perf_counter() - started
 
 
-def settings(precision: str) -> params.Params:
-    """The default params, computed with in a precision."""
-    return changed({"train.precision": precision, "embed.precision": precision})
+def settings(precision: str, changes: Mapping[str, Any] = MappingProxyType({})) -> params.Params:
+    """The default params but for `changes`, computed with in a precision."""
+    return changed({**changes, "train.precision": precision, "embed.precision": precision})
 
 
 def resolved(precision: str) -> str:
@@ -219,9 +228,12 @@ def embedding(values: params.Params, folder: Path) -> Rows:
     size, batch = values.embed.largest, values.embed.batch
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
 
+    def read(path: Path) -> Pixels:
+        return decode(path.read_bytes(), max_pixels=1 << 20)
+
     def from_files() -> float:
         started = time.perf_counter()
-        items = ((path.name, "", path.name, decode(path.read_bytes(), max_pixels=1 << 20)) for path in files)
+        items = ((path.name, "", path.name, partial(read, path)) for path in files)
         systems = {folder / "vectors.parquet": loaded[True]}
         export(items, count, systems, values.train, size=size, batch=batch, description="embed")
         return time.perf_counter() - started
@@ -252,7 +264,8 @@ def others(precision: str) -> Rows:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         count = pictures(values, folder / "photos" / "all")
-        yield lightly(values, folder / "photos")
+        yield lightly("step_over_lightly", values, folder / "photos")
+        yield lightly("step_over_lightly_efficientnet", settings(precision, EFFICIENTNET), folder / "photos")
         yield plain_loop(folder / "photos", count)
 
 
@@ -264,11 +277,11 @@ def pictures(values: params.Params, folder: Path) -> int:
     catalog = read_catalog(ROOT / "data" / "catalog.parquet")
     rows = catalog[catalog["role"] == "gallery"]
     for number, (*_, pixels) in enumerate(catalog_images(rows, open_source(values.catalog, ROOT))):
-        Image.fromarray(pixels).save(folder / f"{number:05d}.jpg", quality=92)
+        Image.fromarray(pixels()).save(folder / f"{number:05d}.jpg", quality=92)
     return len(rows)
 
 
-def lightly(values: params.Params, photos: Path) -> Row:
+def lightly(what: str, values: params.Params, photos: Path) -> Row:
     """A step of SimCLR with the same trunk, batch, size of views and precision, fed by two workers."""
     from lightly.loss import NTXentLoss  # noqa: PLC0415  only this benchmark needs it
     from lightly.models.modules import SimCLRProjectionHead  # noqa: PLC0415
@@ -305,7 +318,7 @@ def lightly(values: params.Params, photos: Path) -> Row:
 
     found, a, b = ratio(ours, theirs)
     told = f"{2 * batch * STEPS / a:.3g} and {2 * batch * STEPS / b:.3g} views/s, {batch} pairs of {size} px"
-    return Row("step_over_lightly", found, "ratio", "at least 1.5", told)
+    return Row(what, found, "ratio", "at least 1.5", f"{told}, {values.train.encoder}")
 
 
 def plain_loop(photos: Path, count: int) -> Row:

@@ -193,7 +193,7 @@ TABLES: Final = ("photos", "sketches", "pretext_photos", "pretext_edges")
 
 def first(folder: Path) -> list[Path]:
     """The first shard of a folder."""
-    return sorted(folder.glob("part-*.parquet"))[:1]
+    return sorted(folder.glob("*.parquet"))[:1]
 
 
 def stopped_training(case: Case) -> None:

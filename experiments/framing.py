@@ -124,7 +124,7 @@ def of_sketchy(run: Run, row: Finished, embed: Embed) -> Iterator[Line]:
 
     def images(domain: Domain) -> Iterator[Picture]:
         rows = catalog.loc[(gallery if domain == "photo" else queries).image_ids.tolist()].reset_index()
-        return (pixels for _, _, _, pixels in catalog_images(rows, source))
+        return (pixels() for _, _, _, pixels in catalog_images(rows, source))
 
     for how, scores in scores_by_view(images, embed, dataset):
         yield {"dataset": dataset, **how, **figures(scores, gallery, queries)}

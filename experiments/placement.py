@@ -94,7 +94,7 @@ def moved(run: Run, row: Finished, page: Page) -> Iterator[Picture]:
     catalog = read_catalog(run.catalog).set_index("image_id")
     rows = catalog.loc[row.sketches.labels.image_ids.tolist()].reset_index()
     rng = np.random.default_rng(SEED)
-    return (page(pixels, rng) for *_, pixels in catalog_images(rows, open_source(run.params.catalog, run.root)))
+    return (page(pixels(), rng) for *_, pixels in catalog_images(rows, open_source(run.params.catalog, run.root)))
 
 
 def scores_of(drawings: Iterable[Picture], encoder: QueryEncoder, photos: Vectors) -> Vectors:

@@ -64,6 +64,7 @@ class Machine(Section):
     """Section `machine`: how fast the work goes and how little a stop costs, but not one bit of its results."""
 
     workers: int = Field(ge=0)
+    ray: str = ""
     checkpoint_seconds: float = Field(ge=0.0)
 
 

@@ -24,7 +24,8 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     reading = fingerprint(params.catalog, AFTERWARDS)
     scratch = SCRATCH / f"catalog-{digest_of(reading, digest_of_code('data', 'errors.py'))[:16]}"
-    built = build_catalog(open_source(params.catalog, ROOT), params.catalog, scratch, params.machine.workers)
+    source, machine = open_source(params.catalog, ROOT), params.machine
+    built = build_catalog(source, params.catalog, scratch, machine.workers, machine.ray)
     write_table(data / "catalog.parquet", built.table)
     write_table(data / "excluded.parquet", built.excluded)
     write_json(data / "catalog.json", built.summary)

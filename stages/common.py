@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -51,7 +52,8 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
 def run(stage: Callable[[Params, Path, Path], None]) -> None:
     """Calls `stage(params, data folder, metrics folder)`; a PipelineError becomes one message and exit status 1.
 
-    A second run of the stage in this tree waits until the first is done: they would write the same files.
+    A second run of the stage in this tree waits until the first is done: they would write the same files. Of processes
+    that torchrun has started the first one waits, and the others for it.
     """
     data, metrics = ROOT / "data", ROOT / "metrics"
     for stream in (sys.stdout, sys.stderr):
@@ -62,7 +64,8 @@ def run(stage: Callable[[Params, Path, Path], None]) -> None:
         params = load_params()
         data.mkdir(parents=True, exist_ok=True)
         metrics.mkdir(parents=True, exist_ok=True)
-        with locked(ROOT / ".scratch" / Path(inspect.getfile(stage)).stem):
+        place = ROOT / ".scratch" / Path(inspect.getfile(stage)).stem
+        with nullcontext() if _follows() else locked(place):
             stage(params, data, metrics)
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
@@ -71,6 +74,11 @@ def run(stage: Callable[[Params, Path, Path], None]) -> None:
     except KeyboardInterrupt:
         tell_interrupt()
         sys.exit(INTERRUPTED)
+
+
+def _follows() -> bool:
+    """Whether torchrun has started this process as another than the first; asked of it without loading torch."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
 
 
 def _end_with_dvc() -> None:

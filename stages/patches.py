@@ -12,7 +12,8 @@ from pipeline_lib.pretext.patches import make_patches
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Writes the patches."""
-    stats = make_patches(data / "pairs", params.patches, data / "patches", SCRATCH, params.machine.workers)
+    machine = params.machine
+    stats = make_patches(data / "pairs", params.patches, data / "patches", SCRATCH, machine.workers, machine.ray)
     print(f"{stats['rows']} layouts of {stats['images']} images")
 
 

@@ -1,18 +1,24 @@
-"""Trains the context encoder: data/patches/ and data/pairs/ -> data/model/, with its figures and their history."""
+"""Trains the context encoder: data/patches/ and data/pairs/ -> data/model/, with its figures and their history.
+
+`torchrun --nproc-per-node 2 stages/train.py` does the same by two processes, see docs/scale.md.
+"""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from common import ROOT, SCRATCH, run
 
 from pipeline_lib.data.schemas import read_catalog, shard_paths
 from pipeline_lib.files import digest_of, digest_of_code, digest_of_file, exclusive, write_json, write_text
+from pipeline_lib.models.device import choose_device
 from pipeline_lib.models.saved import save_model
 from pipeline_lib.params import Params, fingerprint
 from pipeline_lib.pretext.batches import pair_table
 from pipeline_lib.run import Run
+from pipeline_lib.training import ranks
 from pipeline_lib.training.loop import train
 from pipeline_lib.training.streams import ViewSource
 from pipeline_lib.training.summary import describe, summarise
@@ -26,6 +32,11 @@ CODE = ("data", "pretext", "models", "training", "registry.py")
 
 def main(params: Params, data: Path, _metrics: Path) -> None:
     """Runs the stage."""
+    with ranks.joined(choose_device(params.train)):
+        _train(params, data)
+
+
+def _train(params: Params, data: Path) -> None:
     made = Run(data, params, ROOT)
     catalog = read_catalog(made.catalog)
     pretext = catalog[catalog["role"] == "pretext"].set_index("image_id")
@@ -40,9 +51,12 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     contrast = views and [fingerprint(params.contrast), sorted(views.groups.items())]
     key = digest_of(fingerprint(params.train, FREE), contrast, shards, ids, digest_of_code(*CODE))
     scratch = SCRATCH / f"train-{key[:16]}"
-    with exclusive(scratch):
+    with exclusive(scratch) if ranks.first() else nullcontext():
+        ranks.wait()
         seconds = params.machine.checkpoint_seconds
         trained = train(params.train, data / "patches", ids["train"], ids["val"], ROOT, scratch, views, seconds)
+        if not ranks.first():
+            return
 
         clusters = groups.loc[trained.predictions.image_ids].to_numpy(str)
         table = pair_table(params.train.domain)

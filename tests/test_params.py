@@ -120,6 +120,7 @@ def test_a_file_that_lacks_any_one_key_is_an_error_that_names_it(defaults: dict[
 
 
 LATER = {
+    "machine.ray": "",
     "train.frozen": "none",
     "train.fc6_grid": 0,
     "train.objectives": {"context": 1.0},

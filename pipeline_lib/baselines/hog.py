@@ -126,7 +126,7 @@ def export_hog(folder: Path, catalog: pd.DataFrame, source: Source, pairs: Path,
             for chunk in batched(bar, BATCH):
                 ids, classes, instances, pixels = zip(*chunk, strict=True)
                 started = time.perf_counter()
-                lines = [photo_lines(image, edges) if are_photos else image for image in pixels]
+                lines = [photo_lines(image(), edges) if are_photos else image() for image in pixels]
                 vectors = hog_vectors(lines, settings.baselines)
                 seconds += 0.0 if role == "pretext" else time.perf_counter() - started
                 writer.write_table(vector_table(ids, classes, instances, vectors))

@@ -30,13 +30,13 @@ class Built:
     summary: dict[str, Any]  # counts, for JSON
 
 
-def build_catalog(source: Source, catalog: params.Catalog, scratch: Path, workers: int) -> Built:
-    """Lists, opens, checks and splits all images of a source; `scratch` and `workers` as in `measure.read_images`.
+def build_catalog(source: Source, catalog: params.Catalog, scratch: Path, workers: int, ray: str = "") -> Built:
+    """Lists, opens, checks and splits all images of a source; `scratch`, `workers` and `ray` as in `read_images`.
 
     Raises:
         PipelineError: too many images are bad, two share an id, or too few are left to search or to train on.
     """
-    images = read_images(source, scratch, workers)
+    images = read_images(source, scratch, workers, ray)
     _refuse_repeated_ids(images)
     excluded = [*source.excluded(), *_unreadable(images)]
     _refuse_many_bad(excluded, images, catalog.max_bad_fraction)

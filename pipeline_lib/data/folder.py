@@ -86,6 +86,15 @@ def list_images(
     return listing
 
 
+def is_excluded(path: str, exclude: Sequence[str]) -> bool:
+    """Whether a file, POSIX and relative to the top, or a folder above it is passed over; `exclude` as above."""
+    patterns, parts = [_pattern(text) for text in exclude], path.split("/")
+    return any(
+        _is_left_out(part, "/".join(parts[: place + 1]), patterns, is_folder=place + 1 < len(parts))
+        for place, part in enumerate(parts)
+    )
+
+
 def image_files(top: Path) -> Iterator[str]:
     """The images of `list_images`; errors too."""
     return iter(list_images(top).images)
@@ -139,7 +148,8 @@ def _is_left_out(name: str, inside: str, patterns: list[tuple[re.Pattern[str], b
 
 def _sort_in(listing: Listing, top: Path, inside: str) -> None:
     """Adds a file to the list where it belongs."""
-    kind = _kind(top / inside)
+    named = format_of_name(inside)
+    kind = named if named is not None and not obstacle(named) else _looked_at(top / inside, named)
     if kind is None:
         return
     # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
@@ -151,10 +161,9 @@ def _sort_in(listing: Listing, top: Path, inside: str) -> None:
         listing.images.append(inside)
 
 
-def _kind(path: Path) -> Format | None:
-    """What a file is; None for what is no picture. It is opened only if its extension does not answer."""
-    named = format_of_name(path)
-    if (named is not None and not obstacle(named)) or not path.is_file():
+def _looked_at(path: Path, named: Format | None) -> Format | None:
+    """What a file is by its first bytes, else by its name; None for what is no picture."""
+    if not path.is_file():
         return named
     try:
         with path.open("rb") as stream:

@@ -5,10 +5,10 @@ holds photos is known by name, so that files that nothing reads are told and not
 """
 
 import importlib.util
+import os
 import struct
 from collections.abc import Mapping
 from functools import cache
-from pathlib import PurePath
 from typing import Final, NamedTuple
 
 
@@ -105,9 +105,9 @@ def format_of(data: bytes) -> Format | None:
     return RAW if found is PICTURE and data[:4] in {b"II*\0", b"MM\0*"} and is_raw_tiff(data) else found
 
 
-def format_of_name(path: PurePath) -> Format | None:
+def format_of_name(path: str) -> Format | None:
     """What a file's extension tells; None where it is not that of pictures."""
-    return EXTENSIONS.get(path.suffix.lower())
+    return EXTENSIONS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122  a Path takes ten times as long
 
 
 def is_raw_tiff(data: bytes) -> bool:

@@ -40,7 +40,7 @@ class MeasureTask:
     source: Source  # where they come from
 
 
-def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
+def read_images(source: Source, scratch: Path, workers: int, ray: str = "") -> pa.Table:
     """Opens all images of a source, in parallel.
 
     Args:
@@ -48,17 +48,18 @@ def read_images(source: Source, scratch: Path, workers: int) -> pa.Table:
         scratch: a folder for finished shards, which are not read again while their files stay the same; shards with a
             bad image are. A second process that uses the folder waits.
         workers: processes; 0 takes one per core.
+        ray: as in `map_shards`.
 
     Returns:
         One row per entry, reserved ones last; columns as in MEASURED, without the signature.
 
     Raises:
-        PipelineError: a shard could not be written.
+        PipelineError: a shard could not be written, or there is no cluster at `ray`.
     """
     columns = [name for name in MEASURED.names if name != "signature"]
     with exclusive(scratch):
         tasks = _list_images(source, scratch)
-        outcomes = map_shards(measure, tasks, workers=workers, description="reading images", unit="image")
+        outcomes = map_shards(measure, tasks, workers=workers, description="reading images", unit="image", ray=ray)
         reopen_bad(outcomes)
         stats_or_raise(outcomes)
         for task in tasks:

@@ -3,6 +3,7 @@
 A new data set is a module with one class, mostly a `FileSource`, and its line in `registry.DATASETS`.
 """
 
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class FileSource:
         """
         file = self.root / path
         try:
-            found = file.stat()
+            found = os.stat(file)  # noqa: PTH116  of a million paths no Path is made
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("not a regular file")
             # The most that an image of the allowed size takes: 4 uncompressed channels of 16 bits, and some metadata.
@@ -141,14 +142,14 @@ class FileSource:
             raise BadImage(failure.strerror or str(failure)) from failure
 
 
-def signature_of(file: Path) -> str:
+def signature_of(file: Path | str) -> str:
     """What the system tells of a file without opening it; "missing" where there is none.
 
     Whoever changes a file may set its size and time back, but not the time of that change, nor the number (inode) that
     another file in its place has.
     """
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116  of a million paths no Path is made
     except OSError:
         return "missing"
     # exFAT and FAT keep no time of change and give each file another number whenever the drive is plugged in.

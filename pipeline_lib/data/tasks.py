@@ -1,7 +1,7 @@
 """Work over shards: one function, many tasks, on all cores; finished shards are kept.
 
 A task is a picklable description of one output file; `work(task) -> stats` is a pure function of it. Only this file
-knows how the work is spread, so that another engine can replace the process pool.
+knows how the work is spread: over processes, or over a Ray cluster by `ray_tasks.py`.
 """
 
 import multiprocessing
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
+from pipeline_lib.data.ray_tasks import map_on_ray
 from pipeline_lib.data.schemas import open_parquet
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import publish_folder, read_json, remove, write_json
@@ -75,7 +77,7 @@ def finished_stats(path: Path) -> Stats | None:
 
 
 def map_shards(
-    work: Callable[[Task], Stats], tasks: Sequence[Task], *, workers: int, description: str, unit: str
+    work: Callable[[Task], Stats], tasks: Sequence[Task], *, workers: int, description: str, unit: str, ray: str = ""
 ) -> list[Outcome[Task]]:
     """Runs `work` on every task whose shard is unfinished, with a progress bar on standard error.
 
@@ -85,9 +87,13 @@ def map_shards(
         workers: processes; 0 takes one per core, 1 works in this process.
         description: of the progress bar.
         unit: of its rate.
+        ray: address of a Ray cluster that works in the stead of processes; "" for none.
 
     Returns:
         One outcome per task, in the order of `tasks`. Failures are returned, never raised.
+
+    Raises:
+        PipelineError: there is no cluster at `ray`.
     """
     finished = ((number, task, finished_stats(task.path)) for number, task in enumerate(tasks))
     outcomes = {number: Outcome(task, stats, None) for number, task, stats in finished if stats is not None}
@@ -100,7 +106,7 @@ def map_shards(
             left = [n for n in range(len(tasks)) if n not in outcomes or outcomes[n].error is not None]
             if not left:
                 break
-            with closing(_once(work, [(n, tasks[n]) for n in left], workers)) as ended:
+            with closing(_once(work, [(n, tasks[n]) for n in left], workers, ray)) as ended:
                 for number, outcome in ended:
                     outcomes[number] = outcome
                     if outcome.error is None:
@@ -109,8 +115,13 @@ def map_shards(
 
 
 def _once(
-    work: Callable[[Task], Stats], tasks: list[tuple[int, Task]], workers: int
+    work: Callable[[Task], Stats], tasks: list[tuple[int, Task]], workers: int, ray: str
 ) -> Generator[tuple[int, Outcome[Task]]]:
+    if ray:
+        numbered = dict(tasks)
+        for number, (stats, error) in map_on_ray(partial(_done, work), tasks, ray):
+            yield number, Outcome(numbered[number], stats, error)
+        return
     if workers == 1:
         for number, task in tasks:
             stats, error = _done(work, task)

@@ -1,9 +1,17 @@
-"""From whole images to Parquet tables of vectors, a batch at a time."""
+"""From whole images to Parquet tables of vectors: several batches at once, each on one core.
+
+A core that works by itself never waits for another, where layers that are shared by cores wait at the end of each; on
+two cores with other work that halves the time. And vectors do not depend on how many cores there are.
+"""
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline_lib import params
-from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.data.source import Source
@@ -23,32 +30,44 @@ from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.inputs import normalise, scaled
 
-Item = tuple[str, str, str, NDArray[np.uint8]]
-"""image_id, class_name, instance_id, uint8[H, W, 3] or uint8[H, W]."""
+Pixels = NDArray[np.uint8]
+"""uint8[H, W, 3] or uint8[H, W]."""
+Item = tuple[str, str, str, Callable[[], Pixels]]
+"""image_id, class_name, instance_id, and what loads the image."""
 Names = tuple[list[str], list[str], list[str]]
 """image_id, class_name and instance_id of N images."""
+Result = TypeVar("Result")
 
 
 def catalog_images(catalog: pd.DataFrame, source: Source) -> Iterator[Item]:
-    """The images of catalog rows, read from their source.
-
-    Raises:
-        PipelineError: an image that the catalog holds can't be read any more.
-    """
+    """The images of catalog rows, in their source."""
     columns = ("image_id", "class_name", "instance_id", "path", "domain")
     for image_id, class_name, instance_id, path, domain in zip(*(catalog[name] for name in columns), strict=True):
-        try:
-            yield image_id, class_name, instance_id, source.load(path, domain, image_id)
-        except (BadImage, OSError) as failure:
-            raise PipelineError(
-                f"{path}: can't be read any more ({failure}); mend or remove it and run `dvc repro catalog` again"
-            ) from failure
+        yield image_id, class_name, instance_id, partial(load, source, path, domain, image_id)
+
+
+def load(source: Source, path: str, domain: str, image_id: str) -> Pixels:
+    """An image that the catalog holds.
+
+    Raises:
+        PipelineError: it can't be read any more.
+    """
+    try:
+        return source.load(path, domain, image_id)
+    except (BadImage, OSError) as failure:
+        raise PipelineError(
+            f"{path}: can't be read any more ({failure}); mend or remove it and run `dvc repro catalog` again"
+        ) from failure
 
 
 def framed(items: Iterable[Item], domain: Domain, settings: params.Embed) -> Iterator[Item]:
     """The same images as a search frames them."""
-    for image_id, class_name, instance_id, image in items:
-        yield image_id, class_name, instance_id, frame(image, domain, settings)
+
+    def as_framed(pixels: Callable[[], Pixels]) -> Pixels:
+        return frame(pixels(), domain, settings)
+
+    for image_id, class_name, instance_id, pixels in items:
+        yield image_id, class_name, instance_id, partial(as_framed, pixels)
 
 
 def framed_pairs(pairs: Path, column: str, catalog: pd.DataFrame, settings: params.Embed) -> Iterator[Item]:
@@ -63,8 +82,8 @@ def pair_images(folder: Path, column: str, catalog: pd.DataFrame) -> Iterator[It
         with opened_shard(path) as file:
             for block in file.iter_batches(64, columns=["image_id", column]):
                 for image_id, value in zip(block["image_id"].to_pylist(), block[column], strict=True):
-                    image = decode_encoded(value.as_buffer(), grey=column == "edges")
-                    yield image_id, classes.get(image_id, ""), image_id, image
+                    pixels = partial(decode_encoded, value.as_buffer(), grey=column == "edges")
+                    yield image_id, classes.get(image_id, ""), image_id, pixels
 
 
 @torch.inference_mode()
@@ -93,50 +112,82 @@ def export(
         Seconds each system took.
     """
     seconds = dict.fromkeys(systems, 0.0)
+
+    def embedded(images: Tensor) -> list[tuple[NDArray[np.float32], float]]:
+        found = []
+        for embed in systems.values():
+            started = time.perf_counter()
+            vectors = embed(images).float().cpu().numpy()
+            found.append((vectors, time.perf_counter() - started))
+        return found
+
     with ExitStack() as stack:
         writers = {
             path: stack.enter_context(vector_writer(path, embed(torch.zeros(1, 3, size, size)).shape[1]))
             for path, embed in systems.items()
         }
-        ready = read_batches(items, total, settings, size=size, batch=batch, description=description)
-        for (names, classes, instances), images in stack.enter_context(closing(ready)):
-            for path, embed in systems.items():
-                started = time.perf_counter()
-                vectors = embed(images).float().cpu().numpy()
-                seconds[path] += time.perf_counter() - started
+        ready = computed(items, total, embedded, settings, size=size, batch=batch, description=description)
+        for (names, classes, instances), found in stack.enter_context(closing(ready)):
+            for path, (vectors, spent) in zip(systems, found, strict=True):
                 writers[path].write_table(vector_table(names, classes, instances, vectors))
+                seconds[path] += spent / torch.get_num_threads()  # so many were at work at once
     return seconds
 
 
-def read_batches(
-    items: Iterable[Item], total: int, settings: params.Train, *, size: int, batch: int, description: str
-) -> Generator[tuple[Names, Tensor]]:
-    """Images as a network's input, scaled ahead by a thread, under a progress bar.
+def computed(
+    items: Iterable[Item],
+    total: int,
+    work: Callable[[Tensor], Result],
+    settings: params.Train,
+    *,
+    size: int,
+    batch: int,
+    description: str,
+) -> Generator[tuple[Names, Result]]:
+    """What a network makes of images, in their order, under a progress bar.
+
+    As many batches at once as torch has threads (`use_threads`), each read, scaled and computed by one thread.
 
     Args:
         items: the images.
         total: how many, for the progress bar.
+        work: the function of a batch, float32[N, 3, size, size], channels last; called by several threads at once.
         settings: section `train` of the encoder.
         size: px of the square that images are scaled to.
         batch: images a batch.
         description: of the progress bar.
 
     Returns:
-        Batches of N names and float32[N, 3, size, size], channels last.
+        Batches of N names and what `work` returned.
     """
+    threads = torch.get_num_threads()
 
-    def prepared() -> Iterator[tuple[Names, Tensor]]:
-        torch.set_num_threads(1)  # of the thread that reads: the network's take all cores
-        for chunk in batched(items, batch):
-            names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
-            images = normalise(torch.from_numpy(np.stack([scaled(image, size) for image in pixels])), settings)
-            yield (names, classes, instances), images.contiguous(memory_format=torch.channels_last)
+    @torch.inference_mode()
+    def result(pixels: list[Callable[[], Pixels]]) -> Result:
+        images = torch.from_numpy(np.stack([scaled(each(), size) for each in pixels]))
+        return work(normalise(images, settings).contiguous(memory_format=torch.channels_last))
 
+    waiting: deque[tuple[Names, Future[Result]]] = deque()
     bar = tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0)
-    with bar, closing(read_ahead(prepared, "image-reader")) as ready:
-        for names, images in ready:
-            yield names, images
-            bar.update(len(images))
+    # The number that torch is given here holds for the thread that gives it.
+    with bar, ThreadPoolExecutor(threads, "embed", torch.set_num_threads, (1,)) as pool:
+
+        def first() -> tuple[Names, Result]:
+            names, future = waiting.popleft()
+            found = future.result()
+            bar.update(len(names[0]))
+            return names, found
+
+        try:
+            for chunk in batched(items, batch):
+                names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
+                waiting.append(((names, classes, instances), pool.submit(result, pixels)))
+                if len(waiting) > 2 * threads:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def export_all(

@@ -1,6 +1,6 @@
 """Embeds pretext pairs whole, fits the projection on them, and writes their projected vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline_lib import params
-from pipeline_lib.embedding.export import Names, framed_pairs, read_batches
+from pipeline_lib.embedding.export import Names, Result, computed, framed_pairs
 from pipeline_lib.embedding.networks import Networks, joined, maps_of, parts_of
 from pipeline_lib.embedding.projection import FILE_NAME, Moments, channel_directions, fit
 from pipeline_lib.embedding.vectors import Vectors, vector_table, vector_writer
@@ -42,13 +42,15 @@ class Pretext:
         """How many pairs there are."""
         return int((self.catalog["role"] == "pretext").sum())
 
-    def batches(self, column: str, rows: Rows, words: str) -> Iterator[tuple[Names, Tensor]]:
-        """Names and normalised images, float32[N, 3, S, S], of some rows of a column, under a progress bar."""
+    def computed(
+        self, column: str, rows: Rows, work: Callable[[Tensor], Result], words: str
+    ) -> Iterator[tuple[Names, Result]]:
+        """See `export.computed`: of some rows of a column."""
         wanted = set(rows.tolist())
         items = framed_pairs(self.pairs, column, self.catalog, self.settings)
         chosen = (item for number, item in enumerate(items) if number in wanted)
         own, size, batch = self.networks.own.train, self.networks.size, self.settings.batch
-        return read_batches(chosen, len(rows), own, size=size, batch=batch, description=words)
+        return computed(chosen, len(rows), work, own, size=size, batch=batch, description=words)
 
 
 @torch.inference_mode()
@@ -91,15 +93,19 @@ def channels_of(pretext: Pretext, rows: Rows) -> dict[str, Vectors]:
     kept = pretext.settings.channels
     names = [name for name in pretext.settings.layers.split("+") if name != "fc6"] if kept else []
     maps = maps_of(pretext.networks.own, pretext.settings)
+
+    def products(images: Tensor) -> dict[str, Moments]:
+        found = maps(images.to(pretext.networks.own.device))
+        places = {name: found[name].permute(0, 2, 3, 1).flatten(0, 2).double() for name in names}
+        # The places' own products, their sum, and their number, all in one matrix.
+        ended = {name: torch.cat([each, each.new_ones(len(each), 1)], dim=1) for name, each in places.items()}
+        return {name: (each.T @ each).cpu().numpy() for name, each in ended.items()}
+
     moments: dict[str, Moments] = {}
     for column in COLUMNS.values() if names else ():
-        for _, images in pretext.batches(column, rows, f"channels of {column}"):
-            found = maps(images.to(pretext.networks.own.device))
+        for _, found in pretext.computed(column, rows, products, f"channels of {column}"):
             for name in names:
-                places = found[name].permute(0, 2, 3, 1).flatten(0, 2).double()
-                # The places' own products, their sum, and their number, all in one matrix.
-                places = torch.cat([places, places.new_ones(len(places), 1)], dim=1)
-                moments[name] = moments.get(name, 0.0) + (places.T @ places).cpu().numpy()
+                moments[name] = moments.get(name, 0.0) + found[name]
     return {name: channel_directions(covariance(found), kept) for name, found in moments.items()}
 
 
@@ -117,8 +123,12 @@ def whole_vectors(
     parts = parts_of(pretext.networks.own, pretext.settings, channels)
     labels: list[tuple[str, str, str]] = []
     views: list[list[NDArray[np.float16]]] = []
-    for named, images in pretext.batches(column, rows, f"embed {column}"):
-        labels += zip(*named, strict=True)
+
+    def vectors(images: Tensor) -> list[NDArray[np.float16]]:
         shown = (images, images.flip(-1)) if pretext.settings.facing else (images,)
-        views.append([joined(parts(each)).cpu().numpy().astype(np.float16) for each in shown])
+        return [joined(parts(each)).cpu().numpy().astype(np.float16) for each in shown]
+
+    for named, found in pretext.computed(column, rows, vectors, f"embed {column}"):
+        labels += zip(*named, strict=True)
+        views.append(found)
     return labels, [np.concatenate(view) for view in zip(*views, strict=True)]

@@ -1,4 +1,4 @@
-"""Embedding tables: labels and float32 vectors, written in one place and read in batches of bounded memory."""
+"""Embedding tables: labels and vectors, written in one place and read as float32 in batches of bounded memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,8 +85,10 @@ class EmbeddingTable:
                 if missing:
                     raise PipelineError(f"{path}: lacks the columns {sorted(missing)}; {_AGAIN}")
                 kind = schema.field("vector").type
-                if not (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()):
-                    raise PipelineError(f"{path}: column vector is {kind}, not float32 of a fixed size; {_AGAIN}")
+                if not (pa.types.is_fixed_size_list(kind) and kind.value_type in (pa.float32(), pa.float16())):
+                    raise PipelineError(
+                        f"{path}: column vector is {kind}, not float32 of a fixed size, nor float16; {_AGAIN}"
+                    )
                 table = file.read(columns=list(LABELS))
         except (OSError, pa.ArrowException) as failure:
             raise PipelineError(f"{path}: can't be read ({failure}); {_AGAIN}") from failure
@@ -97,7 +99,7 @@ class EmbeddingTable:
         return cls(path, labels, kind.list_size)
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[Vectors]:
-        """Yields the vectors in order, as float32[<=rows, dimension]; read-only views where Arrow allows it.
+        """Yields the vectors in order, as float32[<=rows, dimension]; read-only views of a table of float32.
 
         Raises:
             PipelineError: a vector is missing, not finite or all zeros; names the file and the images.
@@ -111,7 +113,8 @@ class EmbeddingTable:
                     if column.null_count:
                         lost = np.asarray(column.is_null())
                         raise PipelineError(f"{self.path}: no vector for {_some(ids[lost])}; {_AGAIN}")
-                    vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.dimension)
+                    numbers = column.flatten().to_numpy(zero_copy_only=True)
+                    vectors = numbers.reshape(-1, self.dimension).astype(np.float32, copy=False)
                     self._check(vectors, ids)
                     yield vectors
                     start += len(vectors)
@@ -151,13 +154,21 @@ class EmbeddingTable:
 
 
 def vector_table(
-    image_ids: Iterable[str], class_names: Iterable[str], instance_ids: Iterable[str], vectors: Vectors
+    image_ids: Iterable[str],
+    class_names: Iterable[str],
+    instance_ids: Iterable[str],
+    vectors: Vectors | NDArray[np.float16],
 ) -> pa.Table:
-    """Labels and vectors (float32[N, D]) as a table with the columns of `schemas.embeddings_schema`."""
-    width = vectors.shape[1]
-    labels = [pa.array(list(column), pa.string()) for column in (image_ids, class_names, instance_ids)]
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
-    return pa.table([*labels, pa.FixedSizeListArray.from_arrays(flat, width)], schema=embeddings_schema(width))
+    """Labels and vectors (float32[N, D]) as a table with the columns of `schemas.embeddings_schema`.
+
+    Vectors of float16 stay so: half the bytes, three digits of each number.
+    """
+    labels = [pa.array(list(each), pa.string()) for each in (image_ids, class_names, instance_ids)]
+    kind = np.float16 if vectors.dtype == np.float16 else np.float32
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors, kind).ravel()), vectors.shape[1])
+    schema = embeddings_schema(vectors.shape[1])
+    place = schema.get_field_index("vector")
+    return pa.table([*labels, column], schema=schema.set(place, pa.field("vector", column.type)))
 
 
 @contextmanager

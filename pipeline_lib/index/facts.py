@@ -13,10 +13,13 @@ from pipeline_lib.files import digest_of_file
 INDEX_NAME: Final = "photos.faiss"
 ROWS_NAME: Final = "photos.parquet"
 """The two files of an index: the vectors, and the image_id of each row."""
+LISTS_NAME: Final = "photos.lists"
+"""A third, of an index that is too large to be built in memory: its inverted lists."""
+ROWS: Final = pa.schema([("image_id", pa.string())])
+"""Columns of the second that every index has."""
 
-
-DIGEST: Final = "sha256"
-"""In the metadata of the second, that of the first."""
+DIGEST, LISTS_DIGEST = "sha256", "sha256 of lists"
+"""In the metadata of the second, those of the others."""
 AGAIN: Final = "delete its folder and build the index again (`dvc repro index`; of your own photos, `make index`)"
 
 
@@ -42,22 +45,29 @@ class BuildJob:
     kind: str  # as `index.kind`
     reduced: int  # as `index.dimension`
     out: Path  # the folder that gets the index
-    made_by: str = ""  # as `IndexFacts.made_by`
+    # as `IndexFacts.made_by`; an index there that bears the same is changed where that can be done. "" builds always
+    made_by: str = ""
 
 
-def written_rows(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The image_id of each row of an index, and what it tells of itself: `alignment` and `made_by`, as `IndexFacts`.
+def written_rows(folder: Path) -> pa.Table:
+    """The image_id of each row of an index, in its metadata what `told` tells; some have further columns.
 
     Raises:
-        PipelineError: a file is missing or damaged, or the two were not written together.
+        PipelineError: a file is missing or damaged, or they were not written together.
     """
-    table = read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))
-    # Page checksums do not cover it: what a flipped bit makes of it equals nothing that is asked for.
-    stored = table.schema.metadata or {}
-    told = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
-    if digest_of_file(folder / INDEX_NAME) != told.get(DIGEST):
-        raise PipelineError(f"{folder / INDEX_NAME}: is damaged, or was not written with the file beside it; {AGAIN}")
-    return table.column("image_id").to_pylist(), told
+    table = read_table(folder / ROWS_NAME, ROWS)
+    facts = told(table)
+    for name, digest in ((INDEX_NAME, facts.get(DIGEST)), (LISTS_NAME, facts.get(LISTS_DIGEST, ""))):
+        if digest != "" and digest_of_file(folder / name) != digest:
+            raise PipelineError(f"{folder / name}: is damaged, or was not written with the file beside it; {AGAIN}")
+    return table
+
+
+def told(rows: pa.Table) -> dict[str, str]:
+    """What an index's rows tell of it: `alignment` and `made_by` as `IndexFacts`, digests, how it was built."""
+    # A byte that a disk has spoilt reads as a character that equals nothing that is asked for.
+    stored = rows.schema.metadata or {}
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in stored.items()}
 
 
 def is_whole(folder: Path) -> bool:

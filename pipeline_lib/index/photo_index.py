@@ -3,83 +3,125 @@
 This module imports faiss, so a process that holds torch must not import it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import faiss
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from pipeline_lib.data.schemas import write_table
+from pipeline_lib.data.schemas import opened_shard, write_table
 from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.embedding.vectors import EmbeddingTable, Strings, Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file, replacing_folder
 from pipeline_lib.index.diversity import DEPTH, diversify
-from pipeline_lib.index.facts import AGAIN, DIGEST, INDEX_NAME, ROWS_NAME, IndexFacts, written_rows
-from pipeline_lib.index.kinds import build_index, settings_of
+from pipeline_lib.index.facts import (
+    AGAIN,
+    DIGEST,
+    INDEX_NAME,
+    LISTS_DIGEST,
+    LISTS_NAME,
+    ROWS_NAME,
+    IndexFacts,
+    told,
+    written_rows,
+)
+from pipeline_lib.index.kinds import CAN_MAP, build_index, inner_of, settings_of
 from pipeline_lib.index.ranking import Ranked, Rows, TieBreak, block_rows, rank
 from pipeline_lib.registry import ALIGNMENTS, STEPS, load
+
+FAISS: Final[Any] = faiss
+"""For what its type stubs lack."""
+Chosen = NDArray[np.bool_]
+FEW: Final = 8
+"""A list that is at most this part of the gallery is short."""
 
 
 class PhotoIndex:
     """Photos by cosine similarity of their aligned vectors.
 
     Attributes:
-        image_ids: str[N], row -> image_id.
+        rows: row -> image_id and, after changes, `id`, by which FAISS knows it, rising; perhaps further columns.
         facts: what it tells of itself.
         folder: where it was read from; None for one built in memory.
+        index: the FAISS index.
     """
 
     def __init__(
-        self, index: faiss.Index, image_ids: Strings, alignment: str, folder: Path | None = None, made_by: str = ""
+        self,
+        index: faiss.Index,
+        rows: pa.Table | Strings,
+        alignment: str,
+        folder: Path | None = None,
+        made_by: str = "",
     ) -> None:
         """Names the rows of a FAISS index by inner product.
 
         Its vectors went through `alignment` (of `retrieval.alignment`); queries must go through the same. `made_by` is
         as in `IndexFacts`.
         """
-        if index.ntotal != len(image_ids):
-            raise ValueError(f"{index.ntotal} vectors, but {len(image_ids)} image_ids")
-        self._index = index
-        self._ties = TieBreak.of(image_ids)
-        self.image_ids = image_ids
-        self.facts = IndexFacts(len(image_ids), int(index.d), alignment, settings_of(index), made_by=made_by)
+        self.rows = rows if isinstance(rows, pa.Table) else pa.table({"image_id": pa.array(rows, pa.string())})
+        if index.ntotal != len(self.rows):
+            raise ValueError(f"{index.ntotal} vectors, but {len(self.rows)} image_ids")
+        self.index = index
+        self.facts = IndexFacts(len(self.rows), int(index.d), alignment, settings_of(index), made_by=made_by)
         self.folder = folder
+
+    @cached_property
+    def image_ids(self) -> pa.LargeStringArray:
+        """The image_id of each row, in Arrow's memory: NumPy's would give each as much as the longest takes."""
+        return self.rows["image_id"].cast(pa.large_string()).combine_chunks()
+
+    @cached_property
+    def _ids(self) -> Rows | None:
+        """int64[N], rising: what FAISS knows each row by; None where that is its number."""
+        return self.rows["id"].to_numpy() if "id" in self.rows.column_names else None
+
+    @cached_property
+    def _ties(self) -> TieBreak:
+        """Of the whole gallery."""
+        return TieBreak.of(self.image_ids)
 
     @classmethod
     def build(
         cls,
-        photos: EmbeddingTable | Sequence[EmbeddingTable],
+        photos: EmbeddingTable | Sequence[Path],
         alignment: Alignment,
         name: str,
         kind: str = "exact",
         reduced: int = 0,
         made_by: str = "",
+        lists: Path | None = None,
     ) -> Self:
-        """Aligns a gallery, of one table or several, and adds it batch by batch.
+        """Aligns a gallery, of one table or the files of several, and adds it batch by batch.
 
-        `name` is the alignment's; `kind` and `reduced` are as `index.kind` and `index.dimension`; `made_by` is as in
-        `IndexFacts`.
+        `name` is the alignment's; `kind` and `reduced` are as `index.kind` and `index.dimension`, `made_by` as in
+        `IndexFacts`, `lists` as `build_index` takes it.
 
         Raises:
             PipelineError: a vector can't be used, or the kind doesn't fit; names the file and image, or `index.kind`.
         """
-        tables = [photos] if isinstance(photos, EmbeddingTable) else photos
+
+        def tables() -> Iterable[EmbeddingTable]:
+            return [photos] if isinstance(photos, EmbeddingTable) else map(EmbeddingTable.open, photos)
 
         def batches() -> Iterator[Vectors]:
-            return (alignment.apply(batch, "photo") for table in tables for batch in table.batches())
+            return (alignment.apply(batch, "photo") for table in tables() for batch in table.batches())
 
-        image_ids = np.concatenate([table.labels.image_ids for table in tables])
-        index = build_index(batches, len(image_ids), alignment.aligned_dimension, kind, reduced)
-        return cls(index, image_ids, name, made_by=made_by)
+        names = [photos.path] if isinstance(photos, EmbeddingTable) else photos
+        rows = rows_of(names)
+        index = build_index(batches, len(rows), alignment.aligned_dimension, kind, reduced, lists)
+        return cls(index, rows, name, made_by=made_by)
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.rows)
 
-    def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[Ranked]:
+    def search(self, queries: Vectors, k: int, diversity: float = 0.0, only: Chosen | None = None) -> list[Ranked]:
         """The k best photos for each query, ties by image_id.
 
         Args:
@@ -87,10 +129,11 @@ class PhotoIndex:
             k: how many; a gallery of fewer gives all, and an index that is not exact may find fewer. Which of several
                 equal photos at place k is left out is FAISS's choice unless k takes the whole gallery.
             diversity: the weight of `diversify`.
+            only: bool[N], the rows that may be found; all without it.
 
         Returns:
-            One `Ranked` of one row per query: inner products of the aligned vectors, with product quantisation
-            estimates of them. Scores are never rounded: an encoder may hold a whole gallery within a few 1e-4, and
+            One `Ranked` of one row per query: inner products of the aligned vectors, or estimates of them where the
+            index keeps codes. Scores are never rounded: an encoder may hold a whole gallery within a few 1e-4, and
             ties made by rounding would be broken by name.
 
         Raises:
@@ -100,15 +143,44 @@ class PhotoIndex:
             raise ValueError(f"queries {queries.shape} do not fit an index of {self.facts.dimension} numbers")
         if k < 1:
             raise ValueError("k must be at least 1")
-        if not len(self) or not len(queries):
+        most = len(self) if only is None else int(only.sum())
+        if not most or not len(queries):
             return [Ranked(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32)) for _ in queries]
         # Re-rank a longer list, so that dropped near-duplicates are replaced, however few photos are asked for.
-        wide = min(max(k, DEPTH) if diversity else k, len(self))
-        scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), wide)
+        wide = min(max(k, DEPTH) if diversity else k, most)
+        params = None if only is None else self._parameters(only, most)
+        scores, ids = self.index.search(np.ascontiguousarray(queries, np.float32), wide, params=params)
+        rows = ids if self._ids is None else np.where(ids < 0, -1, np.searchsorted(self._ids, ids))
         # FAISS fills up with row -1 where it has found fewer.
         kept = ((one[found >= 0], found[found >= 0]) for one, found in zip(scores, rows, strict=True))
-        lists = (diversify(rank(one[None], self._ties, found[None]), self.alike, diversity) for one, found in kept)
+        lists = (diversify(self._ranked(one, found), self.alike, diversity) for one, found in kept)
         return [Ranked(found.rows[:, :k], found.scores[:, :k]) for found in lists]
+
+    def _ranked(self, scores: Vectors, rows: Rows) -> Ranked:
+        """One list in order; short ones don't need all names in order."""
+        if FEW * len(rows) > len(self):
+            return rank(scores[None], self._ties, rows[None])
+        found = rank(scores[None], TieBreak.of(self.image_ids.take(pa.array(rows))))
+        return Ranked(rows[found.rows], found.scores)
+
+    def _parameters(self, only: Chosen, most: int) -> Any:  # each kind has settings of its own
+        """For a search among some rows, which looks at so much more of the index that it meets as many of them."""
+        ids = np.flatnonzero(only) if self._ids is None else self._ids[only]
+        chosen = np.zeros(int(ids[-1]) + 1, np.bool_)
+        chosen[ids] = True
+        inner, kinds = inner_of(self.index), FAISS
+        selector, more = kinds.IDSelectorBitmap(np.packbits(chosen, bitorder="little")), len(self) / most
+        if hasattr(inner, "nprobe"):
+            probed = min(inner.nlist, math.ceil(inner.nprobe * more))
+            params = kinds.SearchParametersIVF(sel=selector, nprobe=probed)
+        elif hasattr(inner, "hnsw"):
+            visited = min(len(self), math.ceil(inner.hnsw.efSearch * more))
+            params = kinds.SearchParametersHNSW(sel=selector, efSearch=visited)
+        else:
+            params = kinds.SearchParameters(sel=selector)
+        if isinstance(self.index, faiss.IndexPreTransform):
+            return kinds.SearchParametersPreTransform(index_params=params)
+        return params
 
     def rank_all(self, batches: Iterable[Vectors], diversity: float = 0.0) -> Iterator[Ranked]:
         """Full rankings of the gallery, in blocks of bounded size.
@@ -142,19 +214,20 @@ class PhotoIndex:
 
         Vectors are compared as the index keeps them: reduced to principal components, or as codes, where it does so.
         """
-        vectors = self._core.reconstruct_batch(rows)
+        vectors = self._core.reconstruct_batch(rows if self._ids is None else self._ids[rows])
         across = vectors @ self._added.T
         similarities: Vectors = vectors @ vectors.T - across @ across.T
         return similarities
 
     @cached_property
     def _core(self) -> Any:
-        """What keeps the vectors, behind what transforms them; `_index` keeps it alive: FAISS frees its children."""
-        lists = faiss.try_extract_index_ivf(self._index)
+        """What keeps the vectors, behind what transforms them; `index` keeps it alive: FAISS frees its children."""
+        lists = faiss.try_extract_index_ivf(self.index)
         if lists is not None:
             # Inverted lists do not tell in which of them a row is. The map is made once, for diversified lists alone.
-            lists.make_direct_map()
-        index: Any = self._index
+            kinds = FAISS.DirectMap
+            lists.set_direct_map_type(kinds.Array if self._ids is None else kinds.Hashtable)
+        index: Any = self.index
         return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
     @cached_property
@@ -164,54 +237,60 @@ class PhotoIndex:
         count = sum(load(STEPS[step]).added for step in ALIGNMENTS.get(self.facts.alignment, ()))
         # The first row stays at zero, to tell what transforms add by themselves.
         found = np.vstack([np.zeros(width), np.eye(count, width, width - count)]).astype(np.float32)
-        if isinstance(self._index, faiss.IndexPreTransform):
-            chain: Any = self._index.chain
+        if isinstance(self.index, faiss.IndexPreTransform):
+            chain: Any = self.index.chain
             for step in range(chain.size()):
                 found = chain.at(step).apply(found)
         directions: Vectors = found[1:] - found[0]
         return directions
 
-    def save(self, folder: Path) -> None:
-        """Writes `photos.faiss` and `photos.parquet` (row -> image_id) to `folder`, both or neither.
+    def save(self, folder: Path, more: Mapping[str, str] | None = None, lists: Path | None = None) -> None:
+        """Writes `photos.faiss` and `photos.parquet` (the rows) to `folder`, both or neither.
+
+        Args:
+            folder: is made anew.
+            more: joins the metadata of the rows.
+            lists: the file that holds the index's lists, if they are not in memory; it moves along.
 
         Raises:
             PipelineError: the index can't be written.
         """
         with replacing_folder(folder) as aside:
             aside.mkdir(parents=True)
+            facts = {"alignment": self.facts.alignment, "made_by": self.facts.made_by, **(more or {})}
+            if lists is not None and lists.exists():
+                lists.replace(aside / LISTS_NAME)
+                facts[LISTS_DIGEST] = digest_of_file(aside / LISTS_NAME)
             try:
-                faiss.write_index(self._index, str(aside / INDEX_NAME))
+                faiss.write_index(self.index, str(aside / INDEX_NAME))
             except RuntimeError as failure:
                 raise PipelineError(
                     f"{folder / INDEX_NAME}: can't be written ({failure}); is the disk full?"
                 ) from failure
-            rows = pa.table({"image_id": pa.array(self.image_ids.tolist(), pa.string())})
-            told = {"alignment": self.facts.alignment, "made_by": self.facts.made_by}
-            told[DIGEST] = digest_of_file(aside / INDEX_NAME)
-            write_table(aside / ROWS_NAME, rows.replace_schema_metadata(told))
+            facts[DIGEST] = digest_of_file(aside / INDEX_NAME)
+            write_table(aside / ROWS_NAME, self.rows.replace_schema_metadata(facts))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote; inverted lists stay in their file, where the system can map one, and take no memory.
 
         Raises:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
         path = folder / INDEX_NAME
-        names, told = written_rows(folder)
-        image_ids = np.array(names, dtype=np.str_)
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as failure:
-            raise PipelineError(f"{path}: can't be read ({failure}); {AGAIN}") from failure
-        if index.ntotal != len(image_ids) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        rows = written_rows(folder)
+        # With this flag FAISS would not map lists that have a file of their own.
+        mapped = faiss.IO_FLAG_MMAP if CAN_MAP and not (folder / LISTS_NAME).exists() else 0
+        index = read(path, faiss.IO_FLAG_READ_ONLY | mapped)
+        if index.ntotal != len(rows) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise PipelineError(
                 f"{path}: does not fit the file beside it (an inner-product index is needed, and it holds "
-                f"{index.ntotal} vectors, but {ROWS_NAME} {len(image_ids)} rows); {AGAIN}"
+                f"{index.ntotal} vectors, but {ROWS_NAME} {len(rows)} rows); {AGAIN}"
             )
-        return cls(index, image_ids, told.get("alignment", ""), folder, told.get("made_by", ""))
+        facts = told(rows)
+        return cls(index, rows, facts.get("alignment", ""), folder, facts.get("made_by", ""))
 
-    def check(self, *, dimension: int, alignment: str, image_ids: Strings, made_by: str = "") -> None:
+    def check(self, *, dimension: int, alignment: str, image_ids: Strings | pa.Array, made_by: str = "") -> None:
         """Makes sure that the index fits what is searched with it.
 
         Args:
@@ -227,10 +306,40 @@ class PhotoIndex:
             what = f"vectors have {self.facts.dimension} numbers, the queries {dimension}"
         elif self.facts.alignment != alignment:
             what = f"was built with alignment {self.facts.alignment}, but retrieval.alignment is {alignment}"
-        elif not np.array_equal(self.image_ids, image_ids):
+        elif not self.image_ids.equals(pa.array(image_ids).cast(pa.large_string())):
             what = "holds other photos than the gallery's embeddings"
         elif made_by and self.facts.made_by not in {"", made_by}:
             what = "was built from other embeddings than those of the queries"
         else:
             return
         raise PipelineError(f"{self.folder or 'the index'}: {what}; run the index stage (`dvc repro index`) again")
+
+
+def read(path: Path, flags: int = 0) -> faiss.Index:
+    """Reads a FAISS index; a file of its lists lies beside it.
+
+    Raises:
+        PipelineError: it can't be read.
+    """
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | flags)
+    except RuntimeError as failure:
+        raise PipelineError(f"{path}: can't be read ({failure}); {AGAIN}") from failure
+    lists: Any = faiss.try_extract_index_ivf(index)
+    if lists is not None and hasattr(mapped := faiss.downcast_InvertedLists(lists.invlists), "prefetch_nthread"):
+        mapped.prefetch_nthread = 0  # 32 threads, started for each query, take three times as long as the search
+    return index
+
+
+def rows_of(tables: Iterable[Path]) -> pa.Table:
+    """The image_id and, where they have one, the content of each row of some embedding tables.
+
+    Raises:
+        PipelineError: a table can't be read.
+    """
+    found = []
+    for path in tables:
+        with opened_shard(path) as file:
+            names = [name for name in ("image_id", "content") if name in file.schema_arrow.names]
+            found.append(file.read(columns=names))
+    return pa.concat_tables(found, promote_options="default")

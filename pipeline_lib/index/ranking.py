@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline_lib.embedding.vectors import Strings
@@ -32,9 +34,10 @@ class TieBreak:
     place: Rows  # int64[N], place of each gallery row in that order
 
     @classmethod
-    def of(cls, image_ids: Strings) -> Self:
+    def of(cls, image_ids: Strings | pa.Array) -> Self:
         """From the gallery's image_ids, str[N], unique."""
-        by_id = np.argsort(image_ids, kind="stable").astype(np.int64)
+        # Arrow compares UTF-8, whose order is that of the code points.
+        by_id = pc.sort_indices(pa.array(image_ids)).to_numpy().astype(np.int64)
         place = np.empty_like(by_id)
         place[by_id] = np.arange(len(by_id))
         return cls(by_id, place)

@@ -16,6 +16,9 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import LIBRARY
@@ -108,16 +111,18 @@ class RemoteFaiss:
             self._opened = (request, facts)
         return facts
 
-    def search(self, queries: Vectors, k: int, diversity: float = 0.0) -> list[tuple[Any, Any]]:
+    def search(
+        self, queries: Vectors, k: int, diversity: float = 0.0, only: NDArray[np.bool_] | None = None
+    ) -> list[tuple[Any, Any]]:
         """Rows (int64[K]) and scores (float32[K]) of the k best photos for each of float32[B, D] queries.
 
-        Scores fall, except in lists that are diversified (MMR) by a weight of `diversity`. A worker that has died or
-        hangs is replaced once.
+        Scores fall, except in lists that are diversified (MMR) by a weight of `diversity`. Of the gallery's rows `only`
+        (bool[N]) tells those that may be found. A worker that has died or hangs is replaced once.
 
         Raises:
             PipelineError: it died again, or no index is open, or it died and the index has changed since it was opened.
         """
-        request = ("search", queries, k, diversity)
+        request = ("search", queries, k, diversity, None if only is None else np.packbits(only))
         with self._lock:
             if self._opened is not None and not self.alive:
                 self._restart()
@@ -129,8 +134,9 @@ class RemoteFaiss:
         return found
 
     def close(self) -> None:
-        """Ends the worker."""
+        """Ends the worker; none is started in its place."""
         with self._lock:
+            self._opened = None
             self._stop()
 
     def _restart(self) -> None:
@@ -162,7 +168,7 @@ class RemoteFaiss:
             self._stop()
             raise WorkerDiedError(
                 "the process that holds FAISS has ended unexpectedly (out of memory?); free some memory, or set "
-                "index.kind to pq in params.yaml and run `dvc repro`"
+                "index.kind to rabitq in params.yaml and run `dvc repro`"
             ) from failure
         finally:
             self._asked = 0.0

@@ -16,31 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 
-from pipeline_lib.embedding.alignment import Alignment
-from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
+from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError, in_words
-from pipeline_lib.index.facts import BuildJob, IndexFacts, index_key
+from pipeline_lib.index.building import build
+from pipeline_lib.index.facts import IndexFacts, index_key
 from pipeline_lib.index.photo_index import PhotoIndex
 from pipeline_lib.index.remote import KEY_BYTES, prompt
 
 
-def build(job: BuildJob) -> IndexFacts:
-    """Builds and writes an index.
-
-    Raises:
-        PipelineError: a table can't be read or holds vectors that can't be used, or the kind doesn't fit.
-    """
-    tables = [EmbeddingTable.open(path) for path in job.tables]
-    fitted = Alignment.load(job.alignment) if job.alignment else Alignment(tables[0].dimension)
-    alignment = fitted.as_kind(job.alignment_kind)
-    index = PhotoIndex.build(tables, alignment, job.alignment_kind, job.kind, job.reduced, job.made_by)
-    index.save(job.out)
-    return replace(index.facts, key=index_key(job.out))
-
-
 class Worker:
-    """Answers requests: ("build", job), ("open", folder, threads), ("search", vectors, k, diversity), ("look",)."""
+    """Answers ("build", job), ("open", folder, threads), ("search", vectors, k, diversity, only) and ("look",)."""
 
     def __init__(self) -> None:
         self._index: PhotoIndex | None = None
@@ -52,11 +39,12 @@ class Worker:
         # Taken after reading: whoever took the key before the index changed then sees another one.
         return replace(self._index.facts, key=index_key(folder))
 
-    def search(self, queries: Vectors, k: int, diversity: float) -> list[tuple[Any, Any]]:
-        """Rows (int64[K]) and scores (float32[K]) for each query."""
+    def search(self, queries: Vectors, k: int, diversity: float, only: Any = None) -> list[tuple[Any, Any]]:
+        """Rows (int64[K]) and scores (float32[K]) for each query; `only` holds a bit for each row that may be found."""
         if self._index is None:
             raise PipelineError("no index is open")
-        return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k, diversity)]
+        chosen = None if only is None else np.unpackbits(only, count=len(self._index)).astype(np.bool_)
+        return [(ranked.rows[0], ranked.scores[0]) for ranked in self._index.search(queries, k, diversity, chosen)]
 
     def answer(self, request: tuple[Any, ...]) -> tuple[str, Any]:
         """The answer to one request; a failure is an answer too."""
@@ -68,7 +56,7 @@ class Worker:
         except PipelineError as failure:
             return "failed", str(failure)
         except MemoryError:
-            return "failed", "not enough memory for the index; set index.kind to pq in params.yaml and run `dvc repro`"
+            return "failed", "not enough memory for the index; set index.kind to rabitq in params.yaml, run `dvc repro`"
         except OSError as failure:
             return "failed", in_words(failure)
         except Exception as failure:  # noqa: BLE001  the asker is told, and the worker lives on

@@ -22,7 +22,7 @@ def choose_device(settings: params.Train) -> torch.device:
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
-def use_threads(count: int) -> int:
+def use_threads(count: int, processes: int = 1) -> int:
     """Sets the compute threads of torch, on which the order of sums and so the bits depend; OpenCV gets one.
 
     Between one and several threads OpenCV's Canny differs in a few pixels. On images of a few hundred px, several take
@@ -31,6 +31,7 @@ def use_threads(count: int) -> int:
     Args:
         count: as a key `threads` of the params says; 0 takes one per physical core that this process may use, which
             limits of a container count for, too.
+        processes: among which these cores are shared out.
 
     Returns:
         How many torch has now.
@@ -38,7 +39,7 @@ def use_threads(count: int) -> int:
     if not count:
         from joblib import cpu_count  # noqa: PLC0415  takes a third of a second
 
-        count = cpu_count(only_physical_cores=True)
+        count = max(1, cpu_count(only_physical_cores=True) // processes)
     torch.set_num_threads(count)
     cv2.setNumThreads(1)
     return count

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.data.share import ALL, Share
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,20 +44,23 @@ def normalise(pixels: Tensor, settings: params.Train) -> Tensor:
     return values.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def drop_colours(images: Tensor, generator: torch.Generator) -> Tensor:
+def drop_colours(images: Tensor, generator: torch.Generator, share: Share = ALL) -> Tensor:
     """Keeps one channel and fills the other two with faint noise (Doersch et al. 2015, against chromatic aberration).
 
     Args:
         images: float[N, 3, H, W].
         generator: source of the draw, on the CPU.
+        share: which part of a batch the images are; what is drawn for them does not depend on it.
 
     Returns:
         float[N, 3, H, W].
     """
-    kept = torch.randint(3, (len(images),), generator=generator)
+    everything = share.of * len(images)
+    own = share.own(everything)
+    kept = torch.randint(3, (everything,), generator=generator)[own]
     mask = functional.one_hot(kept, 3).to(images).view(-1, 3, 1, 1)
     spread = images.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
-    noise = torch.randn(images.shape, generator=generator).to(images) * (0.01 * spread)
+    noise = torch.randn((everything, *images.shape[1:]), generator=generator)[own].to(images) * (0.01 * spread)
     return (images * mask + noise * (1 - mask)).contiguous(memory_format=torch.channels_last)
 
 

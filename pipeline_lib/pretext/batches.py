@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
+from pipeline_lib.data.share import ALL, Share
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.layout import ORDERED_PAIRS, PAIR_DIRECTIONS, PAIR_WEIGHTS
 from pipeline_lib.pretext.shards import RowGroup, wanted_groups
@@ -87,7 +88,14 @@ class PatchShards:
         return sum(len(group.rows) for group in self._groups if group.draw == draw)
 
     def epoch(
-        self, draw: int, batch: int, *, shuffle: tuple[object, ...] | None, start: int = 0, drop_last: bool = False
+        self,
+        draw: int,
+        batch: int,
+        *,
+        shuffle: tuple[object, ...] | None,
+        start: int = 0,
+        drop_last: bool = False,
+        share: Share = ALL,
     ) -> Iterator[Batch]:
         """The batches of one draw, read ahead by a thread.
 
@@ -97,19 +105,21 @@ class PatchShards:
             shuffle: parts of the order's seed (such as seed and epoch); None keeps the order of the shards.
             start: batches to skip, for a resumed epoch.
             drop_last: leave out the last batch where it is smaller.
+            share: what is kept of each batch.
 
         Returns:
             Batches; their arrays are not reused.
         """
-        return read_ahead(lambda: self._read(draw, batch, shuffle, start, drop_last=drop_last), "patch-reader")
+        return read_ahead(lambda: self._read(draw, batch, shuffle, start, share, drop_last=drop_last), "patch-reader")
 
     def _read(
-        self, draw: int, batch: int, shuffle: tuple[object, ...] | None, start: int, *, drop_last: bool
+        self, draw: int, batch: int, shuffle: tuple[object, ...] | None, start: int, share: Share, *, drop_last: bool
     ) -> Iterator[Batch]:
         rows = self._rows(draw, shuffle, start * batch)
         while chunk := list(islice(rows, batch)):
             if len(chunk) < batch and drop_last:
                 return
+            chunk = chunk[share.own(len(chunk))]
             names = [name for name, _ in chunk]
             patches = {column: np.stack([row[column] for _, row in chunk]) for column in self.columns}
             chunk.clear()  # it keeps row groups in memory

@@ -126,7 +126,8 @@ def make_pairs(catalog: "pd.DataFrame", settings: params.Params, base: Path, out
         path, some = folder / f"part-{number:05d}.parquet", items[start : start + step]
         tasks.append(EdgesTask(path, some, settings.catalog, settings.edges, base))
     with exclusive(folder):
-        outcomes = map_shards(process_shard, tasks, workers=settings.machine.workers, description="edges", unit="image")
+        workers, ray = settings.machine.workers, settings.machine.ray
+        outcomes = map_shards(process_shard, tasks, workers=workers, description="edges", unit="image", ray=ray)
         reopen_bad(outcomes)
         bad = [words for shard in stats_or_raise(outcomes) for words in shard["bad"]]
         if len(bad) > settings.edges.max_bad_fraction * len(items):

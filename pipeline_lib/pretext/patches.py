@@ -103,10 +103,11 @@ def _as_binary(tensor: NDArray[np.uint8]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(tensor)])
 
 
-def make_patches(pairs: Path, settings: params.Patches, out: Path, scratch: Path, workers: int) -> Stats:
+def make_patches(pairs: Path, settings: params.Patches, out: Path, scratch: Path, workers: int, ray: str = "") -> Stats:
     """Cuts every draw of every pair into shards of patches.
 
-    `out` gets the shards whole or not at all; unfinished work is kept in `scratch`. 0 workers take one per core.
+    `out` gets the shards whole or not at all; unfinished work is kept in `scratch`. `workers` and `ray` as in
+    `map_shards`.
 
     Returns:
         Counts: rows (layouts), images.
@@ -126,6 +127,7 @@ def make_patches(pairs: Path, settings: params.Patches, out: Path, scratch: Path
         with opened_shard(path) as shard:
             tasks.append(PatchesTask(folder / path.name, path, shard.metadata.num_rows, settings))
     with exclusive(folder):
-        stats = stats_or_raise(map_shards(process_shard, tasks, workers=workers, description="patches", unit="layout"))
+        outcomes = map_shards(process_shard, tasks, workers=workers, description="patches", unit="layout", ray=ray)
+        stats = stats_or_raise(outcomes)
         publish_shards(tasks, out)
     return {"rows": sum(shard["rows"] for shard in stats), "images": sum(task.images for task in tasks)}

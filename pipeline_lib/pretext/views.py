@@ -21,6 +21,7 @@ from pipeline_lib.data.ahead import read_ahead
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
+from pipeline_lib.data.share import ALL, Share
 from pipeline_lib.pretext.drawing import draw_edges
 from pipeline_lib.pretext.shards import RowGroup, wanted_groups
 
@@ -113,18 +114,19 @@ class ViewShards:
         # Flipped images take half of the batch.
         self.batch = min(settings.batch_images // (2 if settings.mirror_negatives else 1), self.count)
 
-    def batches(self, seed: int, start: int = 0) -> Iterator[Views]:
+    def batches(self, seed: int, start: int = 0, share: Share = ALL) -> Iterator[Views]:
         """Endless batches, pass after pass over all images in random order, made ahead by a thread.
 
         Args:
             seed: of the order and of every view.
             start: batches to skip; batch n is the same with and without skipping.
+            share: what is made of each batch.
 
         Returns:
             Batches of `contrast.batch_images` images, or of all where there are fewer. With
             `contrast.mirror_negatives`, half as many: first all as they are, then all flipped horizontally.
         """
-        return read_ahead(lambda: self._make(seed, start), "view-maker")
+        return read_ahead(lambda: self._make(seed, start, share), "view-maker")
 
     def once(self) -> Iterator[Views]:
         """Batches of every image once, in the order of the shards, with the same views in every call."""
@@ -148,14 +150,14 @@ class ViewShards:
         while chunk := list(islice(rows, self.batch)):
             yield self._views(chunk, 0, -1)
 
-    def _make(self, seed: int, start: int) -> Iterator[Views]:
+    def _make(self, seed: int, start: int, share: Share) -> Iterator[Views]:
         per_pass = self.count // self.batch
         number, skipped = divmod(start, per_pass)
         while True:
             order = self._shuffled(generator_for(seed, "order of views", number))
             rows = islice(order, skipped * self.batch, per_pass * self.batch)
             while chunk := list(islice(rows, self.batch)):
-                yield self._views(chunk, seed, number, twice=self.settings.mirror_negatives)
+                yield self._views(chunk[share.own(len(chunk))], seed, number, twice=self.settings.mirror_negatives)
             number, skipped = number + 1, 0
 
     def _shuffled(self, rng: np.random.Generator) -> Iterator[tuple[str, pa.Buffer]]:

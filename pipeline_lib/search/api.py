@@ -5,10 +5,11 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import date
 from importlib import resources
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from PIL import Image
@@ -20,6 +21,7 @@ from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.command import printable
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
+from pipeline_lib.search.gallery import EVERYWHERE, Among
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders, TokenOnly
 from pipeline_lib.search.pace import BusyError
 from pipeline_lib.search.queries import Query as SearchQuery
@@ -86,6 +88,9 @@ Row = Annotated[int, Path(ge=0, le=1 << 53, description="number of the picture")
 Version = Annotated[str, Path(description="of what is searched, as answers tell it")]
 Top = Annotated[int, Query(ge=1, le=MOST_HITS, description="how many photos")]
 Mirror = Annotated[bool, Query(description="search for the mirror image")]
+Folder = Annotated[str, Query(max_length=4096, description="search only photos below this folder of yours")]
+Since = Annotated[date | None, Query(description="search only photos that were taken on this day or later")]
+Until = Annotated[date | None, Query(description="search only photos that were taken on this day or earlier")]
 SeenToo = Annotated[bool, Query(description="also tell what the network sees")]
 
 
@@ -169,26 +174,39 @@ def _add_failures(app: FastAPI) -> None:
 
 
 def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
+    def within(folder: Folder = "", since: Since = None, until: Until = None) -> Among:
+        among = Among(folder, since, until)
+        if among != EVERYWHERE and service.engine.gallery.kept is None:
+            raise HTTPException(422, "folders and days can be chosen among your own photos alone")
+        return among
+
     @app.post("/api/search/strokes", responses=REFUSALS, tags=["search"])
-    async def search_by_strokes(query: StrokesQuery) -> Answer:
+    async def search_by_strokes(query: StrokesQuery, among: Annotated[Among, Depends(within)]) -> Answer:
         """Searches by a drawing given as strokes."""
         started = time.perf_counter()
-        wish = Wish(query.top, query.mirror, query.seen)
+        wish = Wish(query.top, query.mirror, query.seen, among)
         return await service.answer(lambda: drawn(query.strokes), wish, started, decodes=False)
 
     @app.post("/api/search/image", responses=REFUSALS, openapi_extra=PICTURE_BODY, tags=["search"])
     async def search_by_image(
-        request: Request, *, top: Top = 24, kind: Choice = "auto", mirror: Mirror = False, seen: SeenToo = False
+        request: Request,
+        among: Annotated[Among, Depends(within)],
+        *,
+        top: Top = 24,
+        kind: Choice = "auto",
+        mirror: Mirror = False,
+        seen: SeenToo = False,
     ) -> Answer:
         """Searches by a picture: the body of the request, or the part `file` of a form."""
         started = time.perf_counter()
         data = await read_picture(request)  # whoever sends it slowly holds no place meanwhile
-        wish = Wish(top, mirror, seen)
+        wish = Wish(top, mirror, seen, among)
         return await service.answer(lambda: query_of(data, kind, settings.upload_pixels), wish, started)
 
     @app.post("/api/search/photo/{number}", responses={**REFUSALS, **MISSING}, tags=["search"])
     async def search_by_photo(
         number: Row,
+        among: Annotated[Among, Depends(within)],
         *,
         version: Annotated[str, Query(description="that the number is of; any if empty")] = "",
         top: Top = 24,
@@ -199,7 +217,8 @@ def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
         started = time.perf_counter()
         if version:
             same_version(service, version)
-        return await service.answer(lambda: service.query_of_photo(number), Wish(top, mirror, seen), started)
+        wish = Wish(top, mirror, seen, among)
+        return await service.answer(lambda: service.query_of_photo(number), wish, started)
 
 
 def drawn(strokes: Sequence[Stroke]) -> SearchQuery:

@@ -26,7 +26,7 @@ from pipeline_lib.index.facts import IndexFacts, index_key
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run
-from pipeline_lib.search.gallery import Gallery, catalog_examples, catalog_gallery
+from pipeline_lib.search.gallery import EVERYWHERE, Among, Gallery, catalog_examples, catalog_gallery
 from pipeline_lib.search.own_record import (
     AFRESH,
     CHANGED,
@@ -91,7 +91,7 @@ class Hit:
 
     rank: int  # from 1
     row: int  # of the gallery
-    # cosine similarity of the aligned vectors, -1..1; with product quantisation an estimate of it. Under hubness
+    # cosine similarity of the aligned vectors, -1..1; with codes (RaBitQ) an estimate of it. Under hubness
     # correction (`pretext_csls`) half of the photo's nearness to drawings is taken off.
     score: float
     # 0..1: what the score says, see `embedding.likeness`. Below 0.5 the photo is hardly more alike than a random one.
@@ -122,14 +122,16 @@ class SearchEngine:
         """A query as the network is shown it; see `QueryEncoder.prepare`."""
         return self.encoder.prepare(image, domain)
 
-    def search(self, prepared: Sequence[Prepared], top: int) -> list[list[Hit]]:
+    def search(self, prepared: Sequence[Prepared], top: int, among: Among = EVERYWHERE) -> list[list[Hit]]:
         """The `top` nearest photos of each prepared query, best first, diversified (MMR) by `retrieval.diversity`.
 
         Raises:
-            PipelineError: the process that holds the index has died and can't be started again.
+            PipelineError: the process that holds the index has died and can't be started again, or no photo can be
+                among those that are asked for.
         """
         wanted = max(1, min(top, MOST_HITS))
-        found = iter(self.faiss.search(self.encoder.aligned(prepared), wanted, self.run.params.retrieval.diversity))
+        chosen, diversity = self.gallery.chosen(among), self.run.params.retrieval.diversity
+        found = iter(self.faiss.search(self.encoder.aligned(prepared), wanted, diversity, chosen))
         lists = [best([next(found) for _ in query.pixels], wanted) for query in prepared]
         return [
             [
@@ -176,7 +178,9 @@ def open_encoder(run: Run, threads: int) -> QueryEncoder:
     return QueryEncoder(embedder, alignment.as_kind(kind), run.params.embed)
 
 
-def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | None = None) -> SearchEngine:
+def open_engine(
+    run: Run, which: str = "auto", threads: int = 1, index: Path | None = None, encoder: QueryEncoder | None = None
+) -> SearchEngine:
     """Everything that a search needs, checked to fit together.
 
     Args:
@@ -184,8 +188,8 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
         which: "own" searches the index of one's own photos, "pipeline" the gallery of the run, "auto" the first of
             these that exists.
         threads: of the network, and of FAISS.
-        index: where the index of one's own photos lies, if not in its usual place.
         index: the folder of the index of one's own photos, where not its usual place.
+        encoder: of the run, where it is open already.
 
     Raises:
         PipelineError: something is missing or was made by another model; says what to run.
@@ -194,7 +198,7 @@ def open_engine(run: Run, which: str = "auto", threads: int = 1, index: Path | N
     if own:
         check_model(run, index)
     folder = own_folder(run, index) / "index" if own else run.index
-    encoder = open_encoder(run, threads)
+    encoder = encoder or open_encoder(run, threads)
     key = index_key(folder)
     if own:
         gallery = own_gallery(read_record(run, index), folder, SHOWN_PIXELS)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from pipeline_lib.files import replacing
 from pipeline_lib.search.choice import add_choice, chosen
 from pipeline_lib.search.command import printable, up_to
 from pipeline_lib.search.engine import MOST_HITS, Hit, SearchEngine, open_engine
-from pipeline_lib.search.gallery import Gallery, Pixels
+from pipeline_lib.search.gallery import EVERYWHERE, Among, Gallery, Pixels
 from pipeline_lib.search.queries import Kind, Query, mirrored, read_query
 
 BATCH: Final = 32
@@ -45,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="search for their mirror images")
     parser.add_argument("--top", type=up_to(MOST_HITS), default=10, help="photos for each (default: %(default)s)")
+    parser.add_argument(
+        "--folder", default="", help="search only photos below this folder; a relative one lies below yours"
+    )
+    for name, words in (("since", "on this day or later"), ("until", "on this day or earlier")):
+        parser.add_argument(
+            f"--{name}", type=day, metavar="YYYY-MM-DD",
+            help=f"search only photos that their camera says it took {words}",
+        )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, one list entry for each that is searched")
     parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw what was asked and what was found")
     parser.add_argument(
@@ -59,7 +68,7 @@ def run(asked: argparse.Namespace) -> int:
     names, queries, failures = read(asked.queries, asked.kind, model.params.catalog.max_pixels, mirror=asked.mirror)
     if queries:
         with closing(open_engine(model, which, os.cpu_count() or 1, asked.index)) as engine:
-            found = search(engine, queries, asked.top)
+            found = search(engine, queries, asked.top, Among(asked.folder, asked.since, asked.until))
             tell(names, queries, found, engine.gallery, as_json=asked.json)
             if asked.grid:
                 page = draw_grid([query.pixels for query in queries], found, engine.gallery)
@@ -95,12 +104,23 @@ def read(
     return names, queries, failures
 
 
-def search(engine: SearchEngine, queries: Sequence[Query], top: int) -> list[list[Hit]]:
+def day(text: str) -> date:
+    """A day as the command line names it.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError as failure:
+        raise argparse.ArgumentTypeError(f"{text} is no day, such as 2024-05-31") from failure
+
+
+def search(engine: SearchEngine, queries: Sequence[Query], top: int, among: Among = EVERYWHERE) -> list[list[Hit]]:
     """The `top` nearest photos of each query."""
     prepared = [engine.prepare(query.pixels, query.domain) for query in queries]
-    return [
-        hits for start in range(0, len(prepared), BATCH) for hits in engine.search(prepared[start : start + BATCH], top)
-    ]
+    batches = (prepared[start : start + BATCH] for start in range(0, len(prepared), BATCH))
+    return [hits for batch in batches for hits in engine.search(batch, top, among)]
 
 
 def tell(
@@ -128,6 +148,7 @@ def as_values(hits: Sequence[Hit], gallery: Gallery) -> list[dict[str, Any]]:
             "likeness": round(hit.likeness, 4),
             "score": round(hit.score, 6),
             "path": str(gallery.file(hit.row) or ""),
+            "offline": gallery.is_away(hit.row),
             "image_id": gallery.image_ids[hit.row],
             "label": gallery.label(hit.row),
         }
@@ -145,7 +166,8 @@ def as_text(hits: Sequence[Hit], gallery: Gallery) -> str:
 def _line(hit: Hit, gallery: Gallery) -> str:
     full = round(hit.likeness * BAR)
     place = gallery.file(hit.row) or gallery.label(hit.row)
-    return f"{hit.rank:4d}  {'#' * full:.<{BAR}} {round(hit.likeness * 100):3d} %  {place}"
+    away = "  (offline)" if gallery.is_away(hit.row) else ""
+    return f"{hit.rank:4d}  {'#' * full:.<{BAR}} {round(hit.likeness * 100):3d} %  {place}{away}"
 
 
 def draw_grid(drawings: Sequence[Pixels], found: Sequence[Sequence[Hit]], gallery: Gallery) -> Image.Image:
@@ -165,7 +187,7 @@ def draw_grid(drawings: Sequence[Pixels], found: Sequence[Sequence[Hit]], galler
             x = 2 * GAP + (place % across + 1) * step
             y = top + (place // across) * (step + CAPTION)
             try:
-                page.paste(square(gallery.load(hit.row, TILE), TILE), (x, y))
+                page.paste(square(gallery.picture(hit.row, TILE), TILE), (x, y))
             except BadImage:
                 draw.text((x + 8, y + 8), "can't be read any more", fill=INK, font=font)
             draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FRAME)

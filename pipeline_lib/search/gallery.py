@@ -3,11 +3,13 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import BadImage, TooLarge, decode, decode_encoded
@@ -15,7 +17,7 @@ from pipeline_lib.data.schemas import read_table
 from pipeline_lib.data.source import FileSource, Source, signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file
-from pipeline_lib.index.facts import ROWS_NAME
+from pipeline_lib.index.facts import ROWS, ROWS_NAME
 from pipeline_lib.search.stacks import Marks
 from pipeline_lib.search.thumbnails import Thumbnails
 
@@ -25,14 +27,60 @@ if TYPE_CHECKING:  # own photos are searched without pandas
 Pixels = NDArray[np.uint8]
 
 
+class Names(Sequence[str]):
+    """Strings in Arrow's memory, a tenth of what Python's or NumPy's take where one of them is long."""
+
+    def __init__(self, values: pa.Array, above: str = "") -> None:
+        """Strings of an array, each without `above` at its beginning."""
+        self.values = values
+        self._above = above
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "Names": ...
+
+    def __getitem__(self, row: int | slice) -> "str | Names":
+        if isinstance(row, slice):
+            return Names(self.values[row], self._above)
+        value: str = self.values[row].as_py()
+        return value.removeprefix(self._above)
+
+    def without(self, above: str) -> "Names":
+        """The same strings, each without `above` at its beginning."""
+        return Names(self.values, above)
+
+    def begin_with(self, start: str) -> NDArray[np.bool_]:
+        """Which of the strings begin so, bool[N]."""
+        found: NDArray[np.bool_] = np.asarray(pc.starts_with(self.values, start))
+        return found
+
+
+@dataclass(frozen=True)
+class Among:
+    """Which photos of a gallery are searched: those that are all of this."""
+
+    # below it: absolute, or below one of the gallery's own folders, whose name may stand before it. "" for all
+    folder: str = ""
+    since: date | None = None  # taken on that day or later; a photo whose camera noted no day is left out
+    until: date | None = None  # taken on that day or earlier
+
+
+EVERYWHERE: Final = Among()
+
+
 @dataclass(frozen=True)
 class Kept:
     """What was kept of one's own photos when they were indexed."""
 
     thumbnails: Thumbnails
-    contents: tuple[str, ...]  # row -> digest of its file, by which its thumbnail is found
+    contents: Sequence[str]  # row -> digest of its file, by which its thumbnail is found
     marks: Marks  # row by row
-    signatures: tuple[str, ...] = ()  # row -> what the system told of its file, see `data.source.signature_of`
+    signatures: Sequence[str] = ()  # row -> what the system told of its file, see `data.source.signature_of`
 
 
 @dataclass(frozen=True)
@@ -40,8 +88,8 @@ class Gallery:
     """Photos or drawings that can be shown, by number."""
 
     name: str  # of the data set or folder, for display
-    image_ids: tuple[str, ...]  # row -> image_id; for the photos of an index, its rows; of one's own their whole path
-    paths: tuple[str, ...]  # row -> path, relative to the source's root; with several roots the whole path
+    image_ids: Sequence[str]  # row -> image_id; for the photos of an index, its rows; of one's own their whole path
+    paths: Sequence[str]  # row -> path, relative to the source's root; with several roots the whole path
     domain: str  # "photo" or "sketch"
     source: Source  # where the images are read
     roots: tuple[Path, ...] = ()  # folders of one's own photos
@@ -111,7 +159,7 @@ class Gallery:
         before, now = signatures[row], signature_of(file)
         if now == before:
             return
-        if not file.is_file():
+        if not _is_there(file):
             raise BadImage("its file is gone")
         # A file that was only moved, copied or touched holds the same, and so many bytes.
         same_size = now.partition("-")[0] == before.partition("-")[0]
@@ -147,9 +195,53 @@ class Gallery:
         self._check(row)
         return self.kept.thumbnails.read(self.kept.contents[row]) if self.kept else None
 
+    def picture(self, row: int, short_side: int) -> Pixels:
+        """The image of a row as `load` gives it, or, of a photo that is not there, the small one that was kept.
+
+        Raises as `load`.
+        """
+        try:
+            return self.load(row, short_side)
+        except BadImage:
+            kept = self.thumbnail(row)
+            if kept is None:
+                raise
+            return decode_encoded(kept)
+
+    def is_away(self, row: int) -> bool:
+        """Whether a photo has a file that is not there: deleted or moved since, or on a drive that is not plugged in.
+
+        Raises as `file`.
+        """
+        file = self.file(row)
+        return file is not None and not _is_there(file)
+
     def stacked(self, rows: Sequence[int]) -> list[list[int]]:
         """Stacks of results that show the same, see `stacks.Marks.stacked`; each alone where no marks are kept."""
         return self.kept.marks.stacked(rows) if self.kept else [[place] for place in range(len(rows))]
+
+    def chosen(self, among: Among) -> NDArray[np.bool_] | None:
+        """The rows that are to be searched, bool[N]; None for all.
+
+        Raises:
+            PipelineError: photos of this gallery have no files, or no days.
+        """
+        if among == EVERYWHERE:
+            return None
+        if self.kept is None or not isinstance(self.image_ids, Names):
+            raise PipelineError("folders and days can be chosen among your own photos alone")
+        return self._below(among.folder) & self.kept.marks.between(among.since, among.until)
+
+    def _below(self, folder: str) -> NDArray[np.bool_]:
+        if not folder or not isinstance(self.image_ids, Names):
+            return np.ones(len(self), np.bool_)
+        place = PurePosixPath(folder)
+        roots = [PurePosixPath(root.as_posix()) for root in self.roots]
+        tops = [place] if place.is_absolute() else [root / place for root in roots]
+        tops += [root.parent / place for root in roots if place.parts[:1] == (root.name,)]
+        below = [self.image_ids.begin_with(f"{top.as_posix().rstrip('/')}/") for top in tops]
+        found: NDArray[np.bool_] = np.logical_or.reduce(below)
+        return found
 
     def _check(self, row: int) -> None:
         if not 0 <= row < len(self):
@@ -159,6 +251,14 @@ class Gallery:
         """A short name for display: of an emoji its Unicode name, of a photo its file name."""
         image_id, path = self.image_ids[row], PurePosixPath(self.paths[row])
         return _emoji_name(path.stem) or path.stem if image_id.startswith("openmoji/") else path.name
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is a file, in a folder that may be looked into."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 def _emoji_name(stem: str) -> str:
@@ -171,9 +271,10 @@ def _emoji_name(stem: str) -> str:
     return ", ".join(name.lower() for name in names if name)
 
 
-def index_rows(folder: Path) -> tuple[str, ...]:
+def index_rows(folder: Path) -> Names:
     """The image_id of each row of an index."""
-    return tuple(read_table(folder / ROWS_NAME, pa.schema([("image_id", pa.string())]))["image_id"].to_pylist())
+    column = read_table(folder / ROWS_NAME, ROWS)["image_id"]
+    return Names(column.cast(pa.large_string()).combine_chunks())
 
 
 def catalog_gallery(catalog: "pd.DataFrame", source: Source, index_folder: Path) -> Gallery:

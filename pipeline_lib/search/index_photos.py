@@ -2,24 +2,26 @@
 
 New photos are embedded, those that are gone dropped, and the rest kept. A photo is known by its path and by what the
 system tells of its file; where that has changed, its content decides, so that a photo that was only moved, copied or
-touched keeps its vector. Vectors lie in shards of `vectors/`, each written whole, so that an interrupted update goes on
-where it stopped. The process that holds FAISS builds the index from the shards. No network is loaded before there is
-something to embed.
+touched keeps its vector. Photos whose whole folder is gone or empty are offline, as on a drive that is not plugged in:
+they are kept until `--prune`. Vectors lie in shards of `vectors/`, each written whole, so that an interrupted update
+goes on where it stopped, and several processes may take some of them each (`--part`). The process that holds FAISS
+builds the index from the shards, or changes it. No network is loaded before there is something to embed.
 """
 
 import argparse
+import functools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
-from pipeline_lib.data.folder import list_images
+from pipeline_lib.data.folder import Listing, is_excluded, list_images
 from pipeline_lib.data.formats import Format, obstacle
 from pipeline_lib.data.source import signature_of
 from pipeline_lib.errors import PipelineError
@@ -28,6 +30,7 @@ from pipeline_lib.index.facts import BuildJob, is_whole
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
 from pipeline_lib.search.command import add_run, box, printable
+from pipeline_lib.search.gallery import index_rows
 from pipeline_lib.search.own_record import (
     AFRESH,
     CHANGED,
@@ -44,7 +47,7 @@ from pipeline_lib.search.own_record import (
     read_folder,
     write_record,
 )
-from pipeline_lib.search.own_shards import Work, drop_stale, stored
+from pipeline_lib.search.own_shards import Layout, Stored, Work, arrange, drop_stale, layout, shard_files, stored
 from pipeline_lib.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:  # it would load what computes vectors
@@ -52,8 +55,34 @@ if TYPE_CHECKING:  # it would load what computes vectors
 
 NAMED: Final = 20
 """Skipped files that are named at most; the file `BAD_NAME` names all."""
+LOOKING_SECONDS: Final = 2.0
+"""Time limit for another process to let go of a lock that it only looks at."""
 BAD_NAME: Final = "bad.json"
 """What was skipped and why, for people to read; bad files are retried at every update."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several processes that embed photos together."""
+
+    number: int  # from 1
+    count: int
+
+    @classmethod
+    def of_text(cls, text: str) -> "Part":
+        """From `2/8`.
+
+        Raises:
+            argparse.ArgumentTypeError: it is no such pair.
+        """
+        number, _, count = text.partition("/")
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise argparse.ArgumentTypeError(f"{text} is not one of the parts 1/N to N/N")
+
+    def of(self, plan: Layout) -> Layout:
+        """The shards that fall to this process."""
+        return {bits: plan[bits] for bits in sorted(plan)[self.number - 1 :: self.count]}
 
 
 @dataclass(frozen=True)
@@ -64,9 +93,10 @@ class Update:
     added: int  # embedded by this update, because they are new or have changed
     kept: int  # of files that were moved, copied or touched, whose content has a vector already
     removed: int  # dropped from the index
+    offline: dict[str, int]  # folder that is not there -> photos in it, which are kept
     bad: dict[str, str]  # path -> why it was skipped
     unsupported: dict[str, Format]  # path -> what it is: a picture of a format that can't be read here
-    settings: str  # the kind of index, in words; "" where nothing changed
+    settings: str  # the kind of index, in words; "" where nothing changed, or a part was made
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,7 @@ class Found:
     signatures: dict[str, str]  # path -> what the system tells of the file
     unsupported: dict[str, Format]
     skipped: dict[str, str]
+    away: list[str]  # folders without any photo, or not there
 
 
 def update(
@@ -87,6 +118,8 @@ def update(
     afresh: bool = False,
     index: Path | None = None,
     links: bool | None = None,
+    prune: bool = False,
+    part: Part | None = None,
 ) -> Update:
     """Brings the index of one's own photos up to date.
 
@@ -98,16 +131,24 @@ def update(
         afresh: embed all photos again; the index that is there is searched until the new one is whole.
         index: the folder of the index, where not its usual place.
         links: whether links that lead out of the folders are followed; None as for the index that is there, else not.
+        prune: drop the photos of folders that are not there.
+        part: embed a part of the photos alone, and build nothing: the update without it that follows does.
 
     Raises:
-        PipelineError: a folder holds no photos, or a folder of the index is not among them, or the model has changed,
-            or another process is updating the index.
+        PipelineError: there are no photos, or a folder of the index is not named, or the model has changed, or another
+            process is updating the index.
     """
+    if part is not None and afresh:
+        raise PipelineError("--afresh can't be done in parts; name another folder with --index")
     home, asked = own_home(run, index), _wanted(run, photos, exclude, index, links=links)
     found = find(asked.roots, asked.exclude, home, links=asked.links)
-    with _alone(home):
-        folder, record = _begin(own_folder(run, index), asked, afresh=afresh)
-        done = _update(run, folder, record, found, opened)
+    if prune:
+        asked = replace(asked, roots=tuple(root for root in asked.roots if root not in found.away))
+    with _alone(home, part):
+        folder, record = _begin(own_folder(run, index), asked, afresh=afresh, gone=found.away if prune else ())
+        done = _update(run, folder, record, found, opened, prune=prune, part=part)
+        if part is not None:
+            return done
         # The index that was searched until now, and what earlier ones have left.
         for other in generations(home):
             if int(other.name) < int(folder.name):
@@ -169,22 +210,62 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
         links: whether links that lead out of the folders are followed.
 
     Raises:
-        PipelineError: a folder is missing, or holds no photos that can be read.
+        PipelineError: none of them holds a photo that can be read.
     """
     seen = {(found.st_dev, found.st_ino) for found in [home.stat()]} if home.exists() else set()
-    found = Found({}, {}, {})
+    found, why_not = Found({}, {}, {}, []), ""
     for root in map(Path, roots):
-        if not root.is_dir():
-            raise PipelineError(f"{root}: is not a folder any more; the index is left as it is")
-        listing = list_images(root, exclude, seen, links=links)
-        if not listing.images:
-            others = f" that can be read ({'; '.join(told(listing.unsupported))})" if listing.unsupported else ""
-            raise PipelineError(f"{root}: holds no photos{others}; the index is left as it is")
-        paths = {path: (root / path).as_posix() for path in (*listing.images, *listing.unsupported)}
-        found.signatures.update((paths[path], signature_of(root / path)) for path in listing.images)
-        found.unsupported.update((paths[path], kind) for path, kind in listing.unsupported.items())
-        found.skipped.update((f"{root.as_posix()}/{path}", why) for path, why in listing.skipped.items())
+        listing = list_images(root, exclude, seen, links=links) if root.is_dir() else None
+        if listing is None or not listing.images:
+            found.away.append(str(root))
+            why_not = why_not or f"{root}: {_why_none(listing)}; the index is left as it is"
+        if listing is not None:
+            top = root.as_posix().rstrip("/")
+            found.signatures.update((f"{top}/{path}", signature_of(f"{top}/{path}")) for path in listing.images)
+            found.unsupported.update((f"{top}/{path}", kind) for path, kind in listing.unsupported.items())
+            found.skipped.update((f"{top}/{path}", why) for path, why in listing.skipped.items())
+    if not found.signatures:
+        raise PipelineError(why_not)
     return found
+
+
+def _why_none(listing: Listing | None) -> str:
+    """Why a folder gives no photos."""
+    if listing is None:
+        return "is not a folder any more"
+    others = f" that can be read ({'; '.join(told(listing.unsupported))})" if listing.unsupported else ""
+    return f"holds no photos{others}"
+
+
+def offline_of(gone: Iterable[str], record: Record, away: Collection[str]) -> dict[str, str]:
+    """Of the photos that are not found those which may come back, each with the folder that is not there.
+
+    A photo that has left a folder with other files was deleted or moved. Where the folder itself is missing, can't be
+    listed or holds nothing at all, it may be a drive that is not plugged in, or lie on one.
+
+    Args:
+        gone: paths of indexed photos.
+        record: of the index; what it excludes is not offline.
+        away: folders of the record that hold no photo, or are not there.
+    """
+    found, empty = {}, functools.cache(_is_empty)
+    for path in gone:
+        root = next((root for root in record.roots if _is_below(path, root)), None)
+        if root is None or is_excluded(Path(path).relative_to(root).as_posix(), record.exclude):
+            continue
+        folder = Path(path).parent
+        if root in away or empty(folder):
+            found[path] = root if root in away else str(folder)
+    return found
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is missing, can't be listed, or holds nothing."""
+    try:
+        with os.scandir(folder) as listing:
+            return next(listing, None) is None
+    except OSError:
+        return True
 
 
 def told(unsupported: Mapping[str, Format]) -> list[str]:
@@ -198,28 +279,39 @@ def told(unsupported: Mapping[str, Format]) -> list[str]:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Lets one process at a time change an index."""
+def _alone(home: Path, part: Part | None) -> Iterator[None]:
+    """Lets one process at a time change an index, or one process for each of its parts."""
     home.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(home / ".lock"), home / ".holder"
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as failure:
-        raise PipelineError(f"{home}: is being updated by {held_by(holder)}; wait until it is done") from failure
-    try:
-        with holding(holder):
+    whole = home / ".lock"
+    own = whole if part is None else home / f".lock-{part.number}-of-{part.count}"
+    others = home.glob(".lock-*") if part is None else [whole]
+    with ExitStack() as held:
+        # Another part may be looking at a lock of the others as well, for a moment.
+        for lock, seconds in [(own, 0.0), *((other, LOOKING_SECONDS) for other in others)]:
+            try:
+                with FileLock(lock, timeout=seconds) as taken:
+                    if lock == own:  # taken twice, so that it is kept when this block gives it back
+                        held.enter_context(taken)
+            except Timeout as failure:
+                by = held_by(_holder(lock))
+                raise PipelineError(f"{home}: is being updated by {by}; wait until it is done") from failure
+        with holding(_holder(own)):
             yield
-    finally:
-        lock.release()
 
 
-def _begin(live: Path, asked: Record, *, afresh: bool) -> tuple[Path, Record]:
+def _holder(lock: Path) -> Path:
+    """The file that tells who holds a lock."""
+    return lock.with_name(lock.name.replace("lock", "holder"))
+
+
+def _begin(live: Path, asked: Record, *, afresh: bool, gone: Collection[str]) -> tuple[Path, Record]:
     """The generation to work in, and its record.
 
     Args:
         live: the generation that is there.
         asked: what the index is to be of.
         afresh: work in another one, that of an update afresh which was interrupted where it fits.
+        gone: folders that the index need not be of any more.
 
     Raises:
         PipelineError: the index that is there is of other folders, or of another model.
@@ -228,7 +320,8 @@ def _begin(live: Path, asked: Record, *, afresh: bool) -> tuple[Path, Record]:
         return _begin_afresh(live, asked)
     if (live / RECORD_NAME).exists() or (live.parent / RECORD_NAME).exists():
         record = read_folder(live)
-        lost = [root for root in record.roots if not any(_is_below(root, other) for other in asked.roots)]
+        kept = {*asked.roots, *gone}
+        lost = [root for root in record.roots if not any(_is_below(root, other) for other in kept)]
         if lost:
             raise PipelineError(
                 f"{live}: is the index of {' and '.join(record.roots)}, not of {' and '.join(asked.roots)}; name all "
@@ -266,17 +359,35 @@ def _fits(folder: Path, asked: Record) -> bool:
         return False
 
 
-def _update(run: Run, folder: Path, record: Record, found: Found, opened: "Callable[[], QueryEncoder]") -> Update:
-    shards, alignment = folder / "vectors", alignment_key(run)
-    before = stored(shards)
-    known = {path for path, row in before.items() if found.signatures.get(path) == row.signature}
+def _update(
+    run: Run,
+    folder: Path,
+    record: Record,
+    found: Found,
+    opened: "Callable[[], QueryEncoder]",
+    *,
+    prune: bool,
+    part: Part | None,
+) -> Update:
+    shards = folder / "vectors"
+    with FileLock(folder.parent / ".arranging"):
+        before = stored(shards, found.signatures)
+        gone = before.keys() - found.signatures.keys()
+        offline = {} if prune else offline_of(gone, record, found.away)
+        signatures = found.signatures | {path: before[path].signature for path in offline}
+        plan = layout(signatures)
+        if arrange(shards, plan):
+            before = stored(shards, signatures)
+    mine = plan if part is None else part.of(plan)
+    known = {path for path, row in before.items() if signatures.get(path) == row.signature}
     bad = dict(found.skipped)
-    work = Work(
-        shards, Thumbnails(folder / "thumbnails"), found.signatures, before, opened, run.params.embed.largest, bad
-    )
-    added, kept = work.embed([path for path in found.signatures if path not in known])
-    drop_stale(shards, found.signatures)
-    now = stored(shards)
+    work = Work(shards, Thumbnails(folder / "thumbnails"), signatures, before, opened, run.params.embed.largest, bad)
+    added, kept = work.embed({bits: [path for path in paths if path not in known] for bits, paths in mine.items()})
+    if part is not None:
+        return Update(len(known) + added + kept, added, kept, 0, {}, bad, {}, "")
+    for path in _moved(folder, offline, before, shards, signatures):
+        del offline[path], signatures[path]
+    now = drop_stale(shards, signatures)
     reasons = {path: obstacle(kind) for path, kind in found.unsupported.items()}
     write_json(folder / BAD_NAME, dict(sorted({**bad, **reasons}.items())))
     if not now:
@@ -284,24 +395,38 @@ def _update(run: Run, folder: Path, record: Record, found: Found, opened: "Calla
             f"{' and '.join(record.roots)}: none of {len(found.signatures):,} files can be read as a photo; see "
             f"{folder / BAD_NAME}"
         )
-    settings = run.params.index
-    contents = sorted((path, row.content) for path, row in now.items())
-    state = digest_of(contents, alignment, settings.kind, settings.dimension)
-    words = ""
-    if state != record.state or not is_whole(folder / "index"):
-        words = _build(run, folder, sorted(shards.glob("part-*.parquet")))
-        work.thumbnails.keep_only({row.content for row in now.values()})
-        write_record(folder, replace(record, alignment=alignment, state=state))
-    return Update(len(now), added, kept, len(before.keys() - now.keys()), bad, found.unsupported, words)
+    words = _built(run, folder, record, {path: row.content for path, row in now.items()})
+    removed = len(before.keys() - now.keys())
+    return Update(len(now), added, kept, removed, dict(Counter(offline.values())), bad, found.unsupported, words)
 
 
-def _build(run: Run, folder: Path, tables: Sequence[Path]) -> str:
-    """Builds the index of a generation in the process that holds FAISS; returns its kind in words."""
-    kind, index = run.params.retrieval.alignment, run.params.index
+def _moved(
+    folder: Path, offline: Collection[str], before: Mapping[str, Stored], shards: Path, signatures: Mapping[str, str]
+) -> list[str]:
+    """Photos of folders that are gone, of which the same content has come to another path since the index was built."""
+    if not offline:
+        return []
+    there = set(index_rows(folder / "index")) if (folder / "index").exists() else set()
+    rows = stored(shards, signatures).items()
+    come = {row.content for path, row in rows if path not in there and path not in offline}
+    return [path for path in offline if before[path].content in come]
+
+
+def _built(run: Run, folder: Path, record: Record, contents: Mapping[str, str]) -> str:
+    """Brings the index of a generation up to its shards; its kind in words, "" where nothing has changed."""
+    alignment, settings = alignment_key(run), run.params.index
+    state = digest_of(sorted(contents.items()), alignment, settings.kind, settings.dimension)
+    if state == record.state and is_whole(folder / "index"):
+        return ""
+    kind = run.params.retrieval.alignment
     fitted = None if kind == "none" else alignment_file(run)
-    job = BuildJob(tuple(tables), fitted, kind, index.kind, index.dimension, folder / "index", index_made_by(run))
+    tables, out = tuple(shard_files(folder / "vectors")), folder / "index"
+    job = BuildJob(tables, fitted, kind, settings.kind, settings.dimension, out, index_made_by(run))
     with closing(RemoteFaiss()) as faiss:
-        return faiss.build(job).settings
+        words = faiss.build(job).settings
+    Thumbnails(folder / "thumbnails").keep_only(set(contents.values()))
+    write_record(folder, replace(record, alignment=alignment, state=state))
+    return words
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -319,6 +444,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="follow links that lead out of the folders; kept for later updates (default: no)",
     )  # fmt: skip
     parser.add_argument(
+        "--prune", action="store_true", help="drop the photos of folders and drives that are not there any more"
+    )
+    parser.add_argument(
         "--afresh", action="store_true", help="embed all photos again; until that is done the old index is searched"
     )
 
@@ -328,6 +456,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "photos", type=Path, nargs="*", metavar="FOLDER",
         help="folders of photos, of any nesting and format; none brings the index that is there up to date",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", type=Part.of_text, metavar="I/N",
+        help="embed the I-th of N parts of the photos alone, for N processes on as many machines that share the "
+        "folders; the same command without it then takes up what is left and builds the index",
     )  # fmt: skip
     add_options(parser)
     add_run(parser, None)
@@ -343,9 +476,10 @@ def run(asked: argparse.Namespace) -> int:
         # The other half of the cores decodes photos.
         return open_encoder(model, max(model.params.embed.threads, (os.cpu_count() or 1) // 2))
 
+    part: Part | None = getattr(asked, "part", None)
     done = update(
-        model, asked.photos or (), opened, exclude=asked.exclude, afresh=asked.afresh, index=asked.index,
-        links=asked.links,
+        model, asked.photos or (), opened,
+        exclude=asked.exclude, afresh=asked.afresh, index=asked.index, links=asked.links, prune=asked.prune, part=part,
     )  # fmt: skip
     for path, why in sorted(done.bad.items())[:NAMED]:
         print(printable(f"  skipped {path}: {why}"))
@@ -353,7 +487,12 @@ def run(asked: argparse.Namespace) -> int:
         print(f"  and {len(done.bad) - NAMED:,} more, which {BAD_NAME} beside the index names")
     for words in told(done.unsupported):
         print(printable(f"  passed over {words}"))
+    for place, count in done.offline.items():
+        print(printable(f"  offline {place}: its {count:,} photos are kept; --prune drops them"))
     kept = f"{done.kept:,} known by their content, " if done.kept else ""
+    if part is not None:
+        print(f"part {part.number} of {part.count}: {done.added:,} embedded, {kept}{len(done.bad):,} skipped")
+        return 0
     print(
         f"{done.photos:,} photos in {own_folder(model, asked.index)}: {done.added:,} embedded, {kept}"
         f"{done.removed:,} removed, {len(done.bad):,} skipped; {done.settings or 'the index is as it was'}"

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.schemas import read_parquet
@@ -24,7 +25,7 @@ from pipeline_lib.files import digest_of, digest_of_file, read_sealed, write_sea
 from pipeline_lib.params import fingerprint
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run, params_key
-from pipeline_lib.search.gallery import Gallery, Kept, index_rows
+from pipeline_lib.search.gallery import Gallery, Kept, Names, index_rows
 from pipeline_lib.search.stacks import MARK_BYTES, Marks
 from pipeline_lib.search.thumbnails import Thumbnails
 
@@ -38,6 +39,13 @@ AFRESH: Final = (
 OWN_PIXELS: Final = 178_000_000
 """Pixels of one's own photos that are decoded at most: as many as Pillow reads, which take 0.7 GB. Larger JPEGs are
 decoded at a part of their size."""
+KEPT: Final = pa.schema(
+    [
+        ("image_id", pa.large_string()), ("content", pa.large_string()), ("mark", pa.binary(MARK_BYTES)),
+        ("taken", pa.int64()), ("signature", pa.large_string()),
+    ]
+)  # fmt: skip
+"""Columns of a shard that a search needs beside the vectors; all names together may be longer than 2 GB."""
 State = Literal["none", "unfinished", "ready"]
 
 
@@ -206,12 +214,9 @@ def own_gallery(record: Record, index_folder: Path, max_pixels: int = OWN_PIXELS
     return Gallery(names, image_ids, _shown(image_ids, roots), "photo", source, roots, kept)
 
 
-def _shown(image_ids: Sequence[str], roots: tuple[Path, ...]) -> tuple[str, ...]:
+def _shown(image_ids: Names, roots: tuple[Path, ...]) -> Names:
     """Of each photo its path below the only root; with several roots its whole path."""
-    if len(roots) > 1:
-        return tuple(image_ids)
-    above = f"{roots[0].as_posix().rstrip('/')}/"
-    return tuple(image_id.removeprefix(above) for image_id in image_ids)
+    return image_ids.without(f"{roots[0].as_posix().rstrip('/')}/") if len(roots) == 1 else image_ids
 
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -228,20 +233,20 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from failure
 
 
-def _kept(folder: Path, image_ids: Sequence[str]) -> Kept:
+def _kept(folder: Path, image_ids: Names) -> Kept:
     """What a generation holds of its photos beside their vectors."""
-    found: dict[str, tuple[str, bytes, int, str]] = {}
-    columns = ["image_id", "content", "mark", "taken", "signature"]
-    for path in sorted((folder / "vectors").glob("part-*.parquet")):
+    tables, columns = [KEPT.empty_table()], KEPT.names
+    for path in sorted((folder / "vectors").glob("*.parquet")):
         try:
-            names, *values = (column.to_pylist() for column in read_shard(path, columns).columns)
+            tables.append(read_shard(path, columns).cast(KEPT))
         except PipelineError:
             if path.exists():
                 raise
             continue  # an update that goes on meanwhile has dropped it
-        found.update(zip(names, zip(*values, strict=True), strict=True))
-    unknown = ("", bytes(MARK_BYTES), 0, "")
-    each = [found.get(image_id, unknown) for image_id in image_ids]
-    contents, bits, taken, signatures = zip(*each, strict=True) if each else ((), (), (), ())
-    marks = Marks(np.frombuffer(b"".join(bits), np.uint8).reshape(-1, MARK_BYTES), np.array(taken, np.int64))
-    return Kept(Thumbnails(folder / "thumbnails"), contents, marks, signatures)
+    rows = pa.concat_tables(tables)
+    found = rows.take(pc.index_in(image_ids.values, rows["image_id"].combine_chunks()))
+    contents, marks, taken, signatures = (found[name].combine_chunks() for name in columns[1:])
+    bits = np.frombuffer(marks.fill_null(bytes(MARK_BYTES)).buffers()[1], np.uint8)[: MARK_BYTES * len(found)]
+    each = Marks(bits.reshape(-1, MARK_BYTES), taken.fill_null(0).to_numpy())
+    texts = (Names(texts.fill_null("")) for texts in (contents, signatures))
+    return Kept(Thumbnails(folder / "thumbnails"), next(texts), each, next(texts))

@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,12 @@ from typing import Final
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of
+from pipeline_lib.index.facts import index_key
 from pipeline_lib.search import index_photos
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.choice import add_choice, chosen
@@ -25,8 +27,9 @@ from pipeline_lib.search.command import up_to
 from pipeline_lib.search.connections import LimitedProtocol
 from pipeline_lib.search.engine import SearchEngine, open_engine
 from pipeline_lib.search.guard import LOOPBACK
-from pipeline_lib.search.own_record import model_key
+from pipeline_lib.search.own_record import model_key, own_folder
 from pipeline_lib.search.pictures import Pictures
+from pipeline_lib.search.renewing import Renewal, Renewing
 from pipeline_lib.search.service import WARM_UP_TO, Service, Settings
 from pipeline_lib.search.share import address, addresses, code_as_text, new_token
 
@@ -71,7 +74,8 @@ def run(asked: argparse.Namespace) -> int:
     host = asked.host or ("0.0.0.0" if asked.share else THIS_MACHINE)  # noqa: S104  asked for, and behind a token
     token = new_token() if asked.share else ""
     with bind(host, asked.port) as listening:  # before photos are indexed: a port that is taken is told at once
-        changes = asked.photos or asked.afresh or asked.exclude is not None or asked.links is not None
+        settled = asked.exclude is not None or asked.links is not None
+        changes = asked.photos or asked.afresh or asked.prune or settled
         if changes and (status := index_photos.run(asked)):
             return status
         model, which = chosen(asked)
@@ -79,14 +83,21 @@ def run(asked: argparse.Namespace) -> int:
             port = listening.getsockname()[1]
             named = [address(name, port, token) for name in asked.name]
             shared = [*named, *addresses(host, port, token)] if token else []
-            app = create(engine, settings, host, asked.name, token=token, shared=next(iter(shared), ""))
+
+            def make(opened: SearchEngine) -> FastAPI:
+                return create(opened, settings, host, asked.name, token=token, shared=next(iter(shared), ""))
+
+            def reopen() -> SearchEngine:
+                return open_engine(model, "own", settings.threads, asked.index, engine.encoder)
+
+            app = make(engine)
             warm_up(engine)
             here = address(ALL.get(host, host), port, token)
             announce(engine, here, shared, guarded=bool(token) or host in LOOPBACK)
             if on_desktop() if asked.open is None else asked.open:
                 webbrowser.open(here)
             try:
-                serve_engine(app, listening)
+                serve_engine(app, listening, own_renewal(engine, asked.index, reopen, make))
             except KeyboardInterrupt:
                 print("ended")
     return 0
@@ -161,7 +172,7 @@ def create(
     return create_app(engine, settings, version=version, hosts=hosts, token=token, shared=shared)
 
 
-def configured(app: FastAPI) -> uvicorn.Config:
+def configured(app: ASGIApp) -> uvicorn.Config:
     """How uvicorn serves; not by its limit of connections, beyond which it refuses everyone while silent ones stay."""
     return uvicorn.Config(
         app, http=LimitedProtocol, ws="none", log_level="error", timeout_keep_alive=15, timeout_graceful_shutdown=5,
@@ -169,15 +180,28 @@ def configured(app: FastAPI) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def serve_engine(app: FastAPI, listening: socket.socket) -> None:
-    """Serves on a socket."""
+def own_renewal(
+    engine: SearchEngine,
+    index: Path | None,
+    reopen: Callable[[], SearchEngine],
+    make: Callable[[SearchEngine], FastAPI],
+) -> Renewal | None:
+    """How a server of one's own photos takes their index after an update; None for other galleries, which stay."""
+    if not engine.gallery.roots:
+        return None
+    return Renewal(engine, lambda: index_key(own_folder(engine.run, index) / "index"), reopen, make)
+
+
+def serve_engine(app: FastAPI, listening: socket.socket, renewal: Renewal | None = None) -> None:
+    """Serves on a socket, and with `renewal` whatever index there is."""
     service: Service = app.state.service
+    served = Renewing(app, renewal) if renewal else app
     stop = threading.Event()
     warming = threading.Thread(target=warm, args=(service.pictures, stop))
     if len(service.pictures.gallery) <= WARM_UP_TO:
         warming.start()
     try:
-        uvicorn.Server(configured(app)).run(sockets=[listening])
+        uvicorn.Server(configured(served)).run(sockets=[listening])
     finally:
         # A thread that is killed inside a decoder brings the whole process down.
         stop.set()

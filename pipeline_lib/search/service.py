@@ -13,12 +13,13 @@ from pipeline_lib.embedding.likeness import ALIKE
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.batching import Batcher
 from pipeline_lib.search.engine import Hit, Prepared, SearchEngine
+from pipeline_lib.search.gallery import EVERYWHERE, Among
 from pipeline_lib.search.pace import WITHIN, Admission, BusyError, Line
 from pipeline_lib.search.pictures import ByteCache, Pictures, data_address
 from pipeline_lib.search.queries import Query, mirrored
 from pipeline_lib.search.wire import Answer, Found, Health, ModelInfo, Photo, Seen
 
-Waiting = tuple[Prepared, int]
+Waiting = tuple[Prepared, int, Among]
 DECODERS = 2
 """Threads that decode uploads, and photos to show: few, so that they leave memory, and the processor to the search."""
 LOOK = 2.0
@@ -49,6 +50,7 @@ class Wish:
     top: int  # photos
     mirror: bool = False  # search for its mirror image
     seen: bool = False  # tell what the network sees
+    among: Among = EVERYWHERE  # which photos may be found
 
 
 class Service:
@@ -67,8 +69,14 @@ class Service:
         self._decoding = Line("decode", DECODERS)
 
     def _search(self, queries: Sequence[Waiting]) -> list[list[Hit]]:
-        found = self.engine.search([prepared for prepared, _ in queries], max(top for _, top in queries))
-        return [hits[:top] for hits, (_, top) in zip(found, queries, strict=True)]
+        hits: list[list[Hit]] = [[] for _ in queries]
+        for among in {among for _, _, among in queries}:
+            places = [place for place, query in enumerate(queries) if query[2] == among]
+            top = max(queries[place][1] for place in places)
+            found = self.engine.search([queries[place][0] for place in places], top, among)
+            for place, one in zip(places, found, strict=True):
+                hits[place] = one[: queries[place][1]]
+        return hits
 
     async def answer(self, make: Callable[[], Query], wish: Wish, started: float, *, decodes: bool = True) -> Answer:
         """Searches by the query that `make` gives; it is called in another thread.
@@ -87,7 +95,7 @@ class Service:
             query, prepared = await asyncio.wrap_future(line.submit(partial(self._prepare, make, wish.mirror)))
             hits: list[Hit] = []
             if not query.blank:
-                hits = await asyncio.wrap_future(self._batcher.submit((prepared, wish.top)))
+                hits = await asyncio.wrap_future(self._batcher.submit((prepared, wish.top, wish.among)))
         return Answer(
             found=self._found(hits),
             blank=query.blank,

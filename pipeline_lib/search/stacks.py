@@ -8,6 +8,7 @@ falls that one alone has (Jaccard distance, 0..1).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import cv2
@@ -31,6 +32,8 @@ COPY: Final = 0.25
 BURST: Final = 0.55
 """Photos taken within `SECONDS` that differ by at most this are a burst."""
 SECONDS: Final = 10
+DAY: Final = 24 * 60 * 60
+"""Seconds."""
 
 
 def mark_of(image: NDArray[np.uint8]) -> bytes:
@@ -57,6 +60,14 @@ class Marks:
         near = (self.taken[others] > 0) & (self.taken[row] > 0) & (apart <= SECONDS)
         found: NDArray[np.bool_] = (either >= FEWEST) & (differing <= np.where(near, BURST, COPY))
         return found
+
+    def between(self, first: date | None, last: date | None) -> NDArray[np.bool_]:
+        """Which photos were taken from one day to another, both included: bool[N]; none is no limit."""
+        start = np.datetime64(first or date.min, "s").astype(np.int64)
+        end = np.datetime64(last or date.max, "s").astype(np.int64) + DAY
+        found = (self.taken >= start) & (self.taken < end)
+        unlimited = first is None and last is None
+        return found if unlimited else found & (self.taken > 0)
 
     def stacked(self, rows: Sequence[int]) -> list[list[int]]:
         """Stacks of a list of results, best first: positions in `rows`, those of each stack led by its best.

@@ -12,6 +12,7 @@ import torch
 
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
+from pipeline_lib.training import ranks
 
 
 @dataclass
@@ -61,6 +62,7 @@ def save(
             "progress": asdict(progress),
             "threads": threads,
             "device": device,
+            "processes": ranks.share().of,
         }
         torch.save(state, stream)
         stream.flush()
@@ -73,17 +75,22 @@ def restore(
     """Loads a checkpoint into model and optimiser; None where there is none.
 
     Raises:
-        PipelineError: it was written with another thread count or device, or is damaged.
+        PipelineError: it was written with another number of processes or threads, on another device, or is damaged.
     """
     if not path.exists():
         return None
     try:
         _check(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        made_with, made_on = state["threads"], state["device"]
+        made_with, made_on, made_by = state["threads"], state["device"], state.get("processes", 1)
         progress = Progress(**state["progress"])
     except Exception as failure:
         raise PipelineError(f"{path}: is no checkpoint ({failure}); delete it to train from the start") from failure
+    if made_by != ranks.share().of:
+        raise PipelineError(
+            f"{path}: was written by {made_by} processes; going on with {ranks.share().of} would end in other bits. "
+            f"Start {made_by} (torchrun's --nproc-per-node and --nnodes), or delete the file to train from the start"
+        )
     if made_with != threads or made_on != device:
         raise PipelineError(
             f"{path}: was written on {made_on} with train.threads: {made_with}; going on with {threads} threads on "

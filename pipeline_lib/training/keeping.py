@@ -46,7 +46,7 @@ class Keeping(Objective):
 
     def loss(self, outputs: ViewOutputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The departure of the photo views' maps."""
-        count = len(outputs.photos)
+        count = len(outputs.images) // 2
         with torch.no_grad(), autocast(outputs.images.device, self.precision):
             start = self.start.pool5(outputs.images[:count])
         moved = departure(outputs.features[:count], start)

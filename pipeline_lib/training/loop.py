@@ -18,8 +18,9 @@ from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.models.device import choose_device, choose_precision, keep_freed_memory, use_threads
-from pipeline_lib.training import checkpoint
+from pipeline_lib.training import checkpoint, ranks
 from pipeline_lib.training.checkpoint import Progress
+from pipeline_lib.training.norms import join_processes
 from pipeline_lib.training.objective import Setup, Weighted, objectives_of, weighted_loss
 from pipeline_lib.training.start import learning_rate, make_optimiser, seed_of, start_network
 from pipeline_lib.training.streams import PatchStream, Predictions, Stream, ViewSource, ViewStream
@@ -38,7 +39,8 @@ class Trained:
     origin: str  # of the start weights
     precision: str
     device: str
-    threads: int
+    threads: int  # of each process
+    processes: int
     seconds: float
 
 
@@ -62,7 +64,7 @@ def train_step(
         seed: of everything random in the step.
 
     Returns:
-        The objectives' figures, float[] each, by the name of their column.
+        The objectives' figures, float[] each, by the name of their column; of all processes, where there are several.
     """
     optimiser.zero_grad(set_to_none=True)
     figures: dict[str, Tensor] = {}
@@ -70,8 +72,9 @@ def train_step(
         loss, found = weighted_loss(objectives, stream.forward(model, batch, seed))
         loss.backward()  # type: ignore[no-untyped-call]
         figures |= found
+    ranks.average_gradients(model)
     optimiser.step()
-    return figures
+    return ranks.averaged(figures)
 
 
 def train(
@@ -84,7 +87,7 @@ def train(
     views: ViewSource | None = None,
     checkpoint_seconds: float = 20.0,
 ) -> Trained:
-    """Trains a context network.
+    """Trains a context network, together with the other processes where torchrun has started several.
 
     Args:
         settings: section `train`.
@@ -92,14 +95,14 @@ def train(
         train_ids: images to learn from.
         val_ids: images to measure on.
         base: folder from which a relative `train.weights_file` resolves.
-        scratch: folder of the checkpoint; a run that was cut off goes on from it.
+        scratch: folder of the checkpoint, the same for all processes; a run that was cut off goes on from it.
         views: for objectives that learn from views. Each step then takes a batch of views beside its batch of layouts.
         checkpoint_seconds: at least this long between two checkpoints.
 
     Raises:
         PipelineError: too few images, bad weights, a checkpoint that does not fit, a loss that is not finite.
     """
-    threads = use_threads(settings.threads)
+    threads = use_threads(settings.threads, ranks.on_this_machine())
     keep_freed_memory()
     device = choose_device(settings)
     torch.backends.cudnn.deterministic = True
@@ -113,6 +116,8 @@ def train(
             f"train.batch_images: {settings.batch_images} is more than the {images} training images; {remedy}"
         )
     model, origin = start_network(settings, layouts.shards, base, device)
+    ranks.copy_first(model)
+    join_processes(model)
     start = {name: value.detach().cpu().clone() for name, value in model.encoder.state_dict().items()}
     streams: dict[str, Stream] = {"patches": layouts}
     if views is not None and settings.views:
@@ -124,6 +129,10 @@ def train(
     optimiser = make_optimiser(model, settings)
     path = scratch / "checkpoint.pt"
     progress = checkpoint.restore(path, model, optimiser, threads, device.type) or Progress()
+    if len(set(ranks.every((progress.epoch, progress.step)))) > 1:
+        raise PipelineError(
+            f"{path}: not all processes find the same there; they need one folder that all machines share"
+        )
     run = _Run(settings, model, optimiser, streams, objectives, steps, path, checkpoint_seconds, device.type, threads)
     with tqdm(
         total=steps * settings.epochs * settings.batch_images,
@@ -132,6 +141,7 @@ def train(
         unit="image",
         unit_scale=True,
         mininterval=1.0,
+        disable=not ranks.first(),
     ) as bar:
         while progress.epoch < settings.epochs:
             run.epoch(progress, bar)
@@ -150,6 +160,7 @@ def train(
         precision,
         device.type,
         threads,
+        ranks.share().of,
         progress.seconds,
     )
 
@@ -216,7 +227,9 @@ class _Run:
         return row | means
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint, for all processes."""
+        if not ranks.first():
+            return
         now = time.monotonic()
         progress.seconds += now - self.clock
         checkpoint.save(self.checkpoint_path, self.model, self.optimiser, progress, self.threads, self.device)

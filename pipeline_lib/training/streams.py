@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.data.share import ALL, Share
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.context import ContextNet, Logits
 from pipeline_lib.models.device import autocast
 from pipeline_lib.models.inputs import drop_colours, normalise
 from pipeline_lib.pretext.batches import Batch, PairTable, PatchShards, pair_table
 from pipeline_lib.pretext.views import Views, ViewShards
+from pipeline_lib.training import ranks
 
 
 class Stream(Protocol):
@@ -97,7 +99,13 @@ class Predictions:
     loss: float
 
 
-def patch_inputs(batch: Batch, settings: params.Train, device: torch.device, augment: torch.Generator | None) -> Tensor:
+def patch_inputs(
+    batch: Batch,
+    settings: params.Train,
+    device: torch.device,
+    augment: torch.Generator | None,
+    share: Share = ALL,
+) -> Tensor:
     """The encoder's input for a batch of layouts.
 
     Args:
@@ -105,6 +113,7 @@ def patch_inputs(batch: Batch, settings: params.Train, device: torch.device, aug
         settings: section `train` (colour, per-patch normalisation).
         device: where to compute.
         augment: source of colour dropping; None in validation.
+        share: which part of a step's layouts these are.
 
     Returns:
         float32[B * P, 3, size, size]: per image its photo patches, then its edge patches.
@@ -117,7 +126,7 @@ def patch_inputs(batch: Batch, settings: params.Train, device: torch.device, aug
         tensor = torch.from_numpy(pixels).to(device, non_blocking=True)
         images = normalise(tensor.flatten(0, 1), settings)
         if augment is not None and pixels is batch.photos and settings.color == "drop":
-            images = drop_colours(images, augment)
+            images = drop_colours(images, augment, share)
         parts.append(images.view(count, 4, *images.shape[1:]))
     stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -139,6 +148,8 @@ class PatchStream:
         precision: str,
     ) -> None:
         self.settings, self.device, self.precision = settings, device, precision
+        self.share = ranks.share()
+        ranks.require_equal_parts(settings.batch_images, "train.batch_images")
         self.shards = PatchShards(folder, image_ids, settings.domain)
         self.held_out = PatchShards(folder, held_out_ids, settings.domain)
         self.pairs = Pairs.of(pair_table(settings.domain), device)
@@ -148,11 +159,13 @@ class PatchStream:
         settings = self.settings
         shuffle = (settings.seed, "epoch", epoch)
         draw = epoch % self.shards.draws
-        return self.shards.epoch(draw, settings.batch_images, shuffle=shuffle, start=step, drop_last=True)
+        return self.shards.epoch(
+            draw, settings.batch_images, shuffle=shuffle, start=step, drop_last=True, share=self.share
+        )
 
     def forward(self, model: ContextNet, batch: Batch, seed: int) -> PatchOutputs:
         """Predicts the directions of all pairs."""
-        images = patch_inputs(batch, self.settings, self.device, torch.Generator().manual_seed(seed))
+        images = patch_inputs(batch, self.settings, self.device, torch.Generator().manual_seed(seed), self.share)
         with autocast(self.device, self.precision):
             logits = model(images, len(batch.image_ids))
         return PatchOutputs(logits, self.pairs)
@@ -199,11 +212,11 @@ class ViewSource:
 
 @dataclass(frozen=True)
 class ViewOutputs:
-    """What the encoder makes of the views of B images."""
+    """What the encoder makes of the views of B images, of which this process has run b: all, where it is alone."""
 
-    image_ids: list[str]
-    images: Tensor  # float[2 B, 3, size, size], all photo views, then all edge views
-    features: Tensor  # float[2 B, C, h, w], last maps
+    image_ids: list[str]  # [B]
+    images: Tensor  # float[2 b, 3, size, size], photo views, then edge views
+    features: Tensor  # float[2 b, C, h, w], last maps
     photos: Tensor  # float[B, D], fc6 of the photo views
     edges: Tensor  # float[B, D], of the edge views
     groups: Tensor  # int64[B], equal for images that show the same
@@ -231,6 +244,13 @@ def group_numbers(image_ids: list[str], groups: Mapping[str, str], mirrored: NDA
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
+def _names(batch: Views) -> tuple[list[str], NDArray[np.bool_] | None]:
+    """The images of all processes' parts of a batch, and which of them are mirrored."""
+    parts = ranks.every((batch.image_ids, batch.mirrored))
+    mirrored = [each for _, each in parts if each is not None]
+    return [name for names, _ in parts for name in names], np.concatenate(mirrored) if mirrored else None
+
+
 class ViewStream:
     """A photo view and an edge view of each image."""
 
@@ -252,20 +272,22 @@ class ViewStream:
             raise PipelineError(
                 "train.objectives.contrast: a contrast needs two training images; set it to 0 or add some"
             )
+        ranks.require_equal_parts(self.shards.batch, "contrast.batch_images")
         self.held_out = ViewShards(source.pairs, held_out_ids, source.settings)
 
     def batches(self, epoch: int, step: int, steps: int) -> Iterator[Views]:
         """Batches without end, pass after pass over all images."""
-        return self.shards.batches(self.settings.seed, epoch * steps + step)
+        return self.shards.batches(self.settings.seed, epoch * steps + step, ranks.share())
 
     def forward(self, model: ContextNet, batch: Views, seed: int) -> ViewOutputs:  # noqa: ARG002  views are drawn
-        """Last maps and fc6 of all views."""
-        groups = group_numbers(batch.image_ids, self.source.groups, batch.mirrored).to(self.device)
+        """Last maps of this process's views, fc6 of all."""
+        names, mirrored = _names(batch)
+        groups = group_numbers(names, self.source.groups, mirrored).to(self.device)
         images = view_inputs(batch, self.settings, self.device)
         with autocast(self.device, self.precision):
             features = model.encoder.pool5(images)
-            photos, edges = model.encoder.read(features).chunk(2)
-        return ViewOutputs(batch.image_ids, images, features, photos, edges, groups, self.source.settings.temperature)
+            photos, edges = map(ranks.all_rows, model.encoder.read(features).chunk(2))
+        return ViewOutputs(names, images, features, photos, edges, groups, self.source.settings.temperature)
 
     @torch.no_grad()
     def validate(self, model: ContextNet) -> dict[str, float]:

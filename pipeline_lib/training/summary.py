@@ -77,5 +77,6 @@ def describe(trained: Trained, settings: params.Train, summary: Mapping[str, Any
         "precision": trained.precision,
         "device": trained.device,
         "threads": trained.threads,
+        "processes": trained.processes,
         "seconds": round(trained.seconds, 1),
     }

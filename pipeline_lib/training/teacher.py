@@ -24,6 +24,7 @@ from pipeline_lib.models.device import autocast
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.inputs import normalise
 from pipeline_lib.pretext.views import ViewShards
+from pipeline_lib.training import ranks
 from pipeline_lib.training.objective import Objective, Setup
 from pipeline_lib.training.streams import ViewOutputs
 
@@ -51,13 +52,14 @@ class Teaching(Objective):
             PipelineError: the teacher's weights can't be had.
         """
         path, photos = setup.scratch / FILE, setup.stream.shards
-        try:
-            vectors = load_file(path)["vectors"]
-        except (OSError, KeyError, SafetensorError):  # missing or damaged: made again
-            network = _network(setup.settings, setup.base, setup.device)
-            vectors = _vectors(network, photos, setup.settings, setup.device, setup.precision)
-            with replacing(path) as aside:
-                save_file({"vectors": vectors}, aside)
+        with ranks.first_before_others():
+            try:
+                vectors = load_file(path)["vectors"]
+            except (OSError, KeyError, SafetensorError):  # missing or damaged: made again
+                network = _network(setup.settings, setup.base, setup.device)
+                vectors = _vectors(network, photos, setup.settings, setup.device, setup.precision)
+                with replacing(path) as aside:
+                    save_file({"vectors": vectors}, aside)
         return cls({name: row for row, name in enumerate(photos.names())}, vectors)
 
     def told_of(self, image_ids: list[str], device: torch.device) -> tuple[Tensor, Tensor]:

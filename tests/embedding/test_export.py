@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ Make = Callable[..., params.Params]
 
 def items(count: int) -> Iterator[Item]:
     for number in range(count):
-        yield f"i{number}", "dog", f"t{number}", scene(number)
+        yield f"i{number}", "dog", f"t{number}", partial(scene, number)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -35,7 +36,7 @@ def test_tables_hold_every_image_in_order_whatever_the_batch(make_params: Make, 
     mean, corner = (pq.read_table(path) for path in systems)
     assert mean["image_id"].to_pylist() == [f"i{number}" for number in range(7)]
     assert mean["instance_id"].to_pylist() == [f"t{number}" for number in range(7)]
-    expected = torch.cat([prepare(image, 48, settings) for _, _, _, image in items(7)])
+    expected = torch.cat([prepare(image(), 48, settings) for _, _, _, image in items(7)])
     np.testing.assert_allclose(mean["vector"].to_pylist(), expected.mean(dim=(2, 3)), atol=1e-6)
     np.testing.assert_allclose(corner["vector"].to_pylist(), expected[:, :2, 0, 0], atol=1e-6)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,11 @@ def test_what_is_exported_already_is_not_exported_again(exported: Run, tmp_path:
 
 
 def test_layers_apart_can_not_be_carried(projected: Run, tmp_path: Path) -> None:
-    apart = save_model(with_params(projected, embed__apart=True, embed__dimension=0, embed__channels=0))
+    twin = replace(projected, folder=tmp_path / "run")
+    shutil.copytree(projected.folder, twin.folder)
+    apart = save_model(with_params(twin, embed__apart=True, embed__dimension=0, embed__channels=0))
     with pytest.raises(PipelineError, match=r"embed\.apart"):
         export(apart, tmp_path / "box")
-    save_model(with_params(projected, **MAPS))
 
 
 def test_it_is_opened_without_torch(exported: Run) -> None:

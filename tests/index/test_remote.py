@@ -67,6 +67,15 @@ def test_it_builds_opens_and_searches_in_another_process(faiss: RemoteFaiss, job
     assert not psutil.pid_exists(pid)
 
 
+def test_a_look_at_one_that_was_closed_starts_no_worker(faiss: RemoteFaiss, job: BuildJob) -> None:
+    """A server that has taken a new index has closed the process of the one before, and still looks at it."""
+    faiss.build(job)
+    faiss.open(job.out, 1)
+    faiss.close()
+    faiss.look()
+    assert faiss.pid is None
+
+
 def test_a_worker_that_was_killed_is_started_again(faiss: RemoteFaiss, job: BuildJob) -> None:
     faiss.build(job)
     faiss.open(job.out, 1)

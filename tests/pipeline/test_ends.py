@@ -147,6 +147,14 @@ def test_a_stage_beside_another_waits_and_says_for_whom(start: Start) -> None:
     assert second.returncode == 0
 
 
+def test_of_processes_that_train_together_the_first_alone_holds_the_lock(start: Start) -> None:
+    begun(start(WAITS, more={"TORCHELASTIC_RUN_ID": "test", "RANK": "0"}))
+    begun(start("pass", more={"TORCHELASTIC_RUN_ID": "test", "RANK": "1"}))
+    third = start("pass", more={"RANK": "1"})  # some schedulers set this too
+    assert third.stderr is not None
+    assert third.stderr.readline().endswith("works on the same; waiting until it is done\n")
+
+
 def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(start: Start, tmp_path: Path) -> None:
     start("pass").communicate(timeout=HANGS)
     script = tmp_path / "stages/short.py"

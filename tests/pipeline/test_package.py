@@ -247,6 +247,22 @@ def test_the_image_is_built_from_files_that_are_there_and_runs_a_command_that_ex
     assert all(option in done.stdout for option in command if option.startswith("--"))
 
 
+def test_composed_the_image_finds_its_photos_and_may_write_to_its_index_alone() -> None:
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    (service,) = composed["services"].values()
+    (words,) = map(json.loads, re.findall(r"^CMD (\[.*\])$", docker, re.MULTILINE))
+    photos, index = (words[words.index(option) + 1] for option in ("--photos", "--index"))
+    mounted = {volume.removesuffix(":ro").rsplit(":", 1)[1]: volume for volume in service["volumes"]}
+    assert mounted.keys() == {photos, index}
+    assert mounted[photos].endswith(":ro")
+    assert mounted[index].split(":")[0] in composed["volumes"]
+    assert service["read_only"]
+    assert re.search(r"^USER (?!root)", docker, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK ", docker, re.MULTILINE)
+    assert f"EXPOSE {service['ports'][0].rsplit(':', 1)[1]}" in docker
+
+
 def test_the_citation_names_the_licence_and_the_works_that_the_method_comes_from() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["license"], cited["version"]) == (project()["license"], project()["version"])

@@ -509,10 +509,10 @@ def test_searches_that_would_wait_too_long_are_refused_with_503_and_the_others_a
 ) -> None:
     real, batches = SearchEngine.search, []
 
-    def slow(self: SearchEngine, prepared: Any, top: int) -> Any:
+    def slow(self: SearchEngine, prepared: Any, top: int, among: Any) -> Any:
         threading.Event().wait(0.4)
         batches.append(len(prepared))
-        return real(self, prepared, top)
+        return real(self, prepared, top, among)
 
     monkeypatch.setattr(SearchEngine, "search", slow)
     app = create_app(engine, replace(settings, batch=1), version="v", hosts=("testserver",))
@@ -543,9 +543,9 @@ def test_whoever_is_not_answered_in_time_is_told_so_in_time(
 ) -> None:
     go, real = threading.Event(), SearchEngine.search
 
-    def hanging(self: SearchEngine, prepared: Any, top: int) -> Any:
+    def hanging(self: SearchEngine, prepared: Any, top: int, among: Any) -> Any:
         go.wait(20)
-        return real(self, prepared, top)
+        return real(self, prepared, top, among)
 
     with TestClient(create_app(engine, settings, version="v", hosts=("testserver",))) as client:
         with monkeypatch.context() as patched:
@@ -623,11 +623,11 @@ def test_searches_at_the_same_time_are_embedded_together(
 ) -> None:
     entered, go, real, batches = threading.Event(), threading.Event(), SearchEngine.search, []
 
-    def slow(self: SearchEngine, prepared: Any, top: int) -> Any:
+    def slow(self: SearchEngine, prepared: Any, top: int, among: Any) -> Any:
         entered.set()
         go.wait(20)
         batches.append(len(prepared))
-        return real(self, prepared, top)
+        return real(self, prepared, top, among)
 
     monkeypatch.setattr(SearchEngine, "search", slow)
     with (

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline_lib.data import images
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.index.facts import written_rows
+from pipeline_lib.index.facts import told, written_rows
 from pipeline_lib.registry import ALIGNMENTS
 from pipeline_lib.run import EXPORTED, Run
 from pipeline_lib.search import __main__ as command
@@ -143,7 +143,7 @@ def test_an_update_embeds_only_what_is_new_or_changed_and_drops_what_is_gone(run
     after = vectors_of(run)
     assert before.keys() == after.keys()
     for name, vector in before.items():
-        np.testing.assert_allclose(vector, after[name], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(vector, after[name], rtol=2e-3, atol=1e-4)
 
 
 def test_photos_that_were_moved_touched_or_copied_keep_their_vectors(run: Run, photos: Path) -> None:
@@ -366,8 +366,13 @@ def test_several_folders_make_one_index_and_a_further_one_joins_it(run: Run, pho
         assert gallery.root(files.index(photos / "summer/1.jpg")) == photos
         assert np.abs(gallery.load(row).astype(int) - scene(1)).mean() < 8
     photos.rename(tmp_path / "unplugged")
-    with pytest.raises(PipelineError, match="my photos: is not a folder any more; the index is left as it is"):
-        update(run, [], Counting(run))
+    done = update(run, [], Counting(run))
+    assert (done.photos, done.removed, done.offline) == (8, 0, {str(photos): 7})
+    done = update(run, [], Counting(run), prune=True)
+    assert (done.photos, done.removed, done.offline) == (1, 7, {})
+    assert read_record(run).roots == (str(other),)
+    (tmp_path / "unplugged").rename(photos)
+    assert update(run, [other, photos], Counting(run)).added == 7
 
 
 def test_what_is_excluded_stays_so_until_other_patterns_are_given(run: Run, photos: Path) -> None:
@@ -444,7 +449,7 @@ def test_files_that_could_not_be_read_are_tried_again(run: Run, photos: Path, mo
     assert (done.photos, done.added, done.removed, list(done.bad)) == (8, 0, 1, [f"{top}/2.jpg"])
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "rabitq"])
 def test_every_kind_of_index_serves_own_photos(run: Run, photos: Path, kind: str) -> None:
     changed = with_params(run, index__kind=kind, index__dimension=16)
     done = update(changed, [photos], Counting(changed))
@@ -685,17 +690,17 @@ def test_a_bit_that_flips_in_the_footer_of_an_indexs_names_is_found_or_changes_n
     for bit in range(8):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         try:
-            names, told = written_rows(folder)
+            rows = written_rows(folder)
         except PipelineError:
             continue
-        assert names == before[0]
-        assert told == before[1] or told["alignment"] not in ALIGNMENTS
+        assert rows.equals(before)
+        assert told(rows) == told(before) or told(rows)["alignment"] not in ALIGNMENTS
 
 
 def test_a_shard_that_is_cut_is_told_when_its_index_is_searched(run: Run, photos: Path) -> None:
     """Its photos would be shown without their small pictures, dates and marks, and nobody would know why."""
     update(run, [photos], Counting(run))
-    shard = next((own_folder(run) / "vectors").glob("part-*.parquet"))
+    shard = next((own_folder(run) / "vectors").glob("shard*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(PipelineError, match=r"part-00000\.parquet: can't be read .*drawfind index"):
+    with pytest.raises(PipelineError, match=r"shard\.parquet: can't be read .*drawfind index"):
         open_engine(run)

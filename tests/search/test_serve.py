@@ -169,7 +169,7 @@ def test_a_photo_that_has_changed_under_its_name_gets_another_address(run: Run, 
         Image.fromarray(scene(seed)).save(folder / "one.png")
         update(run, [folder], lambda: open_encoder(run, 1))
         with closing(open_engine(run, "own")) as engine, TestClient(create(engine, Settings(), "127.0.0.1")) as client:
-            kept.append(engine.gallery.paths)
+            kept.append(tuple(engine.gallery.paths))
             versions.append(client.get("/api/model", headers={"host": "localhost"}).json()["version"])
     assert kept == [("one.png",)] * 3
     # Written again with the same content, it is the same photo.

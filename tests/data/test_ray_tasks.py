@@ -1,0 +1,126 @@
+"""Work over shards on a Ray cluster: two nodes on this machine, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_lib import params
+from pipeline_lib.data import ray_tasks
+from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.pretext.edges import EdgesTask, process_shard
+from tests.data.test_files_and_tasks import tasks_in, work
+from tests.pipeline.support import draw_photos
+
+Make = Callable[..., params.Params]
+SHARDS = 16
+
+
+def slowly(task: EdgesTask) -> Stats:
+    """Draws edges, after a while and a note that it has begun."""
+    (task.base / f"begun-{task.path.name}-{uuid.uuid4().hex}").touch()
+    time.sleep(0.4)
+    return process_shard(task)
+
+
+def die(task: Any) -> Stats:
+    if task.fails:
+        os._exit(9)
+    return work(task)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head node of one core."""
+    utils = pytest.importorskip("ray.cluster_utils")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    made = utils.Cluster(initialize_head=True, head_node_args=node)
+    yield made
+    made.shutdown()
+
+
+def edges_tasks(settings: params.Params, photos: Path, shards: Path, base: Path) -> list[EdgesTask]:
+    base.mkdir()
+    names = sorted(path.name for path in photos.glob("*.jpg"))
+    assert len(names) == SHARDS
+    paths = [shards / f"part-{number:05d}.parquet" for number in range(SHARDS)]
+    return [
+        EdgesTask(path, ((name, name, "photo"),), settings.catalog, settings.edges, base)
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def test_a_cluster_that_loses_a_machine_makes_the_shards_that_processes_make(
+    cluster: Any, make_params: Make, tmp_path: Path
+) -> None:
+    photos = draw_photos(tmp_path / "photos", SHARDS, 0)
+    settings = make_params({"catalog.dataset": "folder", "catalog.root": str(photos)})
+    here = edges_tasks(settings, photos, tmp_path / "here", tmp_path / "base here")
+    stats_or_raise(map_shards(process_shard, here, workers=2, description="test", unit="image"))
+
+    there = edges_tasks(settings, photos, tmp_path / "there", tmp_path / "base there")
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    done_when_killed = []
+
+    def kill() -> None:
+        while len(list((tmp_path / "there").glob("part-*.json"))) < 6:
+            time.sleep(0.01)
+        node.kill_raylet()
+        done_when_killed.append(len(list((tmp_path / "there").glob("part-*.json"))))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcomes = map_shards(slowly, there, workers=0, description="test", unit="image", ray=cluster.address)
+    killer.join()
+    cluster.remove_node(node)
+
+    assert [outcome.task for outcome in outcomes] == there
+    assert all(stats["rows"] == 1 for stats in stats_or_raise(outcomes))
+    assert 6 <= done_when_killed[0] < SHARDS
+    begun = list((tmp_path / "base there").glob("begun-*"))
+    assert len(begun) > SHARDS  # what the lost machine was doing was done again
+    made = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert len(made) == 2 * SHARDS  # shards and their stats, and nothing else
+
+
+def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(cluster: Any, tmp_path: Path) -> None:
+    tasks = tasks_in(tmp_path, (0, 1, 9, 0))
+    outcomes = map_shards(work, tasks, workers=0, description="test", unit="row", ray=cluster.address)
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, True]
+    assert outcomes[2].error is not None
+    assert "No space left" in outcomes[2].error
+    assert "OSError" in outcomes[2].error
+    assert [task.log.read_text() for task in tasks] == ["1", "2", "2", "1"]
+    map_shards(work, tasks, workers=0, description="test", unit="row", ray=cluster.address)
+    assert [task.log.read_text() for task in tasks] == ["1", "2", "4", "1"]
+
+
+def test_a_task_that_ends_its_process_every_time_is_given_up(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_tasks, "LOST", 1)
+    outcomes = map_shards(
+        die, tasks_in(tmp_path, (0, 1)), workers=0, description="test", unit="row", ray=cluster.address
+    )
+    assert outcomes[0].error is None
+    assert outcomes[1].error is not None
+    assert "WorkerCrashedError" in outcomes[1].error
+
+
+def test_without_ray_a_cluster_is_refused_and_no_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    tasks = tasks_in(tmp_path, (0,))
+    with pytest.raises(PipelineError, match=r"machine\.ray: auto, but Ray can't be loaded .*requirements-cluster\.txt"):
+        map_shards(work, tasks, workers=0, description="test", unit="row", ray="auto")
+    assert not tasks[0].log.exists()
