@@ -40,6 +40,8 @@ def parts(values: Any) -> Iterator[bytes]:
     """The bytes of values, however nested."""
     if isinstance(values, bytes):
         yield values
+    elif isinstance(values, pa.Array | pa.ChunkedArray):  # whose repr leaves out what is in the middle
+        yield from parts(values.to_pylist())
     elif isinstance(values, np.ndarray):
         yield str((values.dtype, values.shape)).encode()
         yield values.tobytes() if values.dtype != object else str(values.tolist()).encode()
@@ -171,7 +173,8 @@ def index(path: Path) -> Any:
     opened = PhotoIndex.load(path)
     queries = np.random.default_rng(0).standard_normal((4, opened.facts.dimension)).astype(np.float32)
     found = opened.search(queries, 10)
-    return [[opened.image_ids[one.rows[0]].tolist(), one.scores] for one in found] + [opened.facts.alignment]
+    names = [opened.image_ids.take(pa.array(one.rows[0])) for one in found]
+    return [names, [one.scores for one in found], opened.facts.alignment]
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], Any], ...]] = {

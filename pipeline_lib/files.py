@@ -106,7 +106,10 @@ def _is_gone(process: int) -> bool:
         return True
     except (OSError, OverflowError):  # another user's
         return False
-    return False
+    try:  # Linux lists one that has ended until its parent asks, and the first process of a container may never ask
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @cache

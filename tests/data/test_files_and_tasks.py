@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -244,6 +245,19 @@ def test_a_folder_that_fails_to_be_made_leaves_the_old_one(tmp_path: Path) -> No
                 (aside / "second").touch()
                 raise RuntimeError
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["out", "first"]
+
+
+def test_a_process_that_nobody_has_waited_for_writes_no_more(tmp_path: Path) -> None:
+    """The first process of a container may never ask for those that are left to it."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        place, mine = tmp_path / "table", files.temporary(tmp_path / "table")
+        left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{ended.pid}."))
+        left.touch()
+        mine.touch()
+        files.temporary(place)
+        assert [path.name for path in tmp_path.iterdir()] == [mine.name]
 
 
 def test_publishing_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) -> None:
