@@ -2,8 +2,9 @@
 #                   machine alone; SHARE=1 for your phone too; PORT=, HOST=; without PHOTOS= it searches what is indexed, or
 #                   after `make repro` the run's own pictures; GALLERY=own|pipeline
 # make index [PHOTOS=/path]       the index alone; AFRESH=1 embeds all again. Both take EXCLUDE=pattern of names to leave out,
-#                   LINKS=1 to follow links that lead out of the folder, INDEX=folder of the index, RUN=folder of another
-#                   run than the model that comes with the program
+#                   LINKS=1 to follow links that lead out of the folder, PRUNE=1 to drop the photos of drives and folders that
+#                   are not there any more, INDEX=folder of the index, RUN=folder of another run than the model that comes
+#                   with the program
 # make repro        the whole pipeline on the embedded data set (the recipe default), then its metrics
 # make run RECIPE=NAME [ROOT=/path] [SKETCHES=/path]    another recipe of recipes/, into data/runs/NAME/
 # make export RUN=folder TO=folder                      a finished run as a small folder that is searched without torch
@@ -37,6 +38,7 @@ SWITCH = $(if $(filter 1,$($(1))),$(2))
 # What serve and index need: the whole program where it is installed, otherwise no more than searching takes.
 SEARCH = $(STAMPS)/$(if $(wildcard $(STAMPS)/program),program,search)
 OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITCH,AFRESH,--afresh) $(call SWITCH,LINKS,--links) \
+  $(call SWITCH,PRUNE,--prune) \
   $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final, Self
 
 from pipeline_lib import params
+from pipeline_lib.data import remote
 from pipeline_lib.data.formats import HEAD, Format, format_of_head, format_of_name, obstacle
 from pipeline_lib.data.source import Entry, Excluded, FileSource, root_of
 from pipeline_lib.errors import PipelineError
@@ -49,7 +50,7 @@ def list_images(
     folder only once, so that loops end. A file is a picture by its extension or by its first bytes.
 
     Args:
-        top: the folder.
+        top: the folder, which `remote.open_address` may have opened.
         exclude: patterns (`*`, `?`, `[a-z]`, in upper or lower case) of what is passed over: of the name of a file or
             folder or, with a slash, of its path.
         seen: folders, as device and number, that are passed over; those that are listed join them.
@@ -58,13 +59,13 @@ def list_images(
     Raises:
         PipelineError: `top` itself can't be listed.
     """
-    listing, patterns, real = Listing(), [_pattern(text) for text in exclude], top.resolve()
+    listing, patterns = Listing(), [_pattern(text) for text in exclude]
     seen = set() if seen is None else seen
     waiting = [""]
     while waiting:
         folder = waiting.pop()
         try:
-            names = _names(top / folder, seen)
+            names = _names(top / folder if folder else top, seen)
         except OSError as failure:
             why = f"can't be listed ({failure.strerror or failure})"
             if not folder:
@@ -76,7 +77,7 @@ def list_images(
             inside = f"{folder}/{name}" if folder else name
             if _is_left_out(name, inside, patterns, is_folder=is_folder):
                 continue
-            if is_link and not links and _leads_out(top / inside, real):
+            if is_link and not links and _leads_out(top / inside, top):
                 listing.skipped[_printable(inside)] = LEADS_OUT
             elif is_folder:
                 below.append(inside)
@@ -107,6 +108,8 @@ def left_out(top: Path) -> Iterator[tuple[str, str]]:
 
 def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool, bool]]:
     """The names in a folder that are not hidden, whether each is a folder, and whether a link; none if seen before."""
+    if remote.is_remote(folder):
+        return [(name, is_folder, False) for name, is_folder in remote.names_in(folder)]
     found = folder.stat()
     if (found.st_dev, found.st_ino) in seen:
         return []
@@ -119,7 +122,7 @@ def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool, bo
 
 def _leads_out(link: Path, top: Path) -> bool:
     try:
-        return not link.resolve().is_relative_to(top)
+        return not link.resolve().is_relative_to(top.resolve())
     except (OSError, RuntimeError):  # a link to itself leads nowhere
         return False
 
@@ -196,7 +199,7 @@ class FolderSource(FileSource):
     def entries(self) -> Iterator[Entry]:
         """Every photo twice, as gallery and as pretext; then the sketches."""
         place = self._place()
-        depicts = self._listed(place) if place and (self.root / place).is_file() else None
+        depicts = self._listed(place) if place and self._is_list(place) else None
         photos = 0
         for path in image_files(self.root):
             if not _is_sketch(path, place, depicts):
@@ -222,6 +225,11 @@ class FolderSource(FileSource):
         """Where the sketches are, POSIX and relative to the root; "" for none."""
         if not self.sketches:
             return ""
+        if remote.is_remote(self.root):
+            inside = _inside(self.sketches, "catalog.sketches")
+            if not (self.root / inside).exists():
+                raise PipelineError(f"catalog.sketches: {self.root / inside} does not exist; name what is there")
+            return inside
         root = Path(os.path.normpath(self.root))
         place = Path(os.path.normpath(root / Path(self.sketches).expanduser()))
         if not place.exists():
@@ -229,6 +237,11 @@ class FolderSource(FileSource):
         if not place.is_relative_to(root) or place == root:
             raise PipelineError(f"catalog.sketches: {place} must lie below catalog.root {root}")
         return place.relative_to(root).as_posix()
+
+    def _is_list(self, place: str) -> bool:
+        """Whether a CSV lists the sketches; a web server alone does not tell files from folders."""
+        file = self.root / place
+        return place.lower().endswith(".csv") if remote.is_remote(file) else file.is_file()
 
     def _listed(self, place: str) -> dict[str, str]:
         """Sketch to photo, as listed in the CSV at `place`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib import params, registry
+from pipeline_lib.data import remote
 from pipeline_lib.data.images import BadImage, decode
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file, resolve_path
@@ -89,7 +90,7 @@ class Source(Protocol):
 class FileSource:
     """What all readers of image files share; a subclass adds `entries`."""
 
-    root: Path  # the folder that paths are relative to
+    root: Path  # the folder that paths are relative to; one of `remote.open_address` too
     max_pixels: int  # larger images are refused before they are decoded
     recognises: ClassVar[bool] = True
     trains_on_gallery: ClassVar[bool] = False
@@ -149,6 +150,8 @@ def signature_of(file: Path | str) -> str:
     another file in its place has.
     """
     try:
+        if remote.is_remote(file):
+            return remote.signature(file)
         found = os.stat(file)  # noqa: PTH116  of a million paths no Path is made
     except OSError:
         return "missing"
@@ -161,8 +164,10 @@ def root_of(catalog: params.Catalog, base: Path) -> Path:
     """The folder that `catalog.root` names; a relative one leads from the repository root `base`.
 
     Raises:
-        PipelineError: it is no folder, or begins with "~".
+        PipelineError: it is no folder, begins with "~", or is an address that nothing here opens.
     """
+    if remote.is_address(catalog.root):
+        return remote.open_address(catalog.root, "catalog.root")
     root = resolve_path(catalog.root, base, "catalog.root")
     if not root.is_dir():
         raise PipelineError(f"catalog.root: {root} is not a folder; set it to the one that holds the images")

@@ -288,6 +288,8 @@ class PhotoIndex:
                 f"{index.ntotal} vectors, but {ROWS_NAME} {len(rows)} rows); {AGAIN}"
             )
         facts = told(rows)
+        named = {"image_id": rows["image_id"].cast(pa.large_string())}  # no search needs the digests of contents
+        rows = pa.table(named | ({"id": rows["id"]} if "id" in rows.column_names else {})).combine_chunks()
         return cls(index, rows, facts.get("alignment", ""), folder, facts.get("made_by", ""))
 
     def check(self, *, dimension: int, alignment: str, image_ids: Strings | pa.Array, made_by: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -19,21 +20,27 @@ from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import EdgesTask, process_shard
 from tests.data.test_files_and_tasks import tasks_in, work
-from tests.pipeline.support import draw_photos
+from tests.pipeline.support import HANGS, draw_photos
 
 Make = Callable[..., params.Params]
-SHARDS = 16
+SHARDS = 12
+DIES = -1
 
 
-def slowly(task: EdgesTask) -> Stats:
-    """Draws edges, after a while and a note that it has begun."""
-    (task.base / f"begun-{task.path.name}-{uuid.uuid4().hex}").touch()
-    time.sleep(0.4)
+def noted(task: EdgesTask) -> Stats:
+    """Draws edges after a note that it has begun; where the node is to be lost, never."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    (task.base / f"begun-{uuid.uuid4().hex}").touch()
+    if node == (task.base / "lost").read_text():
+        (task.base / "waits").touch()
+        time.sleep(HANGS)
     return process_shard(task)
 
 
-def die(task: Any) -> Stats:
-    if task.fails:
+def work_or_die(task: Any) -> Stats:
+    if task.fails == DIES:
         os._exit(9)
     return work(task)
 
@@ -70,52 +77,41 @@ def test_a_cluster_that_loses_a_machine_makes_the_shards_that_processes_make(
 
     there = edges_tasks(settings, photos, tmp_path / "there", tmp_path / "base there")
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    done_when_killed = []
+    base = tmp_path / "base there"
+    (base / "lost").write_text(node.node_id)
 
     def kill() -> None:
-        while len(list((tmp_path / "there").glob("part-*.json"))) < 6:
+        while not (base / "waits").exists():
             time.sleep(0.01)
         node.kill_raylet()
-        done_when_killed.append(len(list((tmp_path / "there").glob("part-*.json"))))
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    outcomes = map_shards(slowly, there, workers=0, description="test", unit="image", ray=cluster.address)
-    killer.join()
+    outcomes = map_shards(noted, there, workers=0, description="test", unit="image", ray=cluster.address)
+    killer.join(HANGS)
     cluster.remove_node(node)
 
     assert [outcome.task for outcome in outcomes] == there
     assert all(stats["rows"] == 1 for stats in stats_or_raise(outcomes))
-    assert 6 <= done_when_killed[0] < SHARDS
-    begun = list((tmp_path / "base there").glob("begun-*"))
-    assert len(begun) > SHARDS  # what the lost machine was doing was done again
+    assert len(list(base.glob("begun-*"))) > SHARDS  # what the lost machine was doing was done again
     made = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
     assert len(made) == 2 * SHARDS  # shards and their stats, and nothing else
 
 
-def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(cluster: Any, tmp_path: Path) -> None:
-    tasks = tasks_in(tmp_path, (0, 1, 9, 0))
-    outcomes = map_shards(work, tasks, workers=0, description="test", unit="row", ray=cluster.address)
-    assert [outcome.error is None for outcome in outcomes] == [True, True, False, True]
-    assert outcomes[2].error is not None
-    assert "No space left" in outcomes[2].error
-    assert "OSError" in outcomes[2].error
-    assert [task.log.read_text() for task in tasks] == ["1", "2", "2", "1"]
-    map_shards(work, tasks, workers=0, description="test", unit="row", ray=cluster.address)
-    assert [task.log.read_text() for task in tasks] == ["1", "2", "4", "1"]
-
-
-def test_a_task_that_ends_its_process_every_time_is_given_up(
+def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_tasks, "LOST", 1)
-    outcomes = map_shards(
-        die, tasks_in(tmp_path, (0, 1)), workers=0, description="test", unit="row", ray=cluster.address
-    )
-    assert outcomes[0].error is None
-    assert outcomes[1].error is not None
-    assert "WorkerCrashedError" in outcomes[1].error
+    monkeypatch.setattr(ray_tasks, "LOST", 0)
+    tasks = tasks_in(tmp_path, (0, 1, 9, DIES))
+    outcomes = map_shards(work_or_die, tasks, workers=0, description="test", unit="row", ray=cluster.address)
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, False]
+    raised, died = (outcome.error or "" for outcome in outcomes[2:])
+    assert re.match("OSError: .*No space left", raised)
+    assert died.startswith("WorkerCrashedError: ")
+    assert [task.log.read_text() for task in tasks[:3]] == ["1", "2", "2"]
+    map_shards(work_or_die, tasks[:3], workers=0, description="test", unit="row", ray=cluster.address)
+    assert [task.log.read_text() for task in tasks[:3]] == ["1", "2", "4"]
 
 
 def test_without_ray_a_cluster_is_refused_and_no_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

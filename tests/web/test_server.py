@@ -96,7 +96,7 @@ def test_another_gallery_behind_the_same_address_is_noticed_by_itself(
     proxy.target = photos.address
     look(behind)
     behind.wait(lambda: behind.text("news-words"))
-    assert behind.text("news-words") == "The server was started again with other photos: 12 photos of your folder."
+    assert behind.text("news-words") == "The photos that are searched have changed: 12 photos of your folder."
     assert not behind.element("viewer").is_displayed()
     behind.wait(lambda: len(behind.found()) == 12)  # the drawing is searched again
     assert behind.text("gallery") == "12 photos of your folder"

@@ -77,7 +77,7 @@ async function attempt() {
 async function searchOnce() {
   state.last = performance.now();
   const { asked, mirror, seen } = state;
-  const wish = { top: asked, mirror, seen, kind: $("kind").value };
+  const wish = { top: asked, mirror, seen, kind: $("kind").value, only: only() };
   const answer = await ask(await drawing.query(state.model.version), wish);
   if (answer.version !== state.model.version) await renewed();
   if (drawing.empty) return;
@@ -305,6 +305,21 @@ for (const name of ["saved", "recent"]) {
   $(`${name}-all`).addEventListener("click", () => { forgetAll(name); listDrawings(); $("keeper-close").focus(); });
 }
 
+// Some of one's own photos.
+
+const LIMITS = ["folder", "since", "until"];
+function only() {
+  const asked = LIMITS.map((name) => [name, $(`only-${name}`).value.trim()]);
+  return Object.fromEntries(asked.filter(([, value]) => value));
+}
+for (const name of LIMITS) {
+  $(`only-${name}`).addEventListener("change", () => {
+    const asked = Object.values(only());
+    $("only-said").textContent = asked.length ? `${say("only")}: ${asked.join(", ")}` : say("only");
+    changed();
+  });
+}
+
 // Tabs.
 
 const tabs = [$("tab-results"), $("tab-seen")];
@@ -332,6 +347,8 @@ async function about() {
   const { photos: n, gallery, run, architecture } = model;
   $("gallery").textContent = say("photosOf", { n, gallery });
   $("example").disabled = model.examples === 0;
+  $("only").hidden = model.folders.length === 0;
+  fill($("only-folders"), model.folders, (option, name) => { option.value = name; }, "option");
   $("about").textContent = say("about", { n, gallery: model.folders.join(", ") || gallery, run, architecture });
   const accuracy = model.pretext_accuracy === null ? say("unknown")
     : say("accuracy", { percent: Math.round(1000 * model.pretext_accuracy) / 10 });

@@ -39,10 +39,11 @@ export async function get(address) {
   return response.json().catch(() => { throw new Refusal(0); });
 }
 
-// Searches by a query of `Drawing`; kind is auto, drawing or photo.
-export async function search(query, { top, kind, mirror, seen }) {
-  const wish = new URLSearchParams({ top, mirror, seen });
-  let [address, options] = ["api/search/strokes", {}];
+// Searches by a query of `Drawing`; kind is auto, drawing or photo; `only` holds what is asked of photos, by its names.
+export async function search(query, { top, kind, mirror, seen, only = {} }) {
+  const wish = new URLSearchParams({ top, mirror, seen, ...only });
+  const limits = new URLSearchParams(only).toString();
+  let [address, options] = [`api/search/strokes${limits && `?${limits}`}`, {}];
   if (query.photo) {
     wish.set("version", query.photo.version);
     address = `api/search/photo/${query.photo.number}?${wish}`;

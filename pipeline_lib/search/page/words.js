@@ -66,6 +66,10 @@ export const WORDS = {
     "empty": "Draw a thing, and photos of it appear here while you draw.",
     "none": "Nothing is much alike.",
     "nothing": "No photo looks much like it. These are the nearest.",
+    "only": "Only some photos",
+    "only.folder": "In the folder",
+    "only.since": "Taken from",
+    "only.until": "to",
     "grid": "Photos, nearest first",
     "unalike": "Less alike ({n})",
     "unalike.list": "Photos that are less alike",
@@ -105,8 +109,8 @@ export const WORDS = {
     "refused.503": "The server is busy. Trying again …",
     "refused.other": "The server can't answer this.",
     "renewed": {
-      "one": "The server was started again with other photos: {n} photo of {gallery}.",
-      "other": "The server was started again with other photos: {n} photos of {gallery}."
+      "one": "The photos that are searched have changed: {n} photo of {gallery}.",
+      "other": "The photos that are searched have changed: {n} photos of {gallery}."
     },
     "about": {
       "one": "The model “{run}” searches {n} photo of {gallery}. Drawings and photos stay between this page and the machine that serves it.",
@@ -190,6 +194,10 @@ export const WORDS = {
     "empty": "Zeichnen Sie ein Ding: Fotos davon erscheinen hier, während Sie zeichnen.",
     "none": "Nichts ist sehr ähnlich.",
     "nothing": "Kein Foto sieht dem sehr ähnlich. Dies sind die nächsten.",
+    "only": "Nur bestimmte Fotos",
+    "only.folder": "Im Ordner",
+    "only.since": "Aufgenommen von",
+    "only.until": "bis",
     "grid": "Fotos, das nächste zuerst",
     "unalike": "Weniger ähnlich ({n})",
     "unalike.list": "Weniger ähnliche Fotos",
@@ -229,8 +237,8 @@ export const WORDS = {
     "refused.503": "Der Server ist ausgelastet. Neuer Versuch …",
     "refused.other": "Der Server kann das nicht beantworten.",
     "renewed": {
-      "one": "Der Server wurde mit anderen Fotos neu gestartet: {n} Foto aus {gallery}.",
-      "other": "Der Server wurde mit anderen Fotos neu gestartet: {n} Fotos aus {gallery}."
+      "one": "Die durchsuchten Fotos haben sich geändert: {n} Foto aus {gallery}.",
+      "other": "Die durchsuchten Fotos haben sich geändert: {n} Fotos aus {gallery}."
     },
     "about": {
       "one": "Das Modell „{run}“ durchsucht {n} Foto aus {gallery}. Zeichnungen und Fotos bleiben zwischen dieser Seite und dem Rechner, der sie ausliefert.",
@@ -314,6 +322,10 @@ export const WORDS = {
     "empty": "Dessinez un objet : ses photos apparaissent ici pendant que vous dessinez.",
     "none": "Rien de très ressemblant.",
     "nothing": "Aucune photo ne lui ressemble vraiment. Voici les plus proches.",
+    "only": "Certaines photos seulement",
+    "only.folder": "Dans le dossier",
+    "only.since": "Prises du",
+    "only.until": "au",
     "grid": "Photos, la plus proche d’abord",
     "unalike": "Moins ressemblantes ({n})",
     "unalike.list": "Photos moins ressemblantes",
@@ -353,8 +365,8 @@ export const WORDS = {
     "refused.503": "Le serveur est occupé. Nouvel essai…",
     "refused.other": "Le serveur ne peut pas répondre à cela.",
     "renewed": {
-      "one": "Le serveur a redémarré avec d’autres photos : {n} photo de {gallery}.",
-      "other": "Le serveur a redémarré avec d’autres photos : {n} photos de {gallery}."
+      "one": "Les photos où l’on cherche ont changé : {n} photo de {gallery}.",
+      "other": "Les photos où l’on cherche ont changé : {n} photos de {gallery}."
     },
     "about": {
       "one": "Le modèle « {run} » cherche dans {n} photo de {gallery}. Dessins et photos restent entre cette page et la machine qui la sert.",
@@ -438,6 +450,10 @@ export const WORDS = {
     "empty": "Dibuje un objeto: sus fotos aparecen aquí mientras dibuja.",
     "none": "Nada muy parecido.",
     "nothing": "Ninguna foto se le parece mucho. Estas son las más próximas.",
+    "only": "Solo algunas fotos",
+    "only.folder": "En la carpeta",
+    "only.since": "Tomadas del",
+    "only.until": "al",
     "grid": "Fotos, la más próxima primero",
     "unalike": "Menos parecidas ({n})",
     "unalike.list": "Fotos menos parecidas",
@@ -477,8 +493,8 @@ export const WORDS = {
     "refused.503": "El servidor está ocupado. Reintentando…",
     "refused.other": "El servidor no puede responder a esto.",
     "renewed": {
-      "one": "El servidor se reinició con otras fotos: {n} foto de {gallery}.",
-      "other": "El servidor se reinició con otras fotos: {n} fotos de {gallery}."
+      "one": "Han cambiado las fotos en las que se busca: {n} foto de {gallery}.",
+      "other": "Han cambiado las fotos en las que se busca: {n} fotos de {gallery}."
     },
     "about": {
       "one": "El modelo «{run}» busca en {n} foto de {gallery}. Los dibujos y las fotos quedan entre esta página y la máquina que la sirve.",
@@ -556,6 +572,10 @@ export const WORDS = {
     "empty": "何か物を描くと、描いている間にその写真がここに現れます。",
     "none": "よく似た写真はありません。",
     "nothing": "よく似た写真はありません。最も近い写真を表示しています。",
+    "only": "一部の写真だけ",
+    "only.folder": "フォルダー内",
+    "only.since": "撮影日（開始）",
+    "only.until": "撮影日（終了）",
     "grid": "写真（近い順）",
     "unalike": "あまり似ていない写真（{n}）",
     "unalike.list": "あまり似ていない写真",
@@ -591,7 +611,7 @@ export const WORDS = {
     "refused.422": "画像が壊れています。",
     "refused.503": "サーバーが混み合っています。再試行しています…",
     "refused.other": "サーバーはこれに応答できません。",
-    "renewed": "サーバーが別の写真で再起動しました：{gallery}の写真 {n} 枚。",
+    "renewed": "検索する写真が変わりました：{gallery}の写真 {n} 枚。",
     "about": "モデル「{run}」が {gallery} の写真 {n} 枚を検索します。絵と写真は、このページとそれを提供するマシンの間だけにとどまります。",
     "details": "詳細",
     "unknown": "不明",
@@ -665,6 +685,10 @@ export const WORDS = {
     "empty": "画一样东西，它的照片会在您画的时候出现在这里。",
     "none": "没有很相似的照片。",
     "nothing": "没有很像的照片。以下是最接近的。",
+    "only": "仅限部分照片",
+    "only.folder": "文件夹",
+    "only.since": "拍摄日期从",
+    "only.until": "到",
     "grid": "照片，最接近的在前",
     "unalike": "不太相似（{n}）",
     "unalike.list": "不太相似的照片",
@@ -700,7 +724,7 @@ export const WORDS = {
     "refused.422": "图片已损坏。",
     "refused.503": "服务器繁忙。正在重试…",
     "refused.other": "服务器无法处理此请求。",
-    "renewed": "服务器已用其他照片重新启动：{gallery} 中的 {n} 张照片。",
+    "renewed": "搜索的照片已更改：{gallery} 中的 {n} 张照片。",
     "about": "模型“{run}”搜索 {gallery} 中的 {n} 张照片。图画和照片只在此页面与提供它的机器之间传输。",
     "details": "详情",
     "unknown": "未知",

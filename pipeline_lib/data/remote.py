@@ -1,0 +1,58 @@
+"""Photos in object stores and behind other addresses: a folder that fsspec opens, used as a path.
+
+`s3://` needs the package s3fs, `gs://` gcsfs; fsspec's documentation lists the others. Who may read is said where these
+packages look for it, never in params.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.files import digest_of
+
+
+def is_address(place: str) -> bool:
+    """Whether a place is no path of this machine, such as `s3://bucket/photos`."""
+    return "://" in place
+
+
+def open_address(address: str, key: str) -> Path:
+    """The folder at an address. It does what a path does, except for what only a local file system can.
+
+    Raises:
+        PipelineError: nothing here opens such an address, or there is no folder; names `key` of the params.
+    """
+    try:
+        from upath import UPath  # noqa: PLC0415  an extra
+
+        folder = UPath(address)
+        found = folder.is_dir()
+    except (ImportError, ValueError, OSError) as failure:
+        raise PipelineError(
+            f"{key}: {address} can't be opened ({failure}); install universal_pathlib and the package by which "
+            "fsspec opens such addresses (s3fs, gcsfs, ...), and see that this machine may read there"
+        ) from failure
+    if not found:
+        raise PipelineError(f"{key}: {address} is not a folder; set it to the one that holds the images")
+    return cast("Path", folder)
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether a path is one of `open_address`."""
+    return not isinstance(path, Path | str)
+
+
+def names_in(folder: Any) -> list[tuple[str, bool]]:
+    """Sorted names in a folder of `open_address` that are not hidden, and whether each is a folder; one request.
+
+    Raises:
+        OSError: it can't be listed.
+    """
+    found = folder.fs.ls(folder.path, detail=True)
+    named = ((each["name"].rstrip("/").rpartition("/")[2], each["type"] == "directory") for each in found)
+    return sorted((name, is_folder) for name, is_folder in named if name and not name.startswith("."))
+
+
+def signature(file: Any) -> str:
+    """What the store tells of a file without opening it: its size and, as the store has it, time, version or digest."""
+    return digest_of(file.fs.info(file.path))
