@@ -53,8 +53,10 @@ def parts(values: Any) -> Iterator[bytes]:
         yield str(len(values)).encode()
         for each in values:
             yield from parts(each)
-    else:
+    elif values is None or isinstance(values, str | int | float | np.generic):
         yield repr(values).encode()
+    else:  # the repr of an object may tell where it lies in memory
+        raise TypeError(f"{type(values)} has no bytes to compare")
 
 
 def catalog(path: Path) -> Any:
@@ -142,7 +144,8 @@ def own(path: Path) -> Any:
         gallery, rows = engine.gallery, range(0, len(engine.gallery), 5)
         queries = [engine.prepare(gallery.load(row, engine.encoder.embedder.size), "photo") for row in rows]
         hits = [[(gallery.image_ids[hit.row], round(hit.score, 5)) for hit in one] for one in engine.search(queries, 5)]
-        return [hits, gallery.paths, [str(root) for root in gallery.roots], gallery.name, gallery.stacked([*rows])]
+        places = [list(gallery.paths), [str(root) for root in gallery.roots]]
+        return [hits, places, gallery.name, gallery.stacked([*rows])]
 
 
 def update(path: Path) -> Any:

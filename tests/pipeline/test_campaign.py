@@ -6,12 +6,14 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from campaign import __main__ as campaign
 from campaign.images import blamed, clear
 from campaign.kills import unlike
 from campaign.pictures import mutated, whole_files
+from campaign.reading import digest
 from campaign.rot import Target, damage, fault_of
 from campaign.tally import Plan, Tally
 from pipeline_lib.data.images import decode
@@ -60,6 +62,16 @@ def test_silence_and_messages_that_name_nothing_are_faults() -> None:
     assert "no file" in fault_of({"refused": "something is wrong"}, same, target)
     assert "silence" in fault_of({"read": "b"}, same, target)
     assert fault_of({"broke": "the process ended with status -11"}, same, target) == "the process ended with status -11"
+
+
+def test_what_is_read_is_compared_by_all_of_it_and_never_by_where_it_lies() -> None:
+    names = [f"{number}.jpg" for number in range(99)]
+    changed = [*names[:50], "other.jpg", *names[51:]]
+    first, second = (digest({"names": pa.array(each), "score": np.float32(0.5)}) for each in (names, changed))
+    assert first != second
+    assert first == digest({"names": names, "score": np.float32(0.5)})
+    with pytest.raises(TypeError):
+        digest([object()])
 
 
 def test_a_command_that_fails_as_a_whole_is_laid_to_the_file_that_it_fails_of(tmp_path: Path) -> None:
