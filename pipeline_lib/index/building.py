@@ -20,7 +20,7 @@ from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, remove, temporary
 from pipeline_lib.index.facts import INDEX_NAME, LISTS_NAME, BuildJob, IndexFacts, index_key, told, written_rows
-from pipeline_lib.index.kinds import choose_kind, lists_for
+from pipeline_lib.index.kinds import choose_kind, inner_of, lists_for, probes_for
 from pipeline_lib.index.photo_index import PhotoIndex, read, rows_of
 
 SETTINGS, TRAINED, ADDED = "settings", "trained on", "added since"
@@ -98,6 +98,8 @@ def _changed(job: BuildJob) -> tuple[PhotoIndex, dict[str, str]] | None:
     for batch in _vectors(job, change.come):
         index.add_with_ids(batch, new[start : start + len(batch)])
         start += len(batch)
+    inner = inner_of(index)
+    inner.nprobe = probes_for(index.ntotal, inner.nlist)
     columns = ["image_id", "content"]
     left = rows.select(columns).filter(pa.array(~change.gone))
     table = pa.concat_tables([left, wanted.select(columns).filter(pa.array(change.come))])

@@ -20,6 +20,7 @@ from pipeline_lib.index.kinds import (
     inner_of,
     lists_for,
     principal_components,
+    probes_for,
     settings_of,
 )
 from pipeline_lib.index.photo_index import PhotoIndex
@@ -99,6 +100,10 @@ def test_larger_galleries_are_given_faster_and_then_smaller_kinds() -> None:
     assert choose_kind(10**9) == "rabitq"
     assert order[0] == 0
     assert all(1 <= lists_for(count) <= max(1, count // 39) for count in (1, 39, 1000, 10**6))
+    # A query is compared with as many vectors, whatever their number.
+    for count in (0, 1, 1000, 10**5, 10**6, 10**7):
+        probed, lists = probes_for(count, lists_for(count)), lists_for(count)
+        assert 0 <= probed * count - min(64_000, count) * lists <= count
 
 
 @pytest.mark.parametrize("kind", KINDS)
