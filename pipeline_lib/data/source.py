@@ -132,7 +132,7 @@ class FileSource:
         """
         file = self.root / path
         try:
-            found = os.stat(file)  # noqa: PTH116  of a million paths no Path is made
+            found = file.stat()
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("not a regular file")
             # The most that an image of the allowed size takes: 4 uncompressed channels of 16 bits, and some metadata.

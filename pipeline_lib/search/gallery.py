@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import BadImage, TooLarge, decode, decode_encoded
+from pipeline_lib.data.remote import is_remote
 from pipeline_lib.data.schemas import read_table
 from pipeline_lib.data.source import FileSource, Source, signature_of
 from pipeline_lib.errors import PipelineError
@@ -131,13 +132,15 @@ class Gallery:
             return decode_encoded(small)
 
     def file(self, row: int) -> Path | None:
-        """The file of a photo; None where the pipeline made the picture.
+        """The file of a photo; None where the pipeline made the picture, and behind an address.
 
         Raises:
             IndexError: there is no such row.
         """
         self._check(row)
-        return self.source.root / self.paths[row] if isinstance(self.source, FileSource) else None
+        if not isinstance(self.source, FileSource) or is_remote(self.source.root):
+            return None
+        return self.source.root / self.paths[row]
 
     def unchanged_file(self, row: int) -> Path | None:
         """The file of a photo, which holds what was indexed.

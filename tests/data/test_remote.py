@@ -18,6 +18,7 @@ from pipeline_lib import params
 from pipeline_lib.data.catalog import build_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.gallery import Gallery
 from tests.pipeline.support import draw_photos
 
 Make = Callable[..., params.Params]
@@ -105,6 +106,15 @@ def test_a_catalog_of_photos_behind_http_is_that_of_their_folder(
         tables.append(build_catalog(source, settings, tmp_path / name, workers=2).table)
     assert len(tables[0]) == 2 * 3 + 2
     assert tables[1].equals(tables[0])
+
+
+def test_the_search_shows_photos_behind_an_address_and_offers_no_file(make_params: Make, in_memory: str) -> None:
+    gallery = Gallery(
+        "pipeline", ("photo/photo 00.jpg",), ("photo 00.jpg",), "photo", source_at(make_params, in_memory)
+    )
+    assert gallery.load(0).shape == (200, 240, 3)
+    assert gallery.file(0) is gallery.root(0) is gallery.unchanged_file(0) is None
+    assert gallery.shown_path(0) == "photo 00.jpg"
 
 
 @pytest.mark.parametrize("root", ["memory://nothing", "unheard-of://bucket"])
