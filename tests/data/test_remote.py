@@ -112,7 +112,7 @@ def test_the_search_shows_photos_behind_an_address_and_offers_no_file(make_param
     gallery = Gallery(
         "pipeline", ("photo/photo 00.jpg",), ("photo 00.jpg",), "photo", source_at(make_params, in_memory)
     )
-    assert gallery.load(0).shape == (240, 200, 3)
+    assert gallery.load(0).shape == (200, 240, 3)
     assert gallery.file(0) is gallery.root(0) is gallery.unchanged_file(0) is None
     assert gallery.shown_path(0) == "photo 00.jpg"
 
