@@ -113,6 +113,7 @@ class ModelInfo(Wire):
     run: str = Field(description="name of the run that made the model")
     gallery: str
     folders: list[str] = Field(description="names of those that hold the photos; none where the pipeline made them")
+    filters: bool = Field(description="whether a search can be narrowed to a folder and to days")
     credit: str = Field(description="attribution that the pictures' licence asks for")
     photos: int
     architecture: str

@@ -347,7 +347,7 @@ async function about() {
   const { photos: n, gallery, run, architecture } = model;
   $("gallery").textContent = say("photosOf", { n, gallery });
   $("example").disabled = model.examples === 0;
-  $("only").hidden = model.folders.length === 0;
+  $("only").hidden = !model.filters;
   fill($("only-folders"), model.folders, (option, name) => { option.value = name; }, "option");
   $("about").textContent = say("about", { n, gallery: model.folders.join(", ") || gallery, run, architecture });
   const accuracy = model.pretext_accuracy === null ? say("unknown")
