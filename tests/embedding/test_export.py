@@ -41,6 +41,24 @@ def test_tables_hold_every_image_in_order_whatever_the_batch(make_params: Make, 
     np.testing.assert_allclose(corner["vector"].to_pylist(), expected[:, :2, 0, 0], atol=1e-6)
 
 
+def test_vectors_and_their_order_do_not_depend_on_the_number_of_threads(make_params: Make, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 5), torch.nn.ReLU(), torch.nn.Conv2d(32, 8, 44))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            path = tmp_path / f"{threads}.parquet"
+            systems = {path: lambda images: network(images).flatten(1)}
+            export(items(23), 23, systems, make_params().train, size=48, batch=2, description="test")
+            assert torch.get_num_threads() == threads  # what a batch is given holds for its own thread alone
+            found.append(pq.read_table(path))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+
+
 def test_no_images_give_an_empty_table_of_the_right_width(make_params: Make, tmp_path: Path) -> None:
     path = tmp_path / "none.parquet"
     export(items(0), 0, {path: lambda x: x[:, :, 0, 0]}, make_params().train, size=32, batch=4, description="test")
