@@ -1,8 +1,9 @@
 """Time limits and room for connections, which uvicorn does not know: it waits without end for a request to come.
 
 While the server waits for its client, a connection has a deadline. Where there are too many, a new one takes the place
-of the one whose deadline is nearest: of those that are silent, the one that has been so for longest. Whoever asks at
-once and reads the answer is never closed for another.
+of the one whose deadline is nearest: of those that are silent, the one that has been so for longest. Where none has
+one, it takes that of the request whose body has been coming for longest. Whoever asks at once and reads the answer is
+never closed for another.
 """
 
 import asyncio
@@ -26,12 +27,15 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._phase: Phase = "work"
+        self._since = 0.0  # by the loop's clock
         self._limit: asyncio.TimerHandle | None = None
 
     @property
-    def deadline(self) -> float | None:
-        """When the loop's clock ends the connection; None while it waits for this server."""
-        return self._limit.when() if self._limit else None
+    def turn(self) -> tuple[int, float] | None:
+        """How soon it has to make room, the least first; None while it waits for this server."""
+        if self._limit:
+            return 0, self._limit.when()
+        return (1, self._since) if self._phase == "body" else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection; another may have to make room for it."""
@@ -76,7 +80,7 @@ class LimitedProtocol(H11Protocol):
     def _enter(self, phase: Phase) -> None:
         if phase == self._phase:
             return
-        self._phase = phase
+        self._phase, self._since = phase, self.loop.time()
         if self._limit:
             self._limit.cancel()
         seconds = SECONDS.get(phase)
@@ -93,6 +97,6 @@ class LimitedProtocol(H11Protocol):
         crowd = mine if len(mine) >= OF_ONE_ADDRESS else others if len(others) >= MOST else []
         if not crowd:
             return
-        waiting = [(each.deadline, place) for place, each in enumerate(crowd) if each.deadline is not None]
-        leaves = crowd[min(waiting)[1]] if waiting else self
+        turns = [(turn, place) for place, each in enumerate(crowd) if (turn := each.turn) is not None]
+        leaves = crowd[min(turns)[1]] if turns else self
         leaves.transport.abort()

@@ -210,10 +210,10 @@ def test_the_same_seed_trains_to_the_same_bytes(case: Case) -> None:
     assert {name: (case.tree / name).read_bytes() for name in names} == first
 
 
-@pytest.fixture(scope="module")
-def interrupted(finished: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """A copy of `finished` whose stages are interrupted."""
-    tree = tmp_path_factory.mktemp("interrupted") / "repository"
+@pytest.fixture
+def interrupted(finished: Case, tmp_path: Path) -> Case:
+    """A copy of `finished`, of which a stage is interrupted."""
+    tree = tmp_path / "repository"
     shutil.copytree(finished.tree, tree, symlinks=True)
     return Case(tree, finished.photos, finished.env)
 

@@ -98,6 +98,17 @@ def test_whatever_512_others_do_or_leave_undone_a_search_is_answered(port: int, 
         assert max(search(port) for _ in range(5)) < 2
 
 
+def test_where_all_others_are_uploading_the_first_of_them_makes_room(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "OF_ONE_ADDRESS", 4)
+    with serving(engine) as port, clients(port, 4, UNFINISHED) as uploading:
+        time.sleep(0.5)  # until all of them are known to be uploads
+        assert search(port) < 2
+        assert is_closed(uploading[0], 2)
+        assert not is_closed(uploading[3], 0.2)
+
+
 def test_eighty_unfinished_uploads_leave_room_for_another(port: int) -> None:
     with clients(port, 80, UNFINISHED + b"x" * 40_000):
         assert search(port) < 2
