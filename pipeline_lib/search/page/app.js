@@ -312,13 +312,12 @@ function only() {
   const asked = LIMITS.map((name) => [name, $(`only-${name}`).value.trim()]);
   return Object.fromEntries(asked.filter(([, value]) => value));
 }
-for (const name of LIMITS) {
-  $(`only-${name}`).addEventListener("change", () => {
-    const asked = Object.values(only());
-    $("only-said").textContent = asked.length ? `${say("only")}: ${asked.join(", ")}` : say("only");
-    changed();
-  });
+// A browser may fill the fields again when the page is loaded anew.
+function sayOnly() {
+  const asked = Object.values(only());
+  $("only-said").textContent = asked.length ? `${say("only")}: ${asked.join(", ")}` : say("only");
 }
+for (const name of LIMITS) $(`only-${name}`).addEventListener("change", () => { sayOnly(); changed(); });
 
 // Tabs.
 
@@ -404,6 +403,7 @@ $("sharing").addEventListener("click", (event) => { if (event.target === $("shar
 
 async function start() {
   chooseWidth(state.width);
+  sayOnly();
   const steps = await keptDrawing();
   if (steps.length && drawing.empty) drawing.add(...steps);
   changed();
