@@ -21,7 +21,7 @@ from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.command import printable
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
-from pipeline_lib.search.gallery import EVERYWHERE, Among
+from pipeline_lib.search.gallery import EVERYWHERE, OWN_ALONE, Among
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders, TokenOnly
 from pipeline_lib.search.pace import BusyError
 from pipeline_lib.search.queries import Query as SearchQuery
@@ -176,8 +176,8 @@ def _add_failures(app: FastAPI) -> None:
 def _add_search(app: FastAPI, service: Service, settings: Settings) -> None:
     def within(folder: Folder = "", since: Since = None, until: Until = None) -> Among:
         among = Among(folder, since, until)
-        if among != EVERYWHERE and service.engine.gallery.kept is None:
-            raise HTTPException(422, "folders and days can be chosen among your own photos alone")
+        if among != EVERYWHERE and not service.engine.gallery.filters:
+            raise HTTPException(422, OWN_ALONE)
         return among
 
     @app.post("/api/search/strokes", responses=REFUSALS, tags=["search"])

@@ -72,6 +72,7 @@ class Among:
 
 
 EVERYWHERE: Final = Among()
+OWN_ALONE: Final = "folders and days can be chosen among your own photos alone"
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,16 @@ class Gallery:
 
     def seen(self, row: int, short_side: int) -> Pixels:
         """As `load`; a photo that takes too much memory by its small picture, if one is kept."""
+        return self._or_thumbnail(row, short_side, TooLarge)
+
+    def picture(self, row: int, short_side: int) -> Pixels:
+        """As `load`; a photo that is not there, or can't be read, by its small picture, if one is kept."""
+        return self._or_thumbnail(row, short_side, BadImage)
+
+    def _or_thumbnail(self, row: int, short_side: int, failure: type[BadImage]) -> Pixels:
         try:
             return self.load(row, short_side)
-        except TooLarge:
+        except failure:
             small = self.thumbnail(row)
             if small is None:
                 raise
@@ -198,19 +206,6 @@ class Gallery:
         self._check(row)
         return self.kept.thumbnails.read(self.kept.contents[row]) if self.kept else None
 
-    def picture(self, row: int, short_side: int) -> Pixels:
-        """The image of a row as `load` gives it, or, of a photo that is not there, the small one that was kept.
-
-        Raises as `load`.
-        """
-        try:
-            return self.load(row, short_side)
-        except BadImage:
-            kept = self.thumbnail(row)
-            if kept is None:
-                raise
-            return decode_encoded(kept)
-
     def is_away(self, row: int) -> bool:
         """Whether a photo has a file that is not there: deleted or moved since, or on a drive that is not plugged in.
 
@@ -223,6 +218,11 @@ class Gallery:
         """Stacks of results that show the same, see `stacks.Marks.stacked`; each alone where no marks are kept."""
         return self.kept.marks.stacked(rows) if self.kept else [[place] for place in range(len(rows))]
 
+    @property
+    def filters(self) -> bool:
+        """Whether a search can be narrowed to a folder and to days."""
+        return self.kept is not None
+
     def chosen(self, among: Among) -> NDArray[np.bool_] | None:
         """The rows that are to be searched, bool[N]; None for all.
 
@@ -231,18 +231,19 @@ class Gallery:
         """
         if among == EVERYWHERE:
             return None
-        if self.kept is None or not isinstance(self.image_ids, Names):
-            raise PipelineError("folders and days can be chosen among your own photos alone")
-        return self._below(among.folder) & self.kept.marks.between(among.since, among.until)
+        kept, names = self.kept, self.image_ids
+        if kept is None or not isinstance(names, Names):
+            raise PipelineError(OWN_ALONE)
+        return self._below(names, among.folder) & kept.marks.between(among.since, among.until)
 
-    def _below(self, folder: str) -> NDArray[np.bool_]:
-        if not folder or not isinstance(self.image_ids, Names):
+    def _below(self, names: Names, folder: str) -> NDArray[np.bool_]:
+        if not folder:
             return np.ones(len(self), np.bool_)
         place = PurePosixPath(folder)
         roots = [PurePosixPath(root.as_posix()) for root in self.roots]
         tops = [place] if place.is_absolute() else [root / place for root in roots]
         tops += [root.parent / place for root in roots if place.parts[:1] == (root.name,)]
-        below = [self.image_ids.begin_with(f"{top.as_posix().rstrip('/')}/") for top in tops]
+        below = [names.begin_with(f"{top.as_posix().rstrip('/')}/") for top in tops]
         found: NDArray[np.bool_] = np.logical_or.reduce(below)
         return found
 

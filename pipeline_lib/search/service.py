@@ -200,7 +200,7 @@ class Service:
             run=engine.run.name,
             gallery=TITLES.get(gallery.name, gallery.name),
             folders=gallery.folders,
-            filters=gallery.kept is not None,
+            filters=gallery.filters,
             credit=CREDITS.get(gallery.name, ""),
             photos=len(gallery),
             architecture=str(meta.get("architecture", "")),
