@@ -1,11 +1,14 @@
-"""A thread that makes items ahead of whoever consumes them: reading and computing at once."""
+"""Threads that work ahead of whoever consumes what they make: reading and computing at once."""
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 AHEAD = 4  # items that are ready in advance
 
@@ -46,3 +49,20 @@ def read_ahead(make: Callable[[], Iterator[Item]], name: str) -> Generator[Item]
     finally:
         stopped.set()
         thread.join()
+
+
+def map_ahead(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Items, in order, each with what `work` makes of it in a pool, which is handed at most `ahead` of them at a time.
+
+    What `work` raises is raised here.
+    """
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) == ahead:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()

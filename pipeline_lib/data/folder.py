@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final, Self
 
@@ -60,6 +61,7 @@ def list_images(
         PipelineError: `top` itself can't be listed.
     """
     listing, patterns = Listing(), [_pattern(text) for text in exclude]
+    real = top if remote.is_remote(top) else top.resolve()
     seen = set() if seen is None else seen
     waiting = [""]
     while waiting:
@@ -77,7 +79,7 @@ def list_images(
             inside = f"{folder}/{name}" if folder else name
             if _is_left_out(name, inside, patterns, is_folder=is_folder):
                 continue
-            if is_link and not links and _leads_out(top / inside, top):
+            if is_link and not links and _leads_out(top / inside, real):
                 listing.skipped[_printable(inside)] = LEADS_OUT
             elif is_folder:
                 below.append(inside)
@@ -122,7 +124,7 @@ def _names(folder: Path, seen: set[tuple[int, int]]) -> list[tuple[str, bool, bo
 
 def _leads_out(link: Path, top: Path) -> bool:
     try:
-        return not link.resolve().is_relative_to(top.resolve())
+        return not link.resolve().is_relative_to(top)
     except (OSError, RuntimeError):  # a link to itself leads nowhere
         return False
 
@@ -134,6 +136,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+@cache
 def _pattern(text: str) -> tuple[re.Pattern[str], bool]:
     """A pattern, and whether it is one of whole paths."""
     plain = _composed(text.strip("/")).casefold()

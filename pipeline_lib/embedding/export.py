@@ -5,9 +5,8 @@ two cores with other work that halves the time. And vectors do not depend on how
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline_lib import params
+from pipeline_lib.data.ahead import map_ahead
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import opened_shard, shard_paths
 from pipeline_lib.data.source import Source
@@ -163,29 +163,18 @@ def computed(
     threads = torch.get_num_threads()
 
     @torch.inference_mode()
-    def result(pixels: list[Callable[[], Pixels]]) -> Result:
-        images = torch.from_numpy(np.stack([scaled(each(), size) for each in pixels]))
+    def result(chunk: list[Item]) -> Result:
+        images = torch.from_numpy(np.stack([scaled(pixels(), size) for *_, pixels in chunk]))
         return work(normalise(images, settings).contiguous(memory_format=torch.channels_last))
 
-    waiting: deque[tuple[Names, Future[Result]]] = deque()
     bar = tqdm(total=total, desc=description, unit="image", unit_scale=True, mininterval=1.0)
     # The number that torch is given here holds for the thread that gives it.
     with bar, ThreadPoolExecutor(threads, "embed", torch.set_num_threads, (1,)) as pool:
-
-        def first() -> tuple[Names, Result]:
-            names, future = waiting.popleft()
-            found = future.result()
-            bar.update(len(names[0]))
-            return names, found
-
         try:
-            for chunk in batched(items, batch):
-                names, classes, instances, pixels = map(list, zip(*chunk, strict=True))
-                waiting.append(((names, classes, instances), pool.submit(result, pixels)))
-                if len(waiting) > 2 * threads:
-                    yield first()
-            while waiting:
-                yield first()
+            for chunk, found in map_ahead(pool, result, batched(items, batch), 2 * threads + 1):
+                names, classes, instances, _ = map(list, zip(*chunk, strict=True))
+                bar.update(len(chunk))
+                yield (names, classes, instances), found
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -10,7 +10,6 @@ mark (see `stacks`). Photos are decoded once, for the vector and for the small p
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline_lib.data.ahead import map_ahead
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
 from pipeline_lib.data.schemas import parquet_writer
@@ -266,17 +266,13 @@ class Work:
         self, todo: Sequence[str], readers: ThreadPoolExecutor, progress: "tqdm[NoReturn]"
     ) -> Iterator[tuple[str, Read]]:
         """The photos in order; a few are read ahead, so that the network need not wait."""
-        waiting = deque(readers.submit(self._one, path) for path in todo[:AHEAD])
         started = time.monotonic()
-        for place, path in enumerate(todo, start=1):
-            read = waiting.popleft().result()
-            if place - 1 + AHEAD < len(todo):
-                waiting.append(readers.submit(self._one, todo[place - 1 + AHEAD]))
+        for place, found in enumerate(map_ahead(readers, self._one, todo, AHEAD), start=1):
             progress.update()
             if place % SAYING == 0 and place < len(todo):
                 minutes = (time.monotonic() - started) / place * (len(todo) - place) / 60
                 tqdm.write(f"{place:,} of {len(todo):,} photos are read; about {max(1, round(minutes))} min are left")
-            yield path, read
+            yield found
 
     def _one(self, path: str) -> Read:
         content = ""
