@@ -47,8 +47,9 @@ from pipeline_lib.search.command import box
 from pipeline_lib.search.engine import QueryEncoder, open_encoder
 from pipeline_lib.search.gallery import index_rows
 from pipeline_lib.search.index_photos import Update, update
+from pipeline_lib.search.own_files import Files
 from pipeline_lib.search.own_record import Record, model_key, own_folder, write_record
-from pipeline_lib.search.own_shards import DIGITS, _write_shard, layout, shard_files, shard_of
+from pipeline_lib.search.own_shards import DIGITS, _write_shard, shard_files, shard_of
 from pipeline_lib.search.stacks import MARK_BYTES
 
 TABLE: Final = ROOT / "metrics" / "scale.csv"
@@ -144,7 +145,9 @@ def write_shards(shards: Path, paths: list[str], originals: list[Path], base: Ma
     noise = (NOISE * base.std(axis=0)).astype(np.float32)
     random = np.random.default_rng(7)
     shards.mkdir(parents=True)
-    for bits, some in layout(paths).items():
+    files = Files.of((path, "") for path in paths)
+    for bits, low, high in files.shards():
+        some = [path for path, _ in files.named(low, high)]
         rows = np.array([int(path[-12:-4]) % len(originals) for path in some])
         vectors = base[rows] + noise * random.standard_normal((len(rows), base.shape[1]), np.float32)
         table = vector_table(some, [""] * len(some), some, vectors.astype(np.float16))

@@ -45,22 +45,40 @@ class Listing:
 def list_images(
     top: Path, exclude: Sequence[str] = (), seen: set[tuple[int, int]] | None = None, *, links: bool = True
 ) -> Listing:
-    """Lists the pictures below `top`, at any depth.
+    """Lists the pictures below `top`; arguments and errors as in `find_images`."""
+    listing = Listing()
+    listing.images.extend(find_images(top, listing, exclude, seen, links=links))
+    return listing
+
+
+def find_images(
+    top: Path,
+    listing: Listing,
+    exclude: Sequence[str] = (),
+    seen: set[tuple[int, int]] | None = None,
+    *,
+    links: bool = True,
+) -> Iterator[str]:
+    """The pictures below `top`, at any depth, one after another.
 
     Hidden files and folders are passed over, and those that a system keeps for itself. Links are followed, but each
     folder only once, so that loops end. A file is a picture by its extension or by its first bytes.
 
     Args:
         top: the folder, which `remote.open_address` may have opened.
+        listing: what is unsupported or skipped is noted there, and no picture.
         exclude: patterns (`*`, `?`, `[a-z]`, in upper or lower case) of what is passed over: of the name of a file or
             folder or, with a slash, of its path.
         seen: folders, as device and number, that are passed over; those that are listed join them.
         links: whether links that lead out of `top` are followed; if not, they are among what is skipped.
 
+    Yields:
+        Their paths, POSIX and relative to `top`, in a fixed order.
+
     Raises:
         PipelineError: `top` itself can't be listed.
     """
-    listing, patterns = Listing(), [_pattern(text) for text in exclude]
+    patterns = [_pattern(text) for text in exclude]
     real = top if remote.is_remote(top) else top.resolve()
     seen = set() if seen is None else seen
     waiting = [""]
@@ -83,10 +101,9 @@ def list_images(
                 listing.skipped[_printable(inside)] = LEADS_OUT
             elif is_folder:
                 below.append(inside)
-            else:
-                _sort_in(listing, top, inside)
+            elif _is_image(listing, top, inside):
+                yield inside
         waiting.extend(reversed(below))
-    return listing
 
 
 def is_excluded(path: str, exclude: Sequence[str]) -> bool:
@@ -99,8 +116,8 @@ def is_excluded(path: str, exclude: Sequence[str]) -> bool:
 
 
 def image_files(top: Path) -> Iterator[str]:
-    """The images of `list_images`; errors too."""
-    return iter(list_images(top).images)
+    """The images of `find_images`; errors too."""
+    return find_images(top, Listing())
 
 
 def left_out(top: Path) -> Iterator[tuple[str, str]]:
@@ -147,24 +164,25 @@ def _is_left_out(name: str, inside: str, patterns: list[tuple[re.Pattern[str], b
     plain = name.casefold()
     if plain in SYSTEM_FOLDERS if is_folder else plain.endswith(SYSTEM_FILES):
         return True
-    return any(
+    return bool(patterns) and any(
         pattern.fullmatch(_composed(inside if whole else name).casefold()) is not None for pattern, whole in patterns
     )
 
 
-def _sort_in(listing: Listing, top: Path, inside: str) -> None:
-    """Adds a file to the list where it belongs."""
+def _is_image(listing: Listing, top: Path, inside: str) -> bool:
+    """Whether a file is a picture that can be read; notes others in the list."""
     named = format_of_name(inside)
     kind = named if named is not None and not obstacle(named) else _looked_at(top / inside, named)
     if kind is None:
-        return
+        return False
     # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
-    if inside != inside.encode("utf-8", "replace").decode():
+    if not inside.isascii() and inside != inside.encode("utf-8", "replace").decode():
         listing.skipped[_printable(inside)] = "the name is not UTF-8; rename the file"
-    elif obstacle(kind):
+        return False
+    if obstacle(kind):
         listing.unsupported[inside] = kind
-    else:
-        listing.images.append(inside)
+        return False
+    return True
 
 
 def _looked_at(path: Path, named: Format | None) -> Format | None:

@@ -9,7 +9,6 @@ builds the index from the shards, or changes it. No network is loaded before the
 """
 
 import argparse
-import functools
 import os
 import shutil
 from collections import Counter
@@ -19,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from pipeline_lib.data.folder import Listing, is_excluded, list_images
 from pipeline_lib.data.formats import Format, obstacle
-from pipeline_lib.data.source import signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, held_by, holding, write_json
 from pipeline_lib.index.facts import BuildJob, is_whole
@@ -31,6 +31,8 @@ from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
 from pipeline_lib.search.command import add_run, box, printable
 from pipeline_lib.search.gallery import index_rows
+from pipeline_lib.search.own_files import Files, Mask, Shard
+from pipeline_lib.search.own_listing import Found, find, is_below, offline_of, unread
 from pipeline_lib.search.own_record import (
     AFRESH,
     CHANGED,
@@ -47,7 +49,7 @@ from pipeline_lib.search.own_record import (
     read_folder,
     write_record,
 )
-from pipeline_lib.search.own_shards import Layout, Stored, Work, arrange, drop_stale, layout, shard_files, stored
+from pipeline_lib.search.own_shards import TOLD, Looked, Told, Work, arrange, look, settle, shard_files, told_rows
 from pipeline_lib.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:  # it would load what computes vectors
@@ -80,9 +82,9 @@ class Part:
             return cls(int(number), int(count))
         raise argparse.ArgumentTypeError(f"{text} is not one of the parts 1/N to N/N")
 
-    def of(self, plan: Layout) -> Layout:
+    def of(self, plan: Sequence[Shard]) -> Sequence[Shard]:
         """The shards that fall to this process."""
-        return {bits: plan[bits] for bits in sorted(plan)[self.number - 1 :: self.count]}
+        return plan[self.number - 1 :: self.count]
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,6 @@ class Update:
     bad: dict[str, str]  # path -> why it was skipped
     unsupported: dict[str, Format]  # path -> what it is: a picture of a format that can't be read here
     settings: str  # the kind of index, in words; "" where nothing changed, or a part was made
-
-
-@dataclass(frozen=True)
-class Found:
-    """The photos below some folders."""
-
-    signatures: dict[str, str]  # path -> what the system tells of the file
-    unsupported: dict[str, Format]
-    skipped: dict[str, str]
-    away: list[str]  # folders without any photo, or not there
 
 
 def update(
@@ -127,7 +119,7 @@ def update(
         run: a finished run, whose model embeds them.
         photos: folders of photos, of any nesting and format; none for those of the index that is there.
         opened: opens the run's encoder; called once, and only if there is something to embed.
-        exclude: patterns of what is left out, as `data.folder.list_images` takes them; None for those of the index.
+        exclude: patterns of what is left out, as `data.folder.find_images` takes them; None for those of the index.
         afresh: embed all photos again; the index that is there is searched until the new one is whole.
         index: the folder of the index, where not its usual place.
         links: whether links that lead out of the folders are followed; None as for the index that is there, else not.
@@ -193,89 +185,7 @@ def _folder(photos: Path) -> str:
 def _outermost(roots: Iterable[str]) -> tuple[str, ...]:
     """The folders without those that lie in another of them."""
     given = list(dict.fromkeys(roots))
-    return tuple(root for root in given if not any(_is_below(root, other) for other in given if other != root))
-
-
-def _is_below(root: str, other: str) -> bool:
-    return Path(root).is_relative_to(other)
-
-
-def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: bool = False) -> Found:
-    """The photos below some folders.
-
-    Args:
-        roots: absolute.
-        exclude: as in `data.folder.list_images`.
-        home: of the index, whose small pictures are no photos if it lies among them.
-        links: whether links that lead out of the folders are followed.
-
-    Raises:
-        PipelineError: none of them holds a photo that can be read.
-    """
-    seen = {(found.st_dev, found.st_ino) for found in [home.stat()]} if home.exists() else set()
-    found, why_not = Found({}, {}, {}, []), ""
-    for root in map(Path, roots):
-        listing = list_images(root, exclude, seen, links=links) if root.is_dir() else None
-        if listing is None or not listing.images:
-            found.away.append(str(root))
-            why_not = why_not or f"{root}: {_why_none(listing)}; the index is left as it is"
-        if listing is not None:
-            top = root.as_posix().rstrip("/")
-            found.signatures.update((f"{top}/{path}", signature_of(f"{top}/{path}")) for path in listing.images)
-            found.unsupported.update((f"{top}/{path}", kind) for path, kind in listing.unsupported.items())
-            found.skipped.update((f"{top}/{path}", why) for path, why in listing.skipped.items())
-    if not found.signatures:
-        raise PipelineError(why_not)
-    return found
-
-
-def _why_none(listing: Listing | None) -> str:
-    """Why a folder gives no photos."""
-    if listing is None:
-        return "is not a folder any more"
-    others = f" that can be read ({'; '.join(told(listing.unsupported))})" if listing.unsupported else ""
-    return f"holds no photos{others}"
-
-
-def offline_of(gone: Iterable[str], record: Record, away: Collection[str]) -> dict[str, str]:
-    """Of the photos that are not found those which may come back, each with the folder that is not there.
-
-    A photo that has left a folder with other files was deleted or moved. Where the folder itself is missing, can't be
-    listed or holds nothing at all, it may be a drive that is not plugged in, or lie on one.
-
-    Args:
-        gone: paths of indexed photos.
-        record: of the index; what it excludes is not offline.
-        away: folders of the record that hold no photo, or are not there.
-    """
-    found, empty = {}, functools.cache(_is_empty)
-    for path in gone:
-        root = next((root for root in record.roots if _is_below(path, root)), None)
-        if root is None or is_excluded(Path(path).relative_to(root).as_posix(), record.exclude):
-            continue
-        folder = Path(path).parent
-        if root in away or empty(folder):
-            found[path] = root if root in away else str(folder)
-    return found
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether a folder is missing, can't be listed, or holds nothing."""
-    try:
-        with os.scandir(folder) as listing:
-            return next(listing, None) is None
-    except OSError:
-        return True
-
-
-def told(unsupported: Mapping[str, Format]) -> list[str]:
-    """Of each format that can't be read how many files there are, their extensions, one of them, and the way out."""
-    lines = []
-    for kind, count in Counter(unsupported.values()).items():
-        paths = [path for path, of in unsupported.items() if of == kind]
-        endings = ", ".join(sorted({Path(path).suffix.lower() or "no extension" for path in paths}))
-        lines.append(f"{count:,} {kind.name} ({endings}), such as {paths[0]}: {obstacle(kind)}")
-    return lines
+    return tuple(root for root in given if not any(is_below(root, other) for other in given if other != root))
 
 
 @contextmanager
@@ -321,7 +231,7 @@ def _begin(live: Path, asked: Record, *, afresh: bool, gone: Collection[str]) ->
     if (live / RECORD_NAME).exists() or (live.parent / RECORD_NAME).exists():
         record = read_folder(live)
         kept = {*asked.roots, *gone}
-        lost = [root for root in record.roots if not any(_is_below(root, other) for other in kept)]
+        lost = [root for root in record.roots if not any(is_below(root, other) for other in kept)]
         if lost:
             raise PipelineError(
                 f"{live}: is the index of {' and '.join(record.roots)}, not of {' and '.join(asked.roots)}; name all "
@@ -369,62 +279,74 @@ def _update(
     prune: bool,
     part: Part | None,
 ) -> Update:
-    shards = folder / "vectors"
+    shards, files = folder / "vectors", found.files
     with FileLock(folder.parent / ".arranging"):
-        before = stored(shards, found.signatures)
-        gone = before.keys() - found.signatures.keys()
-        offline = {} if prune else offline_of(gone, record, found.away)
-        signatures = found.signatures | {path: before[path].signature for path in offline}
-        plan = layout(signatures)
-        if arrange(shards, plan):
-            before = stored(shards, signatures)
-    mine = plan if part is None else part.of(plan)
-    known = {path for path, row in before.items() if signatures.get(path) == row.signature}
+        before = look(shards, files)
+        offline = offline_of(before.gone, record, found.away)
+        if prune:
+            offline = offline.slice(0, 0)
+        if len(offline):
+            files = files.with_more(zip(*(offline[name].to_pylist() for name in TOLD[:2]), strict=True))
+        plan = files.shards()
+        if arrange(shards, plan) or len(offline):
+            before = look(shards, files)
     bad = dict(found.skipped)
-    work = Work(shards, Thumbnails(folder / "thumbnails"), signatures, before, opened, run.params.embed.largest, bad)
-    added, kept = work.embed({bits: [path for path in paths if path not in known] for bits, paths in mine.items()})
+    work = Work(shards, Thumbnails(folder / "thumbnails"), before.told, opened, run.params.embed.largest, bad)
+    mine = plan if part is None else part.of(plan)
+    added, kept = work.embed({bits: files.named(low, high, ~before.known[low:high]) for bits, low, high in mine})
     if part is not None:
-        return Update(len(known) + added + kept, added, kept, 0, {}, bad, {}, "")
-    for path in _moved(folder, offline, before, shards, signatures):
-        del offline[path], signatures[path]
-    now = drop_stale(shards, signatures)
+        return Update(int(before.known.sum()) + added + kept, added, kept, 0, {}, bad, {}, "")
+    come = _come_elsewhere(folder, offline)
+    if come.any():
+        files, before = _without(files, before, offline.filter(pa.array(come)))
+        offline = offline.filter(pa.array(~come))
+    now = settle(shards, files, before)
     reasons = {path: obstacle(kind) for path, kind in found.unsupported.items()}
     write_json(folder / BAD_NAME, dict(sorted({**bad, **reasons}.items())))
-    if not now:
+    if not now.told:
         raise PipelineError(
-            f"{' and '.join(record.roots)}: none of {len(found.signatures):,} files can be read as a photo; see "
+            f"{' and '.join(record.roots)}: none of {len(found.files):,} files can be read as a photo; see "
             f"{folder / BAD_NAME}"
         )
-    words = _built(run, folder, record, {path: row.content for path, row in now.items()})
-    removed = len(before.keys() - now.keys())
-    return Update(len(now), added, kept, removed, dict(Counter(offline.values())), bad, found.unsupported, words)
+    words = _built(run, folder, record, now.told)
+    count = sum(told.photos for told in now.told.values())
+    removed = len(before.gone) + int(come.sum()) + int((before.had & ~now.known).sum())
+    away = dict(Counter(offline["folder"].to_pylist()))
+    return Update(count, added, kept, removed, away, bad, found.unsupported, words)
 
 
-def _moved(
-    folder: Path, offline: Collection[str], before: Mapping[str, Stored], shards: Path, signatures: Mapping[str, str]
-) -> list[str]:
-    """Photos of folders that are gone, of which the same content has come to another path since the index was built."""
-    if not offline:
-        return []
-    there = set(index_rows(folder / "index")) if (folder / "index").exists() else set()
-    rows = stored(shards, signatures).items()
-    come = {row.content for path, row in rows if path not in there and path not in offline}
-    return [path for path in offline if before[path].content in come]
+def _come_elsewhere(folder: Path, offline: pa.Table) -> Mask:
+    """Of which offline photos the same content has come to another path since the index was built."""
+    if not len(offline):
+        return np.zeros(0, np.bool_)
+    rows = pa.concat_tables(map(told_rows, shard_files(folder / "vectors")))
+    known = [offline["image_id"].combine_chunks()]
+    if (folder / "index").exists():
+        known.append(index_rows(folder / "index").values)
+    new = rows["content"].filter(pc.invert(pc.is_in(rows["image_id"], pa.concat_arrays(known))))
+    return np.asarray(pc.is_in(offline["content"], new.combine_chunks()))
 
 
-def _built(run: Run, folder: Path, record: Record, contents: Mapping[str, str]) -> str:
+def _without(files: Files, before: Looked, rows: pa.Table) -> tuple[Files, Looked]:
+    """The files without those of some rows, and what was seen of the rest; shards with such rows are read again."""
+    keep = ~np.asarray(pc.is_in(files.paths, rows["image_id"].combine_chunks()))
+    contents = np.array(rows["content"].to_pylist(), np.bytes_)
+    told = {path: told for path, told in before.told.items() if not np.isin(told.contents, contents).any()}
+    return files.chosen(keep), replace(before, told=told, had=before.had[keep], known=before.known[keep])
+
+
+def _built(run: Run, folder: Path, record: Record, told: Mapping[Path, Told]) -> str:
     """Brings the index of a generation up to its shards; its kind in words, "" where nothing has changed."""
     alignment, settings = alignment_key(run), run.params.index
-    state = digest_of(sorted(contents.items()), alignment, settings.kind, settings.dimension)
+    state = digest_of([each.digest for each in told.values()], alignment, settings.kind, settings.dimension)
     if state == record.state and is_whole(folder / "index"):
         return ""
     kind = run.params.retrieval.alignment
     fitted = None if kind == "none" else alignment_file(run)
-    tables, out = tuple(shard_files(folder / "vectors")), folder / "index"
-    job = BuildJob(tables, fitted, kind, settings.kind, settings.dimension, out, index_made_by(run))
+    job = BuildJob(tuple(told), fitted, kind, settings.kind, settings.dimension, folder / "index", index_made_by(run))
     with closing(RemoteFaiss()) as faiss:
         words = faiss.build(job).settings
-    Thumbnails(folder / "thumbnails").keep_only(set(contents.values()))
+    Thumbnails(folder / "thumbnails").keep_only(np.sort(np.concatenate([each.contents for each in told.values()])))
     write_record(folder, replace(record, alignment=alignment, state=state))
     return words
 
@@ -485,7 +407,7 @@ def run(asked: argparse.Namespace) -> int:
         print(printable(f"  skipped {path}: {why}"))
     if len(done.bad) > NAMED:
         print(f"  and {len(done.bad) - NAMED:,} more, which {BAD_NAME} beside the index names")
-    for words in told(done.unsupported):
+    for words in unread(done.unsupported):
         print(printable(f"  passed over {words}"))
     for place, count in done.offline.items():
         print(printable(f"  offline {place}: its {count:,} photos are kept; --prune drops them"))

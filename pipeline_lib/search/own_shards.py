@@ -1,10 +1,8 @@
 """The vectors of one's own photos as shards: Parquet files, each of the photos whose paths have alike hashes.
 
-A shard holds the paths whose hash begins with its bits, and is cut in two when they are too many (extendible hashing,
-Fagin et al. 1979). So the shards follow from the paths alone, and a new photo changes one, or makes two of it.
-
-A row is a photo: its path, what the system tells of its file, the digest of its content, its vector in float16, and its
-mark (see `stacks`). Photos are decoded once, for the vector and for the small picture that is kept of each.
+Which photos fall to a shard: see `own_files`. A row is a photo: its path, what the system tells of its file, the digest
+of its content, its vector in float16, and its mark (see `stacks`). Photos are decoded once, for the vector and for the
+small picture that is kept of each.
 """
 
 import hashlib
@@ -12,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -26,23 +25,22 @@ from pipeline_lib.data.ahead import map_ahead
 from pipeline_lib.data.folder import FolderSource
 from pipeline_lib.data.images import BadImage, decode, taken_at
 from pipeline_lib.data.schemas import parquet_writer
+from pipeline_lib.data.source import signature_of
 from pipeline_lib.embedding.vectors import Vectors, batched, vector_table
-from pipeline_lib.search.own_record import OWN_PIXELS, read_shard
+from pipeline_lib.search.own_files import File, Files, Mask, Shard, first_hash, hashes_of
+from pipeline_lib.search.own_record import KEPT, OWN_PIXELS, read_shard
 from pipeline_lib.search.stacks import MARK_BYTES, mark_of
 from pipeline_lib.search.thumbnails import SIDE, Thumbnails
 
 if TYPE_CHECKING:  # it would load what computes vectors
     from pipeline_lib.search.engine import Prepared, QueryEncoder
 
-MOST_ROWS: Final = 2048
-"""Photos of a shard, at most; a third less on average."""
 SHARD_ROWS: Final = 512
 """Photos that are embedded between two writings of their shard: what a kill may cost."""
 EARLIER: Final = "part-*.parquet"
 """Shards of earlier versions, which hold photos in the order in which they came."""
 MOVED_AT_ONCE: Final = 256
 """Shards of an earlier version whose rows are moved together."""
-HASH_BITS: Final = 32
 READERS: Final = 4
 """Threads that decode photos while earlier ones are embedded."""
 AHEAD: Final = 16
@@ -51,8 +49,9 @@ DIGITS: Final = 32
 """Hexadecimal digits of the SHA-256 that tells contents apart: 128 bits."""
 SAYING: Final = 1000
 """Photos between two sentences on how far it has got."""
-Layout = dict[str, list[str]]
-"""The bits of each shard, and its photos."""
+TOLD: Final = ("image_id", "signature", "content")
+"""Columns that tell which photos a shard holds."""
+AS_TOLD: Final = pa.schema([KEPT.field(name) for name in TOLD])
 
 
 class Fresh(NamedTuple):
@@ -70,38 +69,43 @@ class Read(NamedTuple):
     what: Fresh | Path | str
 
 
-class Stored(NamedTuple):
-    """A photo that has a vector."""
+class Told(NamedTuple):
+    """What a shard tells of its photos."""
 
-    signature: str
-    content: str
-    shard: Path
-
-
-def layout(paths: Iterable[str]) -> Layout:
-    """The shards that some photos make, those without any included."""
-    named = list(paths)
-    hashes = _hashes(named)
-    order = np.argsort(hashes, kind="stable")
-    return {bits: sorted(named[row] for row in order[low:high]) for bits, low, high in _cut(hashes[order])}
+    file: str  # `signature_of` the shard, by which it is known whether it has changed since
+    photos: int
+    digest: str  # of their paths and contents
+    contents: NDArray[np.bytes_]  # of each the digest of its file
+    stale: bool  # whether some are none of the files that there are
 
 
-def _hashes(paths: Iterable[str]) -> NDArray[np.uint32]:
-    digests = b"".join(hashlib.sha256(path.encode()).digest()[: HASH_BITS // 8] for path in paths)
-    return np.frombuffer(digests, ">u4").astype(np.uint32)
+class Contents:
+    """Which shard holds a photo of which content."""
+
+    def __init__(self, told: Mapping[Path, Told]) -> None:
+        """Of some shards."""
+        self._shards = list(told)
+        keys = [each.contents for each in told.values()]
+        owners = np.repeat(np.arange(len(keys)), [len(each) for each in keys])
+        self._keys = np.concatenate([np.empty(0, f"S{DIGITS}"), *keys])
+        order = np.argsort(self._keys, kind="stable")
+        self._keys, self._owners = self._keys[order], owners[order]
+
+    def shard(self, content: str) -> Path | None:
+        """The shard of a photo that has this content."""
+        key = content.encode()
+        place = int(np.searchsorted(self._keys, np.bytes_(key)))
+        return self._shards[self._owners[place]] if place < len(self._keys) and self._keys[place] == key else None
 
 
-def _cut(hashes: NDArray[np.uint32]) -> Iterator[tuple[str, int, int]]:
-    """Of each shard its bits, and where its photos begin and end in sorted hashes."""
-    waiting = [("", 0, len(hashes))]
-    while waiting:
-        bits, low, high = waiting.pop()
-        if high - low <= MOST_ROWS or len(bits) == HASH_BITS:
-            yield bits, low, high
-            continue
-        edge = int((bits + "1").ljust(HASH_BITS, "0"), 2)
-        middle = low + int(np.searchsorted(hashes[low:high], np.uint32(edge)))
-        waiting += [(bits + "1", middle, high), (bits + "0", low, middle)]
+@dataclass(frozen=True)
+class Looked:
+    """What the shards of a folder hold of some files."""
+
+    told: dict[Path, Told]
+    had: Mask  # bool[files], of which there is a row
+    known: Mask  # bool[files], of which there is a row with the signature that they have now
+    gone: pa.Table  # columns `TOLD`, of photos that are none of them: one row of each path
 
 
 def shard_of(shards: Path, bits: str) -> Path:
@@ -114,28 +118,53 @@ def shard_files(shards: Path) -> list[Path]:
     return sorted([*shards.glob("shard*.parquet"), *shards.glob(EARLIER)])
 
 
-def stored(shards: Path, signatures: Mapping[str, str]) -> dict[str, Stored]:
-    """The photos of a folder of shards, by their paths.
+def look(shards: Path, files: Files) -> Looked:
+    """Looks at all shards.
 
     Args:
         shards: the folder.
-        signatures: of the files that there are; of two rows of one path, which an update may have left, these decide.
+        files: those that there are. Of two rows of one path, which an update may have left, their signatures decide.
 
     Raises:
         PipelineError: a shard can't be read.
     """
-    found: dict[str, Stored] = {}
+    told: dict[Path, Told] = {}
+    had, known = np.zeros(len(files), np.bool_), np.zeros(len(files), np.bool_)
+    gone = [AS_TOLD.empty_table()]
     for path in shard_files(shards):
-        for name, signature, content in _told(path):
-            if name not in found or signatures.get(name) == signature:
-                found[name] = Stored(signature, content, path)
-    return found
+        now, rows = signature_of(path), told_rows(path)
+        places, there, same = _matched(path, rows, files)
+        had[places[there]] = True
+        known[places[same]] = True
+        gone.append(rows.filter(pa.array(~there)))
+        told[path] = _told(now, rows, stale=not same.all())
+    lost = pa.concat_tables(gone).combine_chunks()
+    first = pc.index_in(lost["image_id"], lost["image_id"].combine_chunks()).to_numpy()
+    return Looked(told, had, known, lost.filter(pa.array(first == np.arange(len(first)))))
 
 
-def _told(shard: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, signature and content of each row."""
-    columns = read_shard(shard, ("image_id", "signature", "content")).columns
-    return zip(*(column.to_pylist() for column in columns), strict=True)
+def told_rows(shard: Path) -> pa.Table:
+    """Columns `TOLD` of a shard; errors as in `read_shard`."""
+    return read_shard(shard, TOLD).cast(AS_TOLD).combine_chunks()
+
+
+def _matched(shard: Path, rows: pa.Table, files: Files) -> tuple[NDArray[np.int64], Mask, Mask]:
+    """Of each row of a shard the file of its path, whether there is one, and whether it has the row's signature."""
+    bits = shard.stem.removeprefix("shard").removeprefix("-")
+    low, high = files.below("" if shard.match(EARLIER) else bits)
+    paths, signatures = (rows[name].combine_chunks() for name in TOLD[:2])
+    found = pc.index_in(paths, files.paths.slice(low, high - low))
+    there = np.asarray(found.is_valid())
+    places = np.asarray(found.fill_null(0)).astype(np.int64) + low
+    same = np.zeros(len(rows), np.bool_)
+    same[there] = pc.equal(signatures.filter(pa.array(there)), files.signatures.take(pa.array(places[there])))
+    return places, there, same
+
+
+def _told(file: str, rows: pa.Table, *, stale: bool) -> Told:
+    paths, contents = (rows[name].to_pylist() for name in ("image_id", "content"))
+    digest = hashlib.sha256("\0".join([*paths, *contents]).encode()).hexdigest()
+    return Told(file, len(rows), digest, np.array(contents, f"S{DIGITS}"), stale)
 
 
 def _write_shard(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -162,19 +191,19 @@ def _halved(rows: pa.Table) -> pa.Table:
     return rows.set_column(place, pa.field("vector", halved.type), halved)
 
 
-def arrange(shards: Path, plan: Layout) -> bool:
+def arrange(shards: Path, plan: Sequence[Shard]) -> bool:
     """Moves the rows of shards that `plan` does not have to those that it has; tells whether there were any."""
-    kept = {shard_of(shards, bits) for bits in plan}
+    kept = {shard_of(shards, shard.bits) for shard in plan}
     foreign = [path for path in shard_files(shards) if path not in kept]
     for paths in batched(foreign, MOVED_AT_ONCE):
         rows = pa.concat_tables([_halved(read_shard(path)) for path in paths])
-        hashes = _hashes(rows["image_id"].to_pylist())
+        hashes = hashes_of(rows["image_id"].to_pylist())
         order = np.argsort(hashes, kind="stable")
-        edges = [int(bits.ljust(HASH_BITS, "0") or "0", 2) for bits in sorted(plan)]
+        edges = [first_hash(shard.bits) for shard in plan]
         cuts = [*np.searchsorted(hashes[order], np.array(edges, np.uint32)).tolist(), len(order)]
-        for bits, low, high in zip(sorted(plan), cuts[:-1], cuts[1:], strict=True):
+        for shard, low, high in zip(plan, cuts[:-1], cuts[1:], strict=True):
             if low < high:
-                _add(shard_of(shards, bits), [rows.take(pa.array(order[low:high]))])
+                _add(shard_of(shards, shard.bits), [rows.take(pa.array(order[low:high]))])
         for path in paths:
             path.unlink()
     return bool(foreign)
@@ -185,23 +214,39 @@ def _add(shard: Path, tables: Sequence[pa.Table]) -> None:
     _write_shard(shard, [*([read_shard(shard)] if shard.exists() else []), *tables])
 
 
-def drop_stale(shards: Path, signatures: Mapping[str, str]) -> dict[str, Stored]:
-    """Drops the rows of photos that are gone or have changed, of which there is another row by now; returns the rest.
+def settle(shards: Path, files: Files, before: Looked) -> Looked:
+    """Drops the rows of photos that are gone or have changed, of which there is another row by now.
+
+    Args:
+        shards: the folder.
+        files: those that there are.
+        before: what the shards held of them; those that have not changed since and held nothing stale are not read.
+
+    Returns:
+        What they hold now; nothing is gone.
 
     Raises:
         PipelineError: a shard can't be read.
     """
-    found: dict[str, Stored] = {}
+    told: dict[Path, Told] = {}
+    known = before.known.copy()
     for path in shard_files(shards):
-        rows = list(_told(path))
-        keep = [signatures.get(name) == signature for name, signature, _ in rows]
-        if not any(keep):
+        earlier = before.told.get(path)
+        if earlier is not None and not earlier.stale and earlier.file == signature_of(path):
+            told[path] = earlier
+            continue
+        rows = told_rows(path)
+        places, _, same = _matched(path, rows, files)
+        if not same.any():
             path.unlink()
-        elif not all(keep):
-            _write_shard(path, [read_shard(path).filter(pa.array(keep))])
-        left = (row for row, kept in zip(rows, keep, strict=True) if kept)
-        found.update((name, Stored(signature, content, path)) for name, signature, content in left)
-    return found
+            continue
+        if not same.all():
+            keep = pa.array(same)
+            _write_shard(path, [read_shard(path).filter(keep)])
+            rows = rows.filter(keep)
+        known[places[same]] = True
+        told[path] = _told(signature_of(path), rows, stale=False)
+    return Looked(told, known, known, before.gone.slice(0, 0))
 
 
 class Work:
@@ -211,8 +256,7 @@ class Work:
         self,
         shards: Path,
         thumbnails: Thumbnails,
-        signatures: Mapping[str, str],
-        before: Mapping[str, Stored],
+        before: Mapping[Path, Told],
         opened: "Callable[[], QueryEncoder]",
         side: int,
         bad: dict[str, str],
@@ -222,7 +266,6 @@ class Work:
         Args:
             shards: folder of shards, to which rows are added.
             thumbnails: where small pictures are kept.
-            signatures: path -> signature of the photos that there are.
             before: what the shards hold.
             opened: opens the encoder.
             side: of the square that the network is shown, px.
@@ -230,10 +273,9 @@ class Work:
         """
         self.shards = shards
         self.thumbnails = thumbnails
-        self.signatures = signatures
         self.bad = bad
         self._source = FolderSource(Path(), OWN_PIXELS, "")  # paths are absolute
-        self._contents = {row.content: row.shard for row in before.values()}
+        self._contents = Contents(before)
         self._opened = opened
         self._side = side
         self._encoder: QueryEncoder | None = None
@@ -246,16 +288,16 @@ class Work:
                 self._encoder = self._opened()
             return self._encoder
 
-    def embed(self, todo: Layout) -> tuple[int, int]:
-        """Makes rows of photos; returns how many were embedded, and how many had a vector already."""
+    def embed(self, todo: Mapping[str, Sequence[File]]) -> tuple[int, int]:
+        """Makes rows of the photos of each shard; returns how many were embedded, and how many had a vector already."""
         added, kept = 0, 0
-        every = [path for paths in todo.values() for path in paths]
+        every = [file for files in todo.values() for file in files]
         progress = tqdm(total=len(every), desc="index photos", unit="photo", mininterval=1.0, disable=None)
         with ThreadPoolExecutor(READERS) as readers, progress:
             reads = self._read(every, readers, progress)
-            for bits, paths in todo.items():
-                for start in range(0, len(paths), SHARD_ROWS):
-                    fresh, known = self._tables(islice(reads, min(SHARD_ROWS, len(paths) - start)))
+            for bits, files in todo.items():
+                for start in range(0, len(files), SHARD_ROWS):
+                    fresh, known = self._tables(islice(reads, min(SHARD_ROWS, len(files) - start)))
                     if tables := [*fresh, *known]:
                         _add(shard_of(self.shards, bits), tables)
                     added += sum(table.num_rows for table in fresh)
@@ -263,8 +305,8 @@ class Work:
         return added, kept
 
     def _read(
-        self, todo: Sequence[str], readers: ThreadPoolExecutor, progress: "tqdm[NoReturn]"
-    ) -> Iterator[tuple[str, Read]]:
+        self, todo: Sequence[File], readers: ThreadPoolExecutor, progress: "tqdm[NoReturn]"
+    ) -> Iterator[tuple[File, Read]]:
         """The photos in order; a few are read ahead, so that the network need not wait."""
         started = time.monotonic()
         for place, found in enumerate(map_ahead(readers, self._one, todo, AHEAD), start=1):
@@ -274,13 +316,13 @@ class Work:
                 tqdm.write(f"{place:,} of {len(todo):,} photos are read; about {max(1, round(minutes))} min are left")
             yield found
 
-    def _one(self, path: str) -> Read:
+    def _one(self, file: File) -> Read:
         content = ""
         try:
-            data = self._source.read(path)
+            data = self._source.read(file[0])
             content = hashlib.sha256(data).hexdigest()[:DIGITS]
-            if content in self._contents:
-                return Read(content, self._contents[content])
+            if shard := self._contents.shard(content):
+                return Read(content, shard)
             image = decode(data, max_pixels=OWN_PIXELS, short_side=max(self._side, SIDE))
         except BadImage as failure:
             return Read(content, str(failure))
@@ -290,19 +332,19 @@ class Work:
         # Opened here and not before: files that can't be read are tried at every update, mostly in vain.
         return Read(content, Fresh(self.encoder().prepare(image, "photo"), mark_of(image), taken_at(data)))
 
-    def _tables(self, reads: Iterable[tuple[str, Read]]) -> tuple[list[pa.Table], list[pa.Table]]:
+    def _tables(self, reads: Iterable[tuple[File, Read]]) -> tuple[list[pa.Table], list[pa.Table]]:
         """Rows of photos that are embedded now, and of those whose content has a vector."""
-        rows: list[tuple[str, str, bytes, int]] = []
-        known: list[tuple[str, str, Path]] = []
+        rows: list[tuple[str, str, str, bytes, int]] = []
+        known: list[tuple[str, str, str, Path]] = []
         waiting: list[Prepared] = []
         vectors: list[Vectors] = []
-        for path, read in reads:
+        for (path, signature), read in reads:
             if isinstance(read.what, str):
                 self.bad[path] = read.what
             elif isinstance(read.what, Path):
-                known.append((path, read.content, read.what))
+                known.append((path, signature, read.content, read.what))
             else:
-                rows.append((path, read.content, read.what.mark, read.what.taken))
+                rows.append((path, signature, read.content, read.what.mark, read.what.taken))
                 waiting.append(read.what.prepared)
                 if len(waiting) == self.encoder().embedder.batch:
                     vectors.append(self.encoder().raw(waiting))
@@ -311,7 +353,7 @@ class Work:
             vectors.append(self.encoder().raw(waiting))
         return self._fresh(rows, np.concatenate(vectors)) if rows else [], self._again(known)
 
-    def _fresh(self, rows: list[tuple[str, str, bytes, int]], vectors: Vectors) -> list[pa.Table]:
+    def _fresh(self, rows: list[tuple[str, str, str, bytes, int]], vectors: Vectors) -> list[pa.Table]:
         """Rows of new photos, without those whose vectors can't be ranked."""
         with np.errstate(over="ignore"):  # what does not fit is infinite, and told below
             halves = vectors.astype(np.float16)
@@ -321,10 +363,10 @@ class Work:
         self.bad.update({row[0]: "its vector is zero or not finite" for row, fine in pairs if not fine})
         if not good.any():
             return []
-        names, contents, marks, taken = zip(*(row for row, fine in pairs if fine), strict=True)
+        names, signatures, contents, marks, taken = zip(*(row for row, fine in pairs if fine), strict=True)
         table = vector_table(names, [""] * len(names), names, halves[good])
         columns = {
-            "signature": pa.array([self.signatures[name] for name in names]),
+            "signature": pa.array(signatures),
             "content": pa.array(contents),
             "mark": pa.array(marks, pa.binary(MARK_BYTES)),
             "taken": pa.array(taken, pa.int64()),
@@ -333,15 +375,14 @@ class Work:
             table = table.append_column(name, column)
         return [table]
 
-    def _again(self, known: list[tuple[str, str, Path]]) -> list[pa.Table]:
+    def _again(self, known: list[tuple[str, str, str, Path]]) -> list[pa.Table]:
         """Rows of any shards, under the paths and signatures that their photos have now."""
         tables = []
-        for shard in sorted({shard for _, _, shard in known}):
-            wanted = [(path, content) for path, content, place in known if place == shard]
+        for shard in sorted({shard for *_, shard in known}):
+            paths, signatures, contents, _ = zip(*(row for row in known if row[3] == shard), strict=True)
             rows = read_shard(shard)
-            places = pc.index_in(pa.array([content for _, content in wanted]), rows["content"].combine_chunks())
-            rows, paths = rows.take(places), [path for path, _ in wanted]
-            new = {"image_id": paths, "instance_id": paths, "signature": [self.signatures[path] for path in paths]}
+            rows = rows.take(pc.index_in(pa.array(contents), rows["content"].combine_chunks()))
+            new = {"image_id": paths, "instance_id": paths, "signature": signatures}
             for name, values in new.items():
                 rows = rows.set_column(rows.column_names.index(name), rows.field(name), pa.array(values, pa.string()))
             tables.append(rows)

@@ -2,7 +2,6 @@
 
 import os
 import zlib
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,11 +74,14 @@ class Thumbnails:
         with replacing(path) as aside:
             aside.write_bytes(data + zlib.crc32(data).to_bytes(SUM_BYTES))
 
-    def keep_only(self, contents: Collection[str]) -> None:
-        """Removes the pictures of all other photos, and what a killed process has left."""
+    def keep_only(self, contents: NDArray[np.bytes_]) -> None:
+        """Removes the pictures of all other photos, and what a killed process has left; `contents` are sorted."""
         for folder in self.folder.glob("*/"):
+            start = folder.name.encode()
+            low, high = np.searchsorted(contents, np.array([start, start + b"\xff"]))
+            kept = {content.decode() for content in contents[low:high].tolist()}
             with os.scandir(folder) as names:  # a million of which are looked at in a second
-                gone = [entry.name for entry in names if entry.name.removesuffix(".jpg") not in contents]
+                gone = [entry.name for entry in names if entry.name.removesuffix(".jpg") not in kept]
             for path in map(folder.joinpath, gone):
                 if path.suffix != ".tmp" or is_left(path):
                     path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -90,7 +91,8 @@ def test_ctrl_c_reaches_the_workers_of_a_stage_in_silence(start: Start) -> None:
     begun(process)
     family = workers_of(process)
     for each in (process, *family):
-        each.send_signal(signal.SIGINT)
+        with suppress(psutil.NoSuchProcess):  # the stage has ended it already
+            each.send_signal(signal.SIGINT)
     assert process.communicate(timeout=HANGS) == ("", INTERRUPTED)
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date
@@ -31,13 +31,13 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.index.facts import index_key
 from pipeline_lib.run import Run
 from pipeline_lib.search import __main__ as command
-from pipeline_lib.search import own_shards, renewing
+from pipeline_lib.search import own_files, own_shards, renewing
 from pipeline_lib.search.api import create_app
 from pipeline_lib.search.engine import SearchEngine, open_engine
 from pipeline_lib.search.gallery import Among
 from pipeline_lib.search.index_photos import Part, update
+from pipeline_lib.search.own_files import Files
 from pipeline_lib.search.own_record import own_folder, own_home
-from pipeline_lib.search.own_shards import layout
 from pipeline_lib.search.renewing import Renewal, Renewing
 from pipeline_lib.search.service import Settings
 from tests.conftest import scene
@@ -62,9 +62,15 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_shards() -> Iterator[None]:
     """Shards of two photos at most."""
-    before, own_shards.MOST_ROWS = own_shards.MOST_ROWS, 2  # type: ignore[misc]
+    before, own_files.MOST_ROWS = own_files.MOST_ROWS, 2  # type: ignore[misc]
     yield
-    own_shards.MOST_ROWS = before  # type: ignore[misc]
+    own_files.MOST_ROWS = before  # type: ignore[misc]
+
+
+def layout(paths: Iterable[str]) -> dict[str, list[str]]:
+    """The bits of each shard, and its photos."""
+    files = Files.of((path, "") for path in paths)
+    return {bits: [path for path, _ in files.named(low, high)] for bits, low, high in files.shards()}
 
 
 def shards_of(run: Run) -> dict[str, bytes]:
@@ -75,6 +81,8 @@ def shards_of(run: Run) -> dict[str, bytes]:
 @pytest.mark.usefixtures("small_shards")
 @given(PATHS, st.text(st.characters(codec="utf-8"), min_size=1, max_size=8))
 def test_shards_follow_from_the_paths_alone_and_a_new_one_opens_two_at_most(paths: set[str], new: str) -> None:
+    files = Files.of((path, "") for path in paths)
+    assert all(files.below(bits) == (low, high) for bits, low, high in files.shards())
     before = layout(sorted(paths))
     assert sorted(path for some in before.values() for path in some) == sorted(paths)
     assert max(map(len, before.values())) <= 2

@@ -1,0 +1,126 @@
+"""Which photos lie below the folders of an index, and which of those that do not may come back."""
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_lib.data.folder import Listing, find_images, is_excluded
+from pipeline_lib.data.formats import Format, obstacle
+from pipeline_lib.data.source import signature_of
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.search.own_files import File, Files
+from pipeline_lib.search.own_record import Record
+
+
+@dataclass(frozen=True)
+class Found:
+    """The photos below some folders."""
+
+    files: Files
+    unsupported: dict[str, Format]
+    skipped: dict[str, str]
+    away: list[str]  # folders without any photo, or not there
+
+
+def is_below(root: str, other: str) -> bool:
+    """Whether a path is another, or lies below it."""
+    return Path(root).is_relative_to(other)
+
+
+def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: bool = False) -> Found:
+    """The photos below some folders.
+
+    Args:
+        roots: absolute.
+        exclude: as in `data.folder.find_images`.
+        home: of the index, whose small pictures are no photos if it lies among them.
+        links: whether links that lead out of the folders are followed.
+
+    Raises:
+        PipelineError: none of them holds a photo that can be read.
+    """
+    seen = {(found.st_dev, found.st_ino) for found in [home.stat()]} if home.exists() else set()
+    unsupported: dict[str, Format] = {}
+    skipped: dict[str, str] = {}
+    away: dict[str, str] = {}
+
+    def images() -> Iterator[File]:
+        for root in map(Path, roots):
+            listing, top, count = Listing() if root.is_dir() else None, root.as_posix().rstrip("/"), 0
+            if listing is not None:
+                for inside in find_images(root, listing, exclude, seen, links=links):
+                    count += 1
+                    path = f"{top}/{inside}"
+                    yield path, signature_of(path)
+                unsupported.update((f"{top}/{inside}", kind) for inside, kind in listing.unsupported.items())
+                skipped.update((f"{top}/{inside}", why) for inside, why in listing.skipped.items())
+            if not count:
+                away[str(root)] = _why_none(listing)
+
+    files = Files.of(images())
+    if not len(files):
+        root, why = next(iter(away.items()))
+        raise PipelineError(f"{root}: {why}; the index is left as it is")
+    return Found(files, unsupported, skipped, list(away))
+
+
+def _why_none(listing: Listing | None) -> str:
+    """Why a folder gives no photos."""
+    if listing is None:
+        return "is not a folder any more"
+    others = f" that can be read ({'; '.join(unread(listing.unsupported))})" if listing.unsupported else ""
+    return f"holds no photos{others}"
+
+
+def unread(unsupported: Mapping[str, Format]) -> list[str]:
+    """Of each format that can't be read how many files there are, their extensions, one of them, and the way out."""
+    lines = []
+    for kind, count in Counter(unsupported.values()).items():
+        paths = [path for path, of in unsupported.items() if of == kind]
+        endings = ", ".join(sorted({Path(path).suffix.lower() or "no extension" for path in paths}))
+        lines.append(f"{count:,} {kind.name} ({endings}), such as {paths[0]}: {obstacle(kind)}")
+    return lines
+
+
+def offline_of(gone: pa.Table, record: Record, away: Collection[str]) -> pa.Table:
+    """Rows of photos that are not found which may come back, with the folder that is not there."""
+    folders = pa.array(_folders_away(gone["image_id"].to_pylist(), record, away), pa.large_string())
+    return gone.append_column("folder", folders).filter(pc.not_equal(folders, ""))
+
+
+def _folders_away(gone: Iterable[str], record: Record, away: Collection[str]) -> Iterator[str]:
+    """Of each photo that is not found the folder that is not there, if it may come back with it; otherwise "".
+
+    A photo that has left a folder with other files was deleted or moved. Where the folder itself is missing, can't be
+    listed or holds nothing at all, it may be a drive that is not plugged in, or lie on one.
+
+    Args:
+        gone: paths of indexed photos.
+        record: of the index; what it excludes is not offline.
+        away: folders of the record that hold no photo, or are not there.
+    """
+    empty = functools.cache(_is_empty)
+    for path in gone:
+        root = next((root for root in record.roots if is_below(path, root)), None)
+        if root is None or is_excluded(Path(path).relative_to(root).as_posix(), record.exclude):
+            yield ""
+        elif root in away:
+            yield root
+        else:
+            folder = Path(path).parent
+            yield str(folder) if empty(folder) else ""
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is missing, can't be listed, or holds nothing."""
+    try:
+        with os.scandir(folder) as listing:
+            return next(listing, None) is None
+    except OSError:
+        return True
