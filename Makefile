@@ -11,9 +11,10 @@
 # make setup        everything that these need (serve and index alone need a tenth of it); TORCH_INDEX=address of a further
 #                   package index, such as PyTorch's own of builds for processors alone, which are smaller on Linux, and whose
 #                   hashes nothing checks
-# make test         lint, types and all tests
+# make test         lint, types and all tests but these:
 # make lint         lint and types alone
 # make test-web     the web page in a real browser, which is installed where that is allowed
+# make test-cluster training by two processes, and a Ray cluster one of whose nodes is killed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run
 # make lock         requirements.lock anew, the version and hashes of every package, after a change of requirements*.txt;
 #                   UPGRADE=1 for the newest versions of what the requirements bring along
@@ -42,7 +43,7 @@ OWN = $(call OPTION,EXCLUDE,--exclude) $(call OPTION,INDEX,--index) $(call SWITC
   $(call OPTION,RUN,--run)
 
 .DEFAULT_GOAL := help
-.PHONY: help git setup setup-dev repro run export serve index test test-web browser lint bench lock audit campaign readme ablation study comparison
+.PHONY: help git setup setup-dev repro run export serve index test test-web test-cluster browser lint bench lock audit campaign readme ablation study comparison
 
 help:
 	@sed -n '/^[^#]/q; s/^# //p' Makefile
@@ -112,11 +113,14 @@ index: $(SEARCH)
 
 # Two calls, since torch and FAISS do not share a process on every system.
 test: setup-dev lint
-	@$(EXEC) pytest -n 2 --dist loadfile --ignore=tests/index --ignore=tests/evaluation --ignore=tests/web
+	@$(EXEC) pytest -n 2 --dist loadfile --ignore=tests/index --ignore=tests/evaluation --ignore=tests/web --ignore=tests/cluster
 	@$(EXEC) pytest tests/index tests/evaluation
 
 test-web: setup-dev browser
 	@$(EXEC) pytest -n 2 --dist loadfile tests/web
+
+test-cluster: setup-dev
+	@$(EXEC) pytest -n 2 --dist loadfile tests/cluster
 
 browser:
 	@command -v chromedriver >/dev/null || { echo "installing Chromium and its driver" && \

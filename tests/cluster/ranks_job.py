@@ -1,4 +1,4 @@
-"""What each of several processes runs in test_ranks.py: `-m tests.training.ranks_job FILE`, a pickled list of jobs."""
+"""What each of several processes runs in test_ranks.py: `-m tests.cluster.ranks_job FILE`, a pickled list of jobs."""
 
 from __future__ import annotations
 
@@ -108,6 +108,6 @@ def main(jobs: list[Job]) -> None:
 
 
 if __name__ == "__main__":
-    from tests.training import ranks_job  # under the name by which its classes are pickled
+    from tests.cluster import ranks_job  # under the name by which its classes are pickled
 
     ranks_job.main(pickle.loads(Path(sys.argv[1]).read_bytes()))

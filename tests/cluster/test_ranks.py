@@ -29,9 +29,9 @@ from pipeline_lib.pretext.batches import PatchShards
 from pipeline_lib.pretext.views import ViewShards
 from pipeline_lib.training import ranks
 from pipeline_lib.training.norms import SharedBatchNorm, SharedDropout, join_processes
+from tests.cluster import ranks_job
+from tests.cluster.ranks_job import IDS, Ended, Job, learn
 from tests.pipeline.support import HANGS, ROOT
-from tests.training import ranks_job
-from tests.training.ranks_job import IDS, Ended, Job, learn
 
 Make = Callable[..., params.Params]
 CPU = torch.device("cpu")
