@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.run import STOPPED, stopped
 from pipeline_lib.baselines import benchmarks as bench
 from pipeline_lib.baselines import tables
 from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
@@ -48,6 +49,8 @@ def main() -> None:
         write_tables(benchmarks, options.store, options.metrics)
     except PipelineError as failure:
         sys.exit(f"error: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(stopped(STOPPED))
     if failed:
         sys.exit("error: not every system ran; the rest is measured, run again:\n" + "\n".join(failed))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.recipes import DEFAULT, RECIPES, ROOT, Recipes
-from pipeline_lib.errors import PipelineError, in_words
+from pipeline_lib.errors import INTERRUPTED, PipelineError, in_words
 from pipeline_lib.files import (
     digest_of,
     exclusive,
@@ -126,7 +126,7 @@ def rows_command(
     except PipelineError as failure:
         failed.append(str(failure))
     except KeyboardInterrupt:
-        sys.exit(f"stopped; {STOPPED}")
+        sys.exit(stopped(STOPPED))
     if failed:
         sys.exit("error: " + "\n".join(failed))
 
@@ -223,6 +223,12 @@ def fetch(name: str, outs: Iterable[str], aside: Path) -> Path:
     return RUNS / name
 
 
+def stopped(then: str) -> int:
+    """Says how to go on after Ctrl-C; the exit status."""
+    sys.stderr.write(f"stopped; {then}\n")
+    return INTERRUPTED
+
+
 def go_on(name: str) -> str:
     """How an unfinished run is continued."""
     return f"{STOPPED} (make run RECIPE={name}, or python -m experiments.run)"
@@ -254,7 +260,7 @@ def main() -> None:
     except OSError as failure:
         sys.exit(f"error: {in_words(failure)}; {go_on(given.name)}")
     except KeyboardInterrupt:
-        sys.exit(f"stopped; {go_on(given.name)}")
+        sys.exit(stopped(go_on(given.name)))
     if (folder / "metrics" / "comparison.csv").exists():
         show(folder / "metrics")
     print(f"run: {folder}\nmetrics: {metrics}\nparams that differ from HEAD:", flush=True)

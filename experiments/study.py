@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.recipes import DEFAULT, ROOT, Recipes
-from experiments.run import RUNS, made, records_of, rows_command
+from experiments.run import RUNS, STOPPED, made, records_of, rows_command, stopped
 from pipeline_lib.embedding.alignment import KINDS, of_kind
 from pipeline_lib.embedding.vectors import EmbeddingTable, Labels, Vectors, open_retrieval
 from pipeline_lib.errors import PipelineError
@@ -127,6 +127,8 @@ def command(about: str | None, write: Callable[[list[str]], None]) -> None:
         write(parser.parse_args().names)
     except (PipelineError, OSError) as failure:
         sys.exit(f"error: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(stopped(STOPPED))
 
 
 def measure(row: Finished, *, final: bool) -> Iterator[Line]:

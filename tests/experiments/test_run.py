@@ -160,7 +160,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_the_older_one(tree: 
         time.sleep(0.2)
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=60)
-    assert running.returncode == 1
+    assert running.returncode == 130
     assert "stopped; the same command again goes on where it stopped (make run RECIPE=source" in said
     assert json.loads(old.read_text(encoding="utf-8")) == {"old": True}
     assert tree.git("status", "--porcelain") == ""
