@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline_lib.embedding.exported import FACING, SHARED, VECTORS
 from pipeline_lib.embedding.networks import Networks
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
@@ -54,16 +55,24 @@ class Whole(nn.Module):
             self.register_buffer("shared", torch.from_numpy(projection.shared).T.contiguous())
             self.register_buffer("facing", torch.from_numpy(projection.facing).T.contiguous())
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8[N, S, S, 3] to float32[N, D], as `Networks.vectors`."""
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what `forward` gives."""
+        return [SHARED, FACING] if self.embed.facing and self.embed.dimension else [VECTORS]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """From uint8[N, S, S, 3] the vectors, float32[N, D], as `Networks.vectors`, or what of each image joins them.
+
+        With an image a and its mirror image b a projected vector is (a + b) S and (a - b) F side by side. That is a S +
+        b S and a F - b F, so a S and a F are given, and the two images can be shown on two cores.
+        """
         shown = normalise(images, self.train_settings)
         own = self.layers(shown)
-        if not self.embed.facing:
-            return own @ self.shared if self.embed.dimension else own
-        other = self.layers(shown.flip(-1))
-        if not self.embed.dimension:
-            return torch.cat([own, other], dim=1)
-        return torch.cat([(own + other) @ self.shared, (own - other) @ self.facing], dim=1)
+        if self.outputs != [VECTORS]:
+            return own @ self.shared, own @ self.facing
+        if self.embed.dimension:
+            return (own @ self.shared,)
+        return (torch.cat([own, self.layers(shown.flip(-1))], dim=1) if self.embed.facing else own,)
 
     def layers(self, images: Tensor) -> Tensor:
         """The layers of normalised images side by side, float32[N, W], each of length 1 where there are several."""
@@ -120,7 +129,7 @@ def export_network(networks: Networks, path: Path) -> None:
         (example,),
         dynamo=True,
         input_names=["images"],
-        output_names=["vectors"],
+        output_names=whole.outputs,
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         verbose=False,
     )

@@ -1,6 +1,7 @@
 """The service behind the HTTP API: admits queries, prepares and batches them, and describes what was found."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,7 +36,7 @@ CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 class Settings:
     """Limits of the server; none of them changes what is found."""
 
-    threads: int = 1  # of the network, and of FAISS
+    threads: int = min(2, os.cpu_count() or 1)  # of the network, and of FAISS
     batch: int = 16  # queries that are embedded together at most
     upload_bytes: int = 10_000_000  # size of an uploaded picture at most
     upload_pixels: int = 30_000_000  # its pixels at most

@@ -72,6 +72,16 @@ def test_one_image_gives_the_same_alone_and_among_others(exported: Run) -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_mirror_image_may_be_shown_to_another_core(exported: Run, count: int) -> None:
+    images = [scene(number) for number in range(count)]
+    alone, together = (
+        encoder.raw([encoder.prepare(image, "photo") for image in images])
+        for encoder in (open_encoder(exported, threads) for threads in (1, 2))
+    )
+    np.testing.assert_array_equal(alone, together)
+
+
 def test_it_carries_what_a_search_needs_and_no_photo_or_vector(exported: Run) -> None:
     files = {path.relative_to(exported.folder).as_posix() for path in exported.folder.rglob("*") if path.is_file()}
     assert files == {"run.json", "model/encoder.onnx", "model/meta.json", f"embeddings/{FILE_NAME}"}
