@@ -56,17 +56,21 @@ class Files:
     @classmethod
     def of(cls, rows: Iterable[File]) -> Self:
         """Of files in any order."""
-        blocks, hashes = [_columns(())], [np.empty(0, np.uint32)]
+        paths, signatures, hashes = [_texts(())], [_texts(())], [np.empty(0, np.uint32)]
         for some in batched(rows, BLOCK):
-            blocks.append(_columns(some))
-            hashes.append(hashes_of(path for path, _ in some))
-        return cls._sorted(pa.concat_tables(blocks), np.concatenate(hashes))
+            names, told = zip(*some, strict=True)
+            paths.append(_texts(names))
+            signatures.append(_texts(told))
+            hashes.append(hashes_of(names))
+        return cls._sorted(paths, signatures, np.concatenate(hashes))
 
     @classmethod
-    def _sorted(cls, rows: pa.Table, hashes: NDArray[np.uint32]) -> Self:
+    def _sorted(
+        cls, paths: list[pa.LargeStringArray], signatures: list[pa.LargeStringArray], hashes: NDArray[np.uint32]
+    ) -> Self:
+        """Of parts, which are taken out of their lists: no column is there more than twice at a time."""
         order = np.argsort(hashes, kind="stable")
-        paths, signatures = (rows[name].combine_chunks().take(pa.array(order)) for name in ("path", "signature"))
-        return cls(paths, signatures, hashes[order])
+        return cls(_joined(paths, order), _joined(signatures, order), hashes[order])
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -104,10 +108,15 @@ class Files:
     def with_more(self, others: Iterable[File]) -> Self:
         """These and others, which are none of these."""
         more = self.of(others)
-        tables = (pa.table({"path": each.paths, "signature": each.signatures}) for each in (self, more))
-        return self._sorted(pa.concat_tables(tables), np.concatenate([self.hashes, more.hashes]))
+        hashes = np.concatenate([self.hashes, more.hashes])
+        return self._sorted([self.paths, more.paths], [self.signatures, more.signatures], hashes)
 
 
-def _columns(rows: Sequence[File]) -> pa.Table:
-    paths, signatures = zip(*rows, strict=True) if rows else ((), ())
-    return pa.table({"path": pa.array(paths, pa.large_string()), "signature": pa.array(signatures, pa.large_string())})
+def _texts(values: Sequence[str]) -> pa.LargeStringArray:
+    return pa.array(values, pa.large_string())
+
+
+def _joined(parts: list[pa.LargeStringArray], order: NDArray[np.intp]) -> pa.LargeStringArray:
+    whole = pa.concat_arrays(parts)
+    parts.clear()
+    return whole.take(pa.array(order))

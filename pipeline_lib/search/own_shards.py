@@ -275,11 +275,19 @@ class Work:
         self.thumbnails = thumbnails
         self.bad = bad
         self._source = FolderSource(Path(), OWN_PIXELS, "")  # paths are absolute
-        self._contents = Contents(before)
+        self._before = before
         self._opened = opened
         self._side = side
         self._encoder: QueryEncoder | None = None
+        self._contents: Contents | None = None
         self._lock = threading.Lock()
+
+    def contents(self) -> Contents:
+        """Which content has a vector; told by the first thread that asks, since mostly there is nothing new."""
+        with self._lock:
+            if self._contents is None:
+                self._contents = Contents(self._before)
+            return self._contents
 
     def encoder(self) -> "QueryEncoder":
         """The encoder, opened by the first thread that asks."""
@@ -321,7 +329,7 @@ class Work:
         try:
             data = self._source.read(file[0])
             content = hashlib.sha256(data).hexdigest()[:DIGITS]
-            if shard := self._contents.shard(content):
+            if shard := self.contents().shard(content):
                 return Read(content, shard)
             image = decode(data, max_pixels=OWN_PIXELS, short_side=max(self._side, SIDE))
         except BadImage as failure:
