@@ -172,8 +172,9 @@ def call(command: Sequence[str]) -> int:
     """Runs a command in the repository, live, and stops it with this process; returns its exit status."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**AUTHOR, **os.environ, "PATH": path}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # the same as Ctrl-C
+    # The same as Ctrl-C; which a shell's jobs in the background would ignore, and DVC and its stage with them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as running:
         try:
             return running.wait()
