@@ -11,8 +11,8 @@
 # make setup        everything that these need (serve and index alone need a tenth of it); TORCH_INDEX=address of a further
 #                   package index, such as PyTorch's own of builds for processors alone, which are smaller on Linux, and whose
 #                   hashes nothing checks
-# make test         lint, types and all tests but these:
 # make lint         lint and types alone
+# make test         lint, types and all tests but those of the next two
 # make test-web     the web page in a real browser, which is installed where that is allowed
 # make test-cluster training by two processes, and a Ray cluster one of whose nodes is killed
 # make bench        speed and memory, as ratios to a bare limit measured in the same run

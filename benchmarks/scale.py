@@ -47,9 +47,9 @@ from pipeline_lib.search.command import box
 from pipeline_lib.search.engine import QueryEncoder, open_encoder
 from pipeline_lib.search.gallery import index_rows
 from pipeline_lib.search.index_photos import Update, update
-from pipeline_lib.search.own_files import Files
+from pipeline_lib.search.own_files import Files, shard_files, shard_of
 from pipeline_lib.search.own_record import Record, model_key, own_folder, write_record
-from pipeline_lib.search.own_shards import DIGITS, _write_shard, shard_files, shard_of
+from pipeline_lib.search.own_shards import DIGITS, _write_shard
 from pipeline_lib.search.stacks import MARK_BYTES
 
 TABLE: Final = ROOT / "metrics" / "scale.csv"

@@ -88,9 +88,10 @@ def bins() -> NDArray[np.intp]:
 def scores(drawings: Signatures, photos: Signatures) -> Vectors:
     """Equation 3 of the paper with its sign turned: float32[M, N], higher is better."""
     found = np.zeros((len(drawings.means), len(photos.means)), np.float32)
+    of_each = WEIGHTS[bins()]
     for channel in range(CHANNELS):
         found -= WEIGHTS[0, channel] * np.abs(drawings.means[:, None, channel] - photos.means[None, :, channel])
-        weights = diags_array(WEIGHTS[bins(), channel])
+        weights = diags_array(of_each[:, channel])
         for sign in (1, -1):
             ours, theirs = (
                 csr_array((each.signs[:, channel] == sign).astype(np.float32)) for each in (drawings, photos)

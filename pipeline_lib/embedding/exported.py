@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import read_sealed
+from pipeline_lib.params import Embed
 from pipeline_lib.run import META, Run
 
 VECTORS: Final = "vectors"
@@ -27,6 +28,11 @@ SHARED, FACING = "vectors_shared", "vectors_facing"
 """or what of an image is added to that of its mirror image, and what is taken off it."""
 BATCH: Final = 8
 """Images at a time: more are no faster on a processor, and each takes 30 MB while it is computed."""
+
+
+def outputs_of(embed: Embed) -> list[str]:
+    """What a network gives under these settings."""
+    return [SHARED, FACING] if embed.facing and embed.dimension else [VECTORS]
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class ExportedNetwork:
             ) from failure
         options = onnxruntime.SessionOptions()
         # Two calls at once share those of the session, and each brings its own.
-        both = threads > 1 and run.params.embed.facing > 0
+        both = threads > 1 and outputs_of(run.params.embed) != [VECTORS]
         options.intra_op_num_threads, options.inter_op_num_threads = threads - both, 1
         # Threads that wait by spinning would take the cores from those that decode photos.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

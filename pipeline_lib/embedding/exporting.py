@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline_lib.embedding.exported import FACING, SHARED, VECTORS
+from pipeline_lib.embedding.exported import VECTORS, outputs_of
 from pipeline_lib.embedding.networks import Networks
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing
@@ -55,20 +55,15 @@ class Whole(nn.Module):
             self.register_buffer("shared", torch.from_numpy(projection.shared).T.contiguous())
             self.register_buffer("facing", torch.from_numpy(projection.facing).T.contiguous())
 
-    @property
-    def outputs(self) -> list[str]:
-        """Names of what `forward` gives."""
-        return [SHARED, FACING] if self.embed.facing and self.embed.dimension else [VECTORS]
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """From uint8[N, S, S, 3] the vectors, float32[N, D], as `Networks.vectors`, or what of each image joins them.
 
-        With an image a and its mirror image b a projected vector is (a + b) S and (a - b) F side by side. That is a S +
-        b S and a F - b F, so a S and a F are given, and the two images can be shown on two cores.
+        Which, `outputs_of` says. With an image a and its mirror image b a projected vector is (a + b) S and (a - b) F
+        side by side. That is a S + b S and a F - b F, so a S and a F are given, and the two can be shown on two cores.
         """
         shown = normalise(images, self.train_settings)
         own = self.layers(shown)
-        if self.outputs != [VECTORS]:
+        if outputs_of(self.embed) != [VECTORS]:
             return own @ self.shared, own @ self.facing
         if self.embed.dimension:
             return (own @ self.shared,)
@@ -129,7 +124,7 @@ def export_network(networks: Networks, path: Path) -> None:
         (example,),
         dynamo=True,
         input_names=["images"],
-        output_names=whole.outputs,
+        output_names=outputs_of(embed),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         verbose=False,
     )

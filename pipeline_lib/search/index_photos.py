@@ -31,7 +31,7 @@ from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
 from pipeline_lib.search.command import add_run, box, printable
 from pipeline_lib.search.gallery import index_rows
-from pipeline_lib.search.own_files import Files, Mask, Shard
+from pipeline_lib.search.own_files import Files, Mask, Shard, shard_files
 from pipeline_lib.search.own_listing import Found, find, is_below, offline_of, unread
 from pipeline_lib.search.own_record import (
     AFRESH,
@@ -49,7 +49,7 @@ from pipeline_lib.search.own_record import (
     read_folder,
     write_record,
 )
-from pipeline_lib.search.own_shards import TOLD, Looked, Told, Work, arrange, look, settle, shard_files, told_rows
+from pipeline_lib.search.own_shards import TOLD, Looked, Told, Work, arrange, look, settle, told_rows
 from pipeline_lib.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:  # it would load what computes vectors
@@ -282,9 +282,7 @@ def _update(
     shards, files = folder / "vectors", found.files
     with FileLock(folder.parent / ".arranging"):
         before = look(shards, files)
-        offline = offline_of(before.gone, record, found.away)
-        if prune:
-            offline = offline.slice(0, 0)
+        offline = offline_of(before.gone.slice(0, 0) if prune else before.gone, record, found.away)
         if len(offline):
             files = files.with_more(zip(*(offline[name].to_pylist() for name in TOLD[:2]), strict=True))
         plan = files.shards()
@@ -300,17 +298,17 @@ def _update(
     if come.any():
         files, before = _without(files, before, offline.filter(pa.array(come)))
         offline = offline.filter(pa.array(~come))
-    now = settle(shards, files, before)
+    told, there = settle(shards, files, before)
     reasons = {path: obstacle(kind) for path, kind in found.unsupported.items()}
     write_json(folder / BAD_NAME, dict(sorted({**bad, **reasons}.items())))
-    if not now.told:
+    if not told:
         raise PipelineError(
             f"{' and '.join(record.roots)}: none of {len(found.files):,} files can be read as a photo; see "
             f"{folder / BAD_NAME}"
         )
-    words = _built(run, folder, record, now.told)
-    count = sum(told.photos for told in now.told.values())
-    removed = len(before.gone) + int(come.sum()) + int((before.had & ~now.known).sum())
+    words = _built(run, folder, record, told)
+    count = sum(len(each.contents) for each in told.values())
+    removed = len(before.gone) + int(come.sum()) + int((before.had & ~there).sum())
     away = dict(Counter(offline["folder"].to_pylist()))
     return Update(count, added, kept, removed, away, bad, found.unsupported, words)
 

@@ -8,6 +8,7 @@ million paths are columns of Arrow: Python's strings would take five times the m
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +22,8 @@ MOST_ROWS: Final = 2048
 HASH_BITS: Final = 32
 BLOCK: Final = 1 << 13
 """Files that are Python's strings at a time."""
+EARLIER: Final = "part-*.parquet"
+"""Shards of earlier versions, which hold photos in the order in which they came."""
 Mask = NDArray[np.bool_]
 File = tuple[str, str]
 """A path, and what the system tells of its file (see `data.source.signature_of`)."""
@@ -35,6 +38,21 @@ def hashes_of(paths: Iterable[str]) -> NDArray[np.uint32]:
 def first_hash(bits: str) -> int:
     """The lowest hash that begins with some bits."""
     return int(bits.ljust(HASH_BITS, "0"), 2)
+
+
+def shard_of(shards: Path, bits: str) -> Path:
+    """The file of a shard in a folder of them."""
+    return shards / f"shard{'-' * bool(bits)}{bits}.parquet"
+
+
+def bits_of(shard: Path) -> str:
+    """The bits with which the hashes of a shard's photos begin, by its file; those of an earlier version have none."""
+    return "" if shard.match(EARLIER) else shard.stem.removeprefix("shard").removeprefix("-")
+
+
+def shard_files(shards: Path) -> list[Path]:
+    """The shards that there are."""
+    return sorted([*shards.glob("shard*.parquet"), *shards.glob(EARLIER)])
 
 
 class Shard(NamedTuple):

@@ -26,6 +26,7 @@ from pipeline_lib.params import fingerprint
 from pipeline_lib.registry import TRANSDUCTIVE
 from pipeline_lib.run import Run, params_key
 from pipeline_lib.search.gallery import Gallery, Kept, Names, index_rows
+from pipeline_lib.search.own_files import shard_files
 from pipeline_lib.search.stacks import MARK_BYTES, Marks
 from pipeline_lib.search.thumbnails import Thumbnails
 
@@ -236,7 +237,7 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def _kept(folder: Path, image_ids: Names) -> Kept:
     """What a generation holds of its photos beside their vectors."""
     tables, columns = [KEPT.empty_table()], KEPT.names
-    for path in sorted((folder / "vectors").glob("*.parquet")):
+    for path in shard_files(folder / "vectors"):
         try:
             tables.append(read_shard(path, columns).cast(KEPT))
         except PipelineError:

@@ -27,7 +27,17 @@ from pipeline_lib.data.images import BadImage, decode, taken_at
 from pipeline_lib.data.schemas import parquet_writer
 from pipeline_lib.data.source import signature_of
 from pipeline_lib.embedding.vectors import Vectors, batched, vector_table
-from pipeline_lib.search.own_files import File, Files, Mask, Shard, first_hash, hashes_of
+from pipeline_lib.search.own_files import (
+    File,
+    Files,
+    Mask,
+    Shard,
+    bits_of,
+    first_hash,
+    hashes_of,
+    shard_files,
+    shard_of,
+)
 from pipeline_lib.search.own_record import KEPT, OWN_PIXELS, read_shard
 from pipeline_lib.search.stacks import MARK_BYTES, mark_of
 from pipeline_lib.search.thumbnails import SIDE, Thumbnails
@@ -37,8 +47,6 @@ if TYPE_CHECKING:  # it would load what computes vectors
 
 SHARD_ROWS: Final = 512
 """Photos that are embedded between two writings of their shard: what a kill may cost."""
-EARLIER: Final = "part-*.parquet"
-"""Shards of earlier versions, which hold photos in the order in which they came."""
 MOVED_AT_ONCE: Final = 256
 """Shards of an earlier version whose rows are moved together."""
 READERS: Final = 4
@@ -73,7 +81,6 @@ class Told(NamedTuple):
     """What a shard tells of its photos."""
 
     file: str  # `signature_of` the shard, by which it is known whether it has changed since
-    photos: int
     digest: str  # of their paths and contents
     contents: NDArray[np.bytes_]  # of each the digest of its file
     stale: bool  # whether some are none of the files that there are
@@ -108,16 +115,6 @@ class Looked:
     gone: pa.Table  # columns `TOLD`, of photos that are none of them: one row of each path
 
 
-def shard_of(shards: Path, bits: str) -> Path:
-    """The file of a shard."""
-    return shards / f"shard{'-' * bool(bits)}{bits}.parquet"
-
-
-def shard_files(shards: Path) -> list[Path]:
-    """The shards that there are."""
-    return sorted([*shards.glob("shard*.parquet"), *shards.glob(EARLIER)])
-
-
 def look(shards: Path, files: Files) -> Looked:
     """Looks at all shards.
 
@@ -150,8 +147,7 @@ def told_rows(shard: Path) -> pa.Table:
 
 def _matched(shard: Path, rows: pa.Table, files: Files) -> tuple[NDArray[np.int64], Mask, Mask]:
     """Of each row of a shard the file of its path, whether there is one, and whether it has the row's signature."""
-    bits = shard.stem.removeprefix("shard").removeprefix("-")
-    low, high = files.below("" if shard.match(EARLIER) else bits)
+    low, high = files.below(bits_of(shard))
     paths, signatures = (rows[name].combine_chunks() for name in TOLD[:2])
     found = pc.index_in(paths, files.paths.slice(low, high - low))
     there = np.asarray(found.is_valid())
@@ -164,7 +160,7 @@ def _matched(shard: Path, rows: pa.Table, files: Files) -> tuple[NDArray[np.int6
 def _told(file: str, rows: pa.Table, *, stale: bool) -> Told:
     paths, contents = (rows[name].to_pylist() for name in ("image_id", "content"))
     digest = hashlib.sha256("\0".join([*paths, *contents]).encode()).hexdigest()
-    return Told(file, len(rows), digest, np.array(contents, f"S{DIGITS}"), stale)
+    return Told(file, digest, np.array(contents, f"S{DIGITS}"), stale)
 
 
 def _write_shard(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -214,7 +210,7 @@ def _add(shard: Path, tables: Sequence[pa.Table]) -> None:
     _write_shard(shard, [*([read_shard(shard)] if shard.exists() else []), *tables])
 
 
-def settle(shards: Path, files: Files, before: Looked) -> Looked:
+def settle(shards: Path, files: Files, before: Looked) -> tuple[dict[Path, Told], Mask]:
     """Drops the rows of photos that are gone or have changed, of which there is another row by now.
 
     Args:
@@ -223,7 +219,7 @@ def settle(shards: Path, files: Files, before: Looked) -> Looked:
         before: what the shards held of them; those that have not changed since and held nothing stale are not read.
 
     Returns:
-        What they hold now; nothing is gone.
+        What each shard tells now, and bool[files], of which there is a row.
 
     Raises:
         PipelineError: a shard can't be read.
@@ -246,7 +242,7 @@ def settle(shards: Path, files: Files, before: Looked) -> Looked:
             rows = rows.filter(keep)
         known[places[same]] = True
         told[path] = _told(signature_of(path), rows, stale=False)
-    return Looked(told, known, known, before.gone.slice(0, 0))
+    return told, known
 
 
 class Work:
