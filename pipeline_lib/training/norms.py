@@ -10,12 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.training import ranks
 
 
 def join_processes(model: ContextNet) -> None:
-    """Puts the layers of this module into a network that several processes train; alone, it stays as it is."""
+    """Puts the layers of this module into a network that several processes train; alone, it stays as it is.
+
+    Raises:
+        PipelineError: a layer of it takes BatchNorm's statistics in a way of its own.
+    """
     if ranks.share().of > 1:
         _replace_norms(model)
         model.dropout = SharedDropout(model.dropout.p)
@@ -24,6 +29,11 @@ def join_processes(model: ContextNet) -> None:
 def _replace_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+                raise PipelineError(
+                    f"train.encoder: its layer {type(child).__name__} is BatchNorm of a kind that several processes "
+                    "can't train; start one, or take an encoder without"
+                )
             setattr(module, name, SharedBatchNorm.of(child))
         else:
             _replace_norms(child)

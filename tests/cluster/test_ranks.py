@@ -169,6 +169,16 @@ def test_a_process_alone_keeps_the_layers_of_torch(make_params: Make) -> None:
     assert [id(module) for module in model.modules()] == before
 
 
+def test_a_norm_that_holds_its_activation_is_not_replaced_by_one_without(
+    make_params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_params({**TINY, "train.pretrained": "none", "train.encoder": "timm:tf_efficientnet_lite0"}).train
+    model = ContextNet(settings, 64, torch.zeros(1).long(), torch.zeros(1).long())
+    monkeypatch.setattr(ranks, "share", lambda: Share(0, 2))
+    with pytest.raises(PipelineError, match=r"train\.encoder: its layer BatchNormAct2d .*start one"):
+        join_processes(model)
+
+
 def test_a_checkpoint_of_another_number_of_processes_is_refused(
     make_params: Make, pairs_folder: Path, patches_folder: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,17 @@ def test_vectors_are_those_of_the_run_it_was_made_from(projected: Run, exported:
     assert cosines(*same).min() > 0.9995
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_networks_of_timm_are_carried_as_well(tmp_path: Path, name: str) -> None:
+    run = save_model(with_params(make_run(tmp_path / "run"), **{**MAPS, "train__encoder": f"timm:{name}"}))
+    embed(run)
+    export(run, tmp_path / "box")
+    encoders = [open_encoder(each, 1) for each in (run, Run.open(tmp_path / "box", run.root))]
+    images = [scene(number) for number in range(4)]
+    ours, theirs = (each.raw([each.prepare(image, "photo") for image in images]) for each in encoders)
+    assert cosines(ours, theirs).min() > 0.999
+
+
 def test_one_image_gives_the_same_alone_and_among_others(exported: Run) -> None:
     encoder = open_encoder(exported, 1)
     prepared = [encoder.prepare(scene(number), "photo") for number in range(3)]

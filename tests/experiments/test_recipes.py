@@ -203,6 +203,6 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(module: str, name: s
     found = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, encoding="utf-8")
     assert found.returncode == 1
     assert f"there is no recipe {name}" in found.stderr
-    assert "recipes are best, default, default-sketchy, own-photos, photos, source, voc-sketchy" in found.stderr
+    assert "recipes are best, default, default-sketchy, dinov2, own-photos, photos, source, voc-sketchy" in found.stderr
     assert "cross-conv5-bn-s0" in found.stderr
     assert "_study," not in found.stderr

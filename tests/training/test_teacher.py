@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from torch.nn import functional
 
 from pipeline_lib import params
+from pipeline_lib.models import timm_trunk
 from pipeline_lib.models.context import ContextNet
 from pipeline_lib.pretext.views import ViewShards
 from pipeline_lib.training import teacher
@@ -88,6 +89,21 @@ def test_the_teacher_sees_every_training_photo_once(asked: Callable[[Path], Teac
     both, rows = found.told_of([IDS[3], IDS[0]], CPU)
     assert rows.tolist() == [found.rows[IDS[3]], found.rows[IDS[0]]]
     assert torch.equal(both[1], found.vectors[found.rows[IDS[0]]])
+
+
+def test_a_network_of_timm_teaches_with_the_weights_of_its_hub(
+    make_params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = []
+
+    def fetched(name: str, file: Path | None) -> tuple[dict[str, torch.Tensor], str]:
+        asked_for.append((name, file))
+        return timm_trunk.Trunk(name).state_dict(), "timm"
+
+    monkeypatch.setattr(timm_trunk, "pretrained", fetched)
+    network = teacher._network(make_params({"train.teacher": "timm:resnet10t"}).train, Path(), CPU)
+    assert asked_for == [("resnet10t", None)]
+    assert network.pool5(torch.zeros(1, 3, 160, 160)).shape == (1, 512, 5, 5)
 
 
 def test_a_run_that_goes_on_does_not_ask_again_and_a_damaged_answer_is_made_anew(
