@@ -8,7 +8,8 @@ A part that is measured replaces its rows. Most rows are ratios of two figures o
 - embed: the embed stage, from files to vectors, against the network alone; and folded against unfolded
 - others: what a user would take instead, on the same pictures: a SimCLR step of lightly with the same trunk, batch and
   views, and a loop of torchvision's `ImageFolder` and `DataLoader` against `drawfind index`; and what
-  `keep_freed_memory` is worth to that loop, in a fresh process each
+  `keep_freed_memory` is worth to that loop, in a fresh process each. open-metric-learning is left out: it asks for
+  NumPy below 2
 
 Whether a processor with bfloat16 computes as one without: ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2, and
 `--precision fp32`.

@@ -20,7 +20,7 @@ from pipeline_lib import params
 from pipeline_lib.data import remote
 from pipeline_lib.data.formats import HEAD, Format, format_of_head, format_of_name, obstacle
 from pipeline_lib.data.source import Entry, Excluded, FileSource, root_of
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.errors import PipelineError, printable
 
 DATASET: Final = "folder"
 # Folders in which storage devices, operating systems and archivers keep small copies, old versions and deleted files.
@@ -90,7 +90,7 @@ def find_images(
             why = f"can't be listed ({failure.strerror or failure})"
             if not folder:
                 raise PipelineError(f"{top}: {why}") from failure
-            listing.skipped[_printable(folder)] = why
+            listing.skipped[printable(folder)] = why
             continue
         below = []
         for name, is_folder, is_link in names:
@@ -98,7 +98,7 @@ def find_images(
             if _is_left_out(name, inside, patterns, is_folder=is_folder):
                 continue
             if is_link and not links and _leads_out(top / inside, real):
-                listing.skipped[_printable(inside)] = LEADS_OUT
+                listing.skipped[printable(inside)] = LEADS_OUT
             elif is_folder:
                 below.append(inside)
             elif _is_image(listing, top, inside):
@@ -177,7 +177,7 @@ def _is_image(listing: Listing, top: Path, inside: str) -> bool:
         return False
     # Bytes of a name that are not UTF-8 are surrogates, which can't be encoded.
     if not inside.isascii() and inside != inside.encode("utf-8", "replace").decode():
-        listing.skipped[_printable(inside)] = "the name is not UTF-8; rename the file"
+        listing.skipped[printable(inside)] = "the name is not UTF-8; rename the file"
         return False
     if obstacle(kind):
         listing.unsupported[inside] = kind
@@ -194,10 +194,6 @@ def _looked_at(path: Path, named: Format | None) -> Format | None:
             return format_of_head(stream.read(HEAD)) or named
     except OSError:
         return named
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _composed(name: str) -> str:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,9 @@ class Source(Protocol):
 class FileSource:
     """What all readers of image files share; a subclass adds `entries`."""
 
-    root: Path  # the folder that paths are relative to; one of `remote.open_address` too
+    root: (
+        Path  # the folder that paths are relative to; one of `remote.open_address` too. A path may be an address itself
+    )
     max_pixels: int  # larger images are refused before they are decoded
     recognises: ClassVar[bool] = True
     trains_on_gallery: ClassVar[bool] = False
@@ -110,11 +112,15 @@ class FileSource:
 
     def signature(self, path: str) -> str:
         """See `signature_of`."""
-        return signature_of(self.root / path)
+        return signature_of(self.place(path))
 
     def content(self, path: str) -> str:
         """See `digest_of_file`."""
-        return digest_of_file(self.root / path)
+        return digest_of_file(self.place(path))
+
+    def place(self, path: str) -> Path:
+        """Where an image is; errors as in `remote.place_of`."""
+        return remote.place_of(path) if remote.is_address(path) else self.root / path
 
     def load(self, path: str, domain: str, image_id: str, short_side: int = 0) -> NDArray[np.uint8]:  # noqa: ARG002
         """The image, uint8[H, W, 3], RGB; `short_side` as `decode` takes it.
@@ -130,21 +136,27 @@ class FileSource:
         Raises:
             BadImage: there is no such file, or it is larger than an image of `max_pixels` can be.
         """
-        file = self.root / path
         try:
-            found = file.stat()
+            with remote.told():
+                file = self.place(path)
+                found = file.stat()
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("not a regular file")
             # The most that an image of the allowed size takes: 4 uncompressed channels of 16 bits, and some metadata.
             if found.st_size > 8 * self.max_pixels + (64 << 20):
                 raise BadImage(f"{found.st_size} bytes are more than an image of max_pixels {self.max_pixels} can need")
-            return file.read_bytes()
+            with remote.told():
+                return file.read_bytes()
         except OSError as failure:
             raise BadImage(failure.strerror or str(failure)) from failure
 
 
+MISSING: Final = "missing"
+"""The signature of a file that is not there, or that can't be asked for."""
+
+
 def signature_of(file: Path | str) -> str:
-    """What the system tells of a file without opening it; "missing" where there is none.
+    """What the system tells of a file without opening it; `MISSING` where there is none.
 
     Whoever changes a file may set its size and time back, but not the time of that change, nor the number (inode) that
     another file in its place has.
@@ -154,7 +166,7 @@ def signature_of(file: Path | str) -> str:
             return remote.signature(file)
         found = os.stat(file)  # noqa: PTH116  of a million paths no Path is made
     except OSError:
-        return "missing"
+        return MISSING
     # exFAT and FAT keep no time of change and give each file another number whenever the drive is plugged in.
     number = found.st_ino if found.st_ctime_ns != found.st_mtime_ns else 0
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{number}"

@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.command import printable
 from pipeline_lib.search.engine import MOST_HITS, SearchEngine
 from pipeline_lib.search.gallery import EVERYWHERE, OWN_ALONE, Among
 from pipeline_lib.search.guard import LOOPBACK, BodyLimit, KnownHosts, SecurityHeaders, TokenOnly
@@ -156,7 +155,7 @@ def _add_failures(app: FastAPI) -> None:
 
     def failed(failure: PipelineError) -> str:
         # Its words name files, which are for whoever runs the server.
-        print(printable(f"error: {failure}"), file=sys.stderr)
+        print(f"error: {failure}", file=sys.stderr)
         return "the search has failed; the server has said why where it was started"
 
     def invalid(failure: RequestValidationError) -> str:

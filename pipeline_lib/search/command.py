@@ -1,7 +1,6 @@
 """What the commands of search share: options, which run they mean, and failures told in a sentence."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,23 +48,15 @@ def up_to(most: int) -> Callable[[str], int]:
     return number
 
 
-def printable(words: object) -> str:
-    r"""Words that may hold a file's name, for any terminal: bytes that are not UTF-8 and control characters as \xNN."""
-    text = os.fsencode(str(words)).decode("utf-8", "backslashreplace")
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def ended(work: Callable[[argparse.Namespace], int], asked: argparse.Namespace) -> int:
     """Runs a command's work; a failure is one sentence on standard error and exit status 1."""
     try:
         return work(asked)
     except PipelineError as failure:
-        print(printable(f"error: {failure}"), file=sys.stderr)
+        print(f"error: {failure}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         return INTERRUPTED
     except OSError as failure:
-        print(printable(f"error: {in_words(failure)}"), file=sys.stderr)
+        print(f"error: {in_words(failure)}", file=sys.stderr)
     return 1

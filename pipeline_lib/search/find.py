@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline_lib.data.images import BadImage, square
 from pipeline_lib.embedding.likeness import ALIKE
+from pipeline_lib.errors import printable
 from pipeline_lib.files import replacing
 from pipeline_lib.search.choice import add_choice, chosen
-from pipeline_lib.search.command import printable, up_to
+from pipeline_lib.search.command import up_to
 from pipeline_lib.search.engine import MOST_HITS, Hit, SearchEngine, open_engine
 from pipeline_lib.search.gallery import EVERYWHERE, Among, Gallery, Pixels
 from pipeline_lib.search.queries import Kind, Query, mirrored, read_query
@@ -141,13 +142,13 @@ def tell(
 
 
 def as_values(hits: Sequence[Hit], gallery: Gallery) -> list[dict[str, Any]]:
-    """Hits as JSON holds them; `path` is absolute, and empty for pictures that the pipeline has drawn."""
+    """Hits as JSON holds them; `path` is absolute or an address, and empty for pictures that the pipeline has drawn."""
     return [
         {
             "rank": hit.rank,
             "likeness": round(hit.likeness, 4),
             "score": round(hit.score, 6),
-            "path": str(gallery.file(hit.row) or ""),
+            "path": str(gallery.place(hit.row) or ""),
             "offline": gallery.is_away(hit.row),
             "image_id": gallery.image_ids[hit.row],
             "label": gallery.label(hit.row),
@@ -165,7 +166,7 @@ def as_text(hits: Sequence[Hit], gallery: Gallery) -> str:
 
 def _line(hit: Hit, gallery: Gallery) -> str:
     full = round(hit.likeness * BAR)
-    place = gallery.file(hit.row) or gallery.label(hit.row)
+    place = gallery.place(hit.row) or gallery.label(hit.row)
     away = "  (offline)" if gallery.is_away(hit.row) else ""
     return f"{hit.rank:4d}  {'#' * full:.<{BAR}} {round(hit.likeness * 100):3d} %  {place}{away}"
 

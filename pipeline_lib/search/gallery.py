@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline_lib.data.images import BadImage, TooLarge, decode, decode_encoded
-from pipeline_lib.data.remote import is_remote
+from pipeline_lib.data.remote import forget, is_address, is_remote, told
 from pipeline_lib.data.schemas import read_table
 from pipeline_lib.data.source import FileSource, Source, signature_of
 from pipeline_lib.errors import PipelineError
@@ -145,10 +145,17 @@ class Gallery:
         Raises:
             IndexError: there is no such row.
         """
+        place = self.place(row)
+        return None if place is None or is_remote(place) else place
+
+    def place(self, row: int) -> Path | None:
+        """The file of a photo, or what stands for it behind an address; None where the pipeline made the picture.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         self._check(row)
-        if not isinstance(self.source, FileSource) or is_remote(self.source.root):
-            return None
-        return self.source.root / self.paths[row]
+        return self.source.place(self.paths[row]) if isinstance(self.source, FileSource) else None
 
     def unchanged_file(self, row: int) -> Path | None:
         """The file of a photo, which holds what was indexed.
@@ -164,16 +171,18 @@ class Gallery:
 
     def _check_unchanged(self, row: int) -> None:
         """Raises BadImage where the file of one of one's own photos holds something else than what was indexed."""
-        signatures, file = self.kept.signatures if self.kept else (), self.file(row)
+        signatures, file = self.kept.signatures if self.kept else (), self.place(row)
         if self.kept is None or file is None or not any(signatures[row : row + 1]):
             return
+        if is_remote(file):
+            forget(file)
         before, now = signatures[row], signature_of(file)
         if now == before:
             return
         if not _is_there(file):
             raise BadImage("its file is gone")
         # A file that was only moved, copied or touched holds the same, and so many bytes.
-        same_size = now.partition("-")[0] == before.partition("-")[0]
+        same_size = is_remote(file) or now.partition("-")[0] == before.partition("-")[0]
         if not same_size or not digest_of_file(file).startswith(self.kept.contents[row]):
             raise BadImage("it has changed since it was indexed; run `drawfind index`, or `make index`, again")
 
@@ -185,11 +194,14 @@ class Gallery:
 
     def shown_path(self, row: int) -> str:
         """Where a photo lies, from the name of its folder on: no answer tells what lies above. Raises as `file`."""
-        file = self.file(row)
-        if file is None or not isinstance(self.source, FileSource):
+        file, root = self.file(row), self.root(row)
+        if root is not None:
+            below = self.image_ids[row].removeprefix(_above(root))
+        elif file is not None and isinstance(self.source, FileSource):
+            root, below = self.source.root, self.paths[row]
+        else:
             return self.paths[row]
-        root = self.root(row) or self.source.root
-        return (PurePosixPath(root.name) / file.relative_to(root).as_posix()).as_posix()
+        return (PurePosixPath(root.name) / below).as_posix()
 
     def shown_id(self, row: int) -> str:
         """The image_id of a photo; of one's own, whose id is its path, the path that is shown. Raises as `file`."""
@@ -198,8 +210,8 @@ class Gallery:
 
     def root(self, row: int) -> Path | None:
         """Below which of one's own folders a photo lies; None in other galleries. Raises as `file`."""
-        file = self.file(row)
-        return next((root for root in self.roots if file and file.is_relative_to(root)), None)
+        self._check(row)
+        return next((root for root in self.roots if self.image_ids[row].startswith(_above(root))), None)
 
     def thumbnail(self, row: int) -> bytes | None:
         """The small JPEG that was kept of a photo; None where none was. Raises as `file`."""
@@ -209,7 +221,7 @@ class Gallery:
     def is_away(self, row: int) -> bool:
         """Whether a photo has a file that is not there: deleted or moved since, or on a drive that is not plugged in.
 
-        Raises as `file`.
+        Stores are not asked: for each photo of a list that would take too long. Raises as `file`.
         """
         file = self.file(row)
         return file is not None and not _is_there(file)
@@ -240,10 +252,16 @@ class Gallery:
         if not folder:
             return np.ones(len(self), np.bool_)
         place = PurePosixPath(folder)
-        roots = [PurePosixPath(root.as_posix()) for root in self.roots]
-        tops = [place] if place.is_absolute() else [root / place for root in roots]
-        tops += [root.parent / place for root in roots if place.parts[:1] == (root.name,)]
-        below = [names.begin_with(f"{top.as_posix().rstrip('/')}/") for top in tops]
+        if is_address(folder):
+            tops = [folder]
+        elif place.is_absolute():
+            tops = [place.as_posix()]
+        else:
+            tops = [f"{_above(root)}{place}" for root in self.roots]
+            # The name of a folder may stand before what lies in it.
+            inside = PurePosixPath(*place.parts[1:])
+            tops += [f"{_above(root)}{inside}" for root in self.roots if place.parts[:1] == (root.name,)]
+        below = [names.begin_with(f"{top.removesuffix('/.').rstrip('/')}/") for top in tops]
         found: NDArray[np.bool_] = np.logical_or.reduce(below)
         return found
 
@@ -257,10 +275,16 @@ class Gallery:
         return _emoji_name(path.stem) or path.stem if image_id.startswith("openmoji/") else path.name
 
 
+def _above(root: Path) -> str:
+    """With what the paths of photos below a folder, or an address, begin."""
+    return f"{root.as_posix().rstrip('/')}/"
+
+
 def _is_there(file: Path) -> bool:
     """Whether there is a file, in a folder that may be looked into."""
     try:
-        return file.is_file()
+        with told():
+            return file.is_file()
     except OSError:
         return False
 

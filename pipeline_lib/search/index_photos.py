@@ -24,12 +24,13 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from pipeline_lib.data.formats import Format, obstacle
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.data.remote import is_address, open_address
+from pipeline_lib.errors import PipelineError, printable
 from pipeline_lib.files import digest_of, held_by, holding, write_json
 from pipeline_lib.index.facts import BuildJob, is_whole
 from pipeline_lib.index.remote import RemoteFaiss
 from pipeline_lib.run import Run
-from pipeline_lib.search.command import add_run, box, printable
+from pipeline_lib.search.command import add_run, box
 from pipeline_lib.search.gallery import index_rows
 from pipeline_lib.search.own_files import Files, Mask, Shard, shard_files
 from pipeline_lib.search.own_listing import Found, find, is_below, offline_of, unread
@@ -103,7 +104,7 @@ class Update:
 
 def update(
     run: Run,
-    photos: Sequence[Path],
+    photos: Sequence[Path | str],
     opened: "Callable[[], QueryEncoder]",
     *,
     exclude: Sequence[str] | None = None,
@@ -117,7 +118,8 @@ def update(
 
     Args:
         run: a finished run, whose model embeds them.
-        photos: folders of photos, of any nesting and format; none for those of the index that is there.
+        photos: folders of photos, of any nesting and format, or their addresses; none for those of the index that is
+            there.
         opened: opens the run's encoder; called once, and only if there is something to embed.
         exclude: patterns of what is left out, as `data.folder.find_images` takes them; None for those of the index.
         afresh: embed all photos again; the index that is there is searched until the new one is whole.
@@ -149,7 +151,7 @@ def update(
 
 
 def _wanted(
-    run: Run, photos: Sequence[Path], exclude: Sequence[str] | None, index: Path | None, *, links: bool | None
+    run: Run, photos: Sequence[Path | str], exclude: Sequence[str] | None, index: Path | None, *, links: bool | None
 ) -> Record:
     """The record of the index that is asked for; what is not told is taken from the one that is there.
 
@@ -164,15 +166,17 @@ def _wanted(
         except PipelineError:  # to be made afresh; otherwise `_begin` says so
             if not photos:
                 raise
-    roots = _outermost(_folder(path) for path in photos) if photos or there is None else there.roots
+    roots = _outermost(_folder(str(path)) for path in photos) if photos or there is None else there.roots
     patterns = (there.exclude if there else ()) if exclude is None else tuple(text for text in exclude if text.strip())
     followed = bool(there and there.links) if links is None else links
     return Record(roots, model_key(run), patterns, links=followed)
 
 
-def _folder(photos: Path) -> str:
-    """A folder of photos, absolute and without links, as the record holds it."""
-    root = photos.expanduser().resolve()
+def _folder(photos: str) -> str:
+    """A folder of photos, absolute and without links, or its address, as the record holds it."""
+    if is_address(photos):
+        return open_address(photos, "photos").as_posix().rstrip("/")
+    root = Path(photos).expanduser().resolve()
     if not root.is_dir():
         raise PipelineError(f"{photos}: is not a folder; name the one that holds your photos")
     try:
@@ -374,8 +378,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "photos", type=Path, nargs="*", metavar="FOLDER",
-        help="folders of photos, of any nesting and format; none brings the index that is there up to date",
+        "photos", nargs="*", metavar="FOLDER",
+        help="folders of photos, of any nesting and format, or addresses of such (s3://bucket/photos, see "
+        "docs/scale.md); none brings the index that is there up to date",
     )  # fmt: skip
     parser.add_argument(
         "--part", type=Part.of_text, metavar="I/N",

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from pipeline_lib.data.folder import Listing, find_images, is_excluded
 from pipeline_lib.data.formats import Format, obstacle
-from pipeline_lib.data.source import signature_of
+from pipeline_lib.data.remote import forget, is_address, is_remote, names_in, place_of, told
+from pipeline_lib.data.source import MISSING, signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.own_files import File, Files
 from pipeline_lib.search.own_record import Record
@@ -33,17 +34,29 @@ def is_below(root: str, other: str) -> bool:
     return Path(root).is_relative_to(other)
 
 
+def _opened(root: str) -> Path | None:
+    """A folder, or what stands for one behind an address; None where it is not there, or out of reach."""
+    try:
+        with told():
+            place = place_of(root)
+            if is_remote(place):
+                forget(place)
+            return place if place.is_dir() else None
+    except OSError:
+        return None
+
+
 def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: bool = False) -> Found:
     """The photos below some folders.
 
     Args:
-        roots: absolute.
+        roots: absolute, or addresses.
         exclude: as in `data.folder.find_images`.
         home: of the index, whose small pictures are no photos if it lies among them.
         links: whether links that lead out of the folders are followed.
 
     Raises:
-        PipelineError: none of them holds a photo that can be read.
+        PipelineError: none of them holds a photo that can be read, or a store can't be asked any more.
     """
     seen = {(found.st_dev, found.st_ino) for found in [home.stat()]} if home.exists() else set()
     unsupported: dict[str, Format] = {}
@@ -51,17 +64,18 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
     away: dict[str, str] = {}
 
     def images() -> Iterator[File]:
-        for root in map(Path, roots):
-            listing, top, count = Listing() if root.is_dir() else None, root.as_posix().rstrip("/"), 0
-            if listing is not None:
+        for name in roots:
+            root, listing, count = _opened(name), Listing(), 0
+            if root is not None:
+                top = root.as_posix().rstrip("/")
                 for inside in find_images(root, listing, exclude, seen, links=links):
                     count += 1
                     path = f"{top}/{inside}"
-                    yield path, signature_of(path)
+                    yield path, _signature(path)
                 unsupported.update((f"{top}/{inside}", kind) for inside, kind in listing.unsupported.items())
                 skipped.update((f"{top}/{inside}", why) for inside, why in listing.skipped.items())
             if not count:
-                away[str(root)] = _why_none(listing)
+                away[name] = "is not there any more, or out of reach" if root is None else _why_none(listing)
 
     files = Files.of(images())
     if not len(files):
@@ -70,10 +84,18 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
     return Found(files, unsupported, skipped, list(away))
 
 
-def _why_none(listing: Listing | None) -> str:
+def _signature(path: str) -> str:
+    """See `signature_of`. A file that a store has just listed and tells nothing of is not gone: the store is."""
+    if not is_address(path):
+        return signature_of(path)
+    found = signature_of(place_of(path))
+    if found == MISSING:
+        raise PipelineError(f"{path}: its store can't be asked any more; the index is left as it is. Try again later")
+    return found
+
+
+def _why_none(listing: Listing) -> str:
     """Why a folder gives no photos."""
-    if listing is None:
-        return "is not a folder any more"
     others = f" that can be read ({'; '.join(unread(listing.unsupported))})" if listing.unsupported else ""
     return f"holds no photos{others}"
 
@@ -113,13 +135,15 @@ def _folders_away(gone: Iterable[str], record: Record, away: Collection[str]) ->
         elif root in away:
             yield root
         else:
-            folder = Path(path).parent
-            yield str(folder) if empty(folder) else ""
+            folder = path.rpartition("/")[0] or "/"
+            yield folder if empty(folder) else ""
 
 
-def _is_empty(folder: Path) -> bool:
+def _is_empty(folder: str) -> bool:
     """Whether a folder is missing, can't be listed, or holds nothing."""
     try:
+        if is_address(folder):
+            return not names_in(place_of(folder))
         with os.scandir(folder) as listing:
             return next(listing, None) is None
     except OSError:

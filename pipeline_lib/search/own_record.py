@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_lib.data.folder import FolderSource
+from pipeline_lib.data.remote import place_of
 from pipeline_lib.data.schemas import read_parquet
 from pipeline_lib.embedding.alignment import FILE_NAME
 from pipeline_lib.embedding.embedder import beside
@@ -207,10 +208,15 @@ def check_model(run: Run, index: Path | None = None) -> None:
 
 def own_gallery(record: Record, index_folder: Path, max_pixels: int = OWN_PIXELS) -> Gallery:
     """The photos of the index, in its order."""
-    roots = tuple(Path(root) for root in record.roots)
+    try:
+        roots = tuple(map(place_of, record.roots))
+    except OSError as failure:
+        raise PipelineError(
+            f"{' and '.join(record.roots)}: can't be opened ({failure}); install universal_pathlib, see docs/scale.md"
+        ) from failure
     image_ids = index_rows(index_folder)
     names = ", ".join(root.name or str(root) for root in roots)
-    source = FolderSource(roots[0], max_pixels, "")
+    source = FolderSource(roots[0] if len(roots) == 1 else Path(), max_pixels, "")
     kept = _kept(index_folder.parent, image_ids)
     return Gallery(names, image_ids, _shown(image_ids, roots), "photo", source, roots, kept)
 

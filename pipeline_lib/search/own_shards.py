@@ -270,7 +270,7 @@ class Work:
         self.shards = shards
         self.thumbnails = thumbnails
         self.bad = bad
-        self._source = FolderSource(Path(), OWN_PIXELS, "")  # paths are absolute
+        self._source = FolderSource(Path(), OWN_PIXELS, "")  # paths are absolute, or addresses
         self._before = before
         self._opened = opened
         self._side = side

@@ -15,8 +15,7 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.command import printable
+from pipeline_lib.errors import PipelineError, printable
 from pipeline_lib.search.engine import SearchEngine
 
 LOOK_SECONDS: Final = 2.0

@@ -45,7 +45,7 @@ ALL: Final = {"0.0.0.0": THIS_MACHINE, "::": "::1"}  # noqa: S104  only with --s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "--photos", nargs="+", type=Path, metavar="FOLDER",
+        "--photos", nargs="+", metavar="FOLDER",
         help="folders of photos that are indexed first; without, what is indexed already is searched",
     )  # fmt: skip
     parser.add_argument(

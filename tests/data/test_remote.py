@@ -6,6 +6,7 @@ import http.server
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,27 @@ def in_memory(photos: Path) -> Iterator[str]:
     store.rm("/own", recursive=True)
 
 
-@pytest.fixture
-def over_http(photos: Path) -> Iterator[str]:
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server of a folder; its address."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             """Says nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(photos)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def over_http(photos: Path) -> Iterator[str]:
+    with served(photos) as address:
+        yield address
 
 
 def source_at(make_params: Make, root: str, sketches: str = "sketches") -> Any:
