@@ -1,6 +1,6 @@
-# make serve PHOTOS=/path         indexes your photos (again, only what is new), then draw and find in a web page, on this
-#                   machine alone; SHARE=1 for your phone too; PORT=, HOST=; without PHOTOS= it searches what is indexed, or
-#                   after `make repro` the run's own pictures; GALLERY=own|pipeline
+# make serve PHOTOS=/path         indexes your photos (again, only what is new; s3://bucket/photos is a path too), then draw and
+#                   find in a web page, on this machine alone; SHARE=1 for your phone too; PORT=, HOST=; without PHOTOS= it
+#                   searches what is indexed, or after `make repro` the run's own pictures; GALLERY=own|pipeline
 # make index [PHOTOS=/path]       the index alone; AFRESH=1 embeds all again. Both take EXCLUDE=pattern of names to leave out,
 #                   LINKS=1 to follow links that lead out of the folder, PRUNE=1 to drop the photos of drives and folders that
 #                   are not there any more, INDEX=folder of the index, RUN=folder of another run than the model that comes
