@@ -198,6 +198,20 @@ class Train(Section):
         return self.objectives.get(objective, 0.0)
 
     @property
+    def start_labels(self) -> str:
+        """The labels that the start weights have seen: "none", "imagenet", or "as timm tells" of its networks."""
+        if self.pretrained == "none":
+            return "none"
+        return "as timm tells" if self.encoder.startswith(TIMM) else "imagenet"
+
+    @property
+    def labels(self) -> str:
+        """The labels that its network has seen: as `start_labels`, or through the teacher."""
+        if not self.weight("teacher"):
+            return self.start_labels
+        return "as timm tells" if self.teacher.startswith(TIMM) and self.start_labels != "imagenet" else "imagenet"
+
+    @property
     def views(self) -> bool:
         """Whether any objective learns from views of whole images."""
         return any(OBJECTIVES[name].reads == "views" and weight for name, weight in self.objectives.items())

@@ -29,7 +29,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     catalog = read_catalog(data / "catalog.parquet")
     source = open_source(params.catalog, ROOT)
     network = load_encoder(data / "model", params, START)
-    supervision = "none" if params.train.pretrained == "none" else "imagenet"
+    supervision = params.train.start_labels
     folder, pairs = data / "baselines.unfinished", data / "pairs"
     start, untrained, hog = (folder / name for name in ("start", "untrained", "hog"))
     # Where both see images of one size, one pass serves both: fc6 is then a small addition to pool5.

@@ -43,9 +43,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     fit_pretext(out, networks.widths(), networks.facing, projected=networks.projection is not None).save(
         out / FILE_NAME
     )
-    # What labels the system has seen.
-    supervision = "imagenet" if networks.labelled() else "none"
-    record = {"system": "{run}", "supervision": supervision, "alignments": list(KINDS)}
+    record = {"system": "{run}", "supervision": networks.labels(), "alignments": list(KINDS)}
     record["weights"] = digest_of_file(made.weights)
     write_system(out, {**record, "seconds": round(seconds, 2), "threads": threads})
 

@@ -195,9 +195,9 @@ class Networks:
             found = tuple(part.shape[1] for part in self._parts(torch.zeros(1, 3, self.size, self.size)))
         return found if len(found) > 1 else ()
 
-    def labelled(self) -> bool:
-        """Whether any of them learned from ImageNet's labels: through its start weights or its teacher."""
-        return any(m.train.pretrained != "none" or m.train.weight("teacher") > 0 for m in self.members)
+    def labels(self) -> str:
+        """The labels that they have seen: "none", or those of the first of them that has seen some."""
+        return next((seen for member in self.members if (seen := member.train.labels) != "none"), "none")
 
 
 def open_networks(run: Run) -> Networks:

@@ -197,6 +197,11 @@ def open_engine(
     own = which == "own" or (which == "auto" and own_state(run, index) != "none")
     if own:
         check_model(run, index)
+    elif run.exported.exists():
+        raise PipelineError(
+            f"{run.folder}: is an exported run, which holds no pictures of its own; run `drawfind index --run "
+            f"{run.folder}` with the folder of your photos first"
+        )
     folder = own_folder(run, index) / "index" if own else run.index
     encoder = encoder or open_encoder(run, threads)
     key = index_key(folder)

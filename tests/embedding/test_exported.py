@@ -16,7 +16,7 @@ from pipeline_lib.embedding.embedder import open_embedder
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import LIBRARY
 from pipeline_lib.run import Run
-from pipeline_lib.search.engine import open_encoder
+from pipeline_lib.search.engine import open_encoder, open_engine
 from pipeline_lib.search.export import export
 from tests.conftest import scene
 from tests.search.support import embed, make_run, save_model, with_params
@@ -119,6 +119,15 @@ def test_a_network_that_was_changed_is_refused(exported: Run, tmp_path: Path) ->
 def test_what_is_exported_already_is_not_exported_again(exported: Run, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="exported run already"):
         export(exported, tmp_path / "again")
+
+
+@pytest.mark.parametrize("which", ["pipeline", "auto"])
+def test_without_an_index_of_photos_it_has_nothing_to_search(
+    exported: Run, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(PipelineError, match=r"box: is an exported run, .*`drawfind index --run "):
+        open_engine(exported, which)
 
 
 def test_layers_apart_can_not_be_carried(projected: Run, tmp_path: Path) -> None:

@@ -147,15 +147,16 @@ def test_networks_that_need_images_prepared_in_different_ways_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "labelled"),
+    ("changes", "seen"),
     [
-        ({}, False),
-        ({"train.objectives.teacher": 1.0}, True),
-        ({"train.pretrained": "conv1"}, True),
+        ({}, "none"),
+        ({"train.objectives.teacher": 1.0}, "imagenet"),
+        ({"train.pretrained": "conv1"}, "imagenet"),
+        ({"train.objectives.teacher": 1.0, "train.teacher": "timm:resnet10t"}, "as timm tells"),
     ],
 )
 def test_labels_come_in_by_start_weights_or_a_teacher_of_any_member(
-    loaded: LoadedEncoder, make_params: Make, changes: dict[str, object], labelled: bool
+    loaded: LoadedEncoder, make_params: Make, changes: dict[str, object], seen: str
 ) -> None:
-    assert not Networks((loaded,)).labelled()
-    assert Networks((loaded, network(make_params({**SMALL, **changes})))).labelled() == labelled
+    assert Networks((loaded,)).labels() == "none"
+    assert Networks((loaded, network(make_params({**SMALL, **changes})))).labels() == seen

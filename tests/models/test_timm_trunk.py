@@ -183,6 +183,11 @@ def test_params_refuse_what_can_not_be(make_params: Make, changes: dict[str, obj
         make_params({f"train.{key}": value for key, value in changes.items()})
 
 
+def test_what_labels_its_weights_have_seen_only_timm_can_tell(make_params: Make) -> None:
+    assert settings_of(make_params, "resnet18", pretrained="conv5").labels == "as timm tells"
+    assert settings_of(make_params, "resnet18").labels == "none"
+
+
 def test_the_registry_knows_it_as_it_knows_its_own() -> None:
     spec = encoder_spec("timm:resnet18.a1_in1k")
     assert spec.trunk.endswith(":resnet18.a1_in1k")
