@@ -416,6 +416,7 @@ def main() -> None:
     scratch = tempfile.TemporaryDirectory(prefix="bench-scale-", dir=asked.scratch)
     with nullcontext(asked.place) if asked.place else scratch as folder:
         place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
         if not (place / "base.npy").exists():
             prepare(asked.root, place)
         for part in asked.parts or PARTS:
