@@ -194,10 +194,10 @@ class Gallery:
 
     def shown_path(self, row: int) -> str:
         """Where a photo lies, from the name of its folder on: no answer tells what lies above. Raises as `file`."""
-        file, root = self.file(row), self.root(row)
+        root = self.root(row)
         if root is not None:
             below = self.image_ids[row].removeprefix(_above(root))
-        elif file is not None and isinstance(self.source, FileSource):
+        elif isinstance(self.source, FileSource) and self.file(row) is not None:
             root, below = self.source.root, self.paths[row]
         else:
             return self.paths[row]
@@ -257,11 +257,12 @@ class Gallery:
         elif place.is_absolute():
             tops = [place.as_posix()]
         else:
-            tops = [f"{_above(root)}{place}" for root in self.roots]
+            inside = place.as_posix()
+            places = [root / inside for root in self.roots]
             # The name of a folder may stand before what lies in it.
-            inside = PurePosixPath(*place.parts[1:])
-            tops += [f"{_above(root)}{inside}" for root in self.roots if place.parts[:1] == (root.name,)]
-        below = [names.begin_with(f"{top.removesuffix('/.').rstrip('/')}/") for top in tops]
+            places += [root.parent / inside for root in self.roots if place.parts[:1] == (root.name,)]
+            tops = [each.as_posix() for each in places]
+        below = [names.begin_with(f"{top.rstrip('/')}/") for top in tops]
         found: NDArray[np.bool_] = np.logical_or.reduce(below)
         return found
 
