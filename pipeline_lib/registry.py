@@ -54,16 +54,16 @@ ENCODERS: Final[dict[str, EncoderSpec]] = {
 TIMM: Final = "timm:"
 
 
-def known_encoder(name: str) -> bool:
-    """Whether `name` is a value of `train.encoder`; whether timm knows its networks is seen when one is built."""
-    return name in ENCODERS or (name.startswith(TIMM) and name != TIMM)
+def timm_name(name: str) -> str:
+    """What timm calls an encoder: NAME of `timm:NAME`, "" of any other. Whether timm knows it is seen when built."""
+    return name.removeprefix(TIMM) if name.startswith(TIMM) else ""
 
 
 def encoder_spec(name: str) -> EncoderSpec:
     """What is known of an encoder of this name."""
-    if not name.startswith(TIMM):
+    if name in ENCODERS:
         return ENCODERS[name]
-    trunk = f"pipeline_lib.models.timm_trunk:{name.removeprefix(TIMM)}"
+    trunk = f"pipeline_lib.models.timm_trunk:{timm_name(name)}"
     return EncoderSpec(trunk, 0, (0, 0, 0, 0, 1), ("timm", "file"))
 
 

@@ -71,11 +71,15 @@ def is_remote(path: Path | str) -> bool:
 def forget(place: Any) -> None:
     """Drops what was kept of a store's answers: packages that list folders keep them while the process lives.
 
+    Args:
+        place: of `open_address`; a path, of which nothing is kept, may be told, too.
+
     Raises:
         OSError: the package that opens the address can't.
     """
-    with told():
-        place.fs.invalidate_cache()
+    if is_remote(place):
+        with told():
+            place.fs.invalidate_cache()
 
 
 def names_in(folder: Any) -> list[tuple[str, bool]]:

@@ -90,9 +90,8 @@ class Source(Protocol):
 class FileSource:
     """What all readers of image files share; a subclass adds `entries`."""
 
-    root: (
-        Path  # the folder that paths are relative to; one of `remote.open_address` too. A path may be an address itself
-    )
+    # The folder that paths are relative to; one of `remote.open_address` too. A path may be an address itself.
+    root: Path
     max_pixels: int  # larger images are refused before they are decoded
     recognises: ClassVar[bool] = True
     trains_on_gallery: ClassVar[bool] = False

@@ -45,6 +45,10 @@ def use_threads(count: int, processes: int = 1) -> int:
     return count
 
 
+KEPT_BELOW, KEPT_AT_MOST = 1 << 30, (1 << 31) - 1
+"""Bytes of the blocks, and of them all, that `keep_freed_memory` keeps."""
+
+
 def keep_freed_memory() -> None:
     """Lets the process keep the memory of freed tensors for the next ones.
 
@@ -57,8 +61,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(mmap_threshold, KEPT_BELOW)
+    mallopt(trim_threshold, KEPT_AT_MOST)
 
 
 def has_bf16(device: torch.device) -> bool:

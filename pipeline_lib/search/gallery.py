@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline_lib.data.images import BadImage, TooLarge, decode, decode_encoded
 from pipeline_lib.data.remote import forget, is_address, is_remote, told
 from pipeline_lib.data.schemas import read_table
-from pipeline_lib.data.source import FileSource, Source, signature_of
+from pipeline_lib.data.source import MISSING, FileSource, Source, signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file
 from pipeline_lib.index.facts import ROWS, ROWS_NAME
@@ -174,16 +174,20 @@ class Gallery:
         signatures, file = self.kept.signatures if self.kept else (), self.place(row)
         if self.kept is None or file is None or not any(signatures[row : row + 1]):
             return
-        if is_remote(file):
-            forget(file)
+        forget(file)
         before, now = signatures[row], signature_of(file)
         if now == before:
             return
-        if not _is_there(file):
+        if now == MISSING:
             raise BadImage("its file is gone")
         # A file that was only moved, copied or touched holds the same, and so many bytes.
-        same_size = is_remote(file) or now.partition("-")[0] == before.partition("-")[0]
-        if not same_size or not digest_of_file(file).startswith(self.kept.contents[row]):
+        same = is_remote(file) or now.partition("-")[0] == before.partition("-")[0]
+        try:
+            with told():
+                same = same and digest_of_file(file).startswith(self.kept.contents[row])
+        except (OSError, PipelineError) as failure:
+            raise BadImage("its file can't be read") from failure
+        if not same:
             raise BadImage("it has changed since it was indexed; run `drawfind index`, or `make index`, again")
 
     @property

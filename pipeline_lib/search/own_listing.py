@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_lib.data.folder import Listing, find_images, is_excluded
 from pipeline_lib.data.formats import Format, obstacle
-from pipeline_lib.data.remote import forget, is_address, is_remote, names_in, place_of, told
+from pipeline_lib.data.remote import forget, is_address, names_in, place_of, told
 from pipeline_lib.data.source import MISSING, signature_of
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.search.own_files import File, Files
@@ -39,8 +39,7 @@ def _opened(root: str) -> Path | None:
     try:
         with told():
             place = place_of(root)
-            if is_remote(place):
-                forget(place)
+            forget(place)
             return place if place.is_dir() else None
     except OSError:
         return None

