@@ -37,7 +37,7 @@ def loaded(make_params: Make) -> LoadedEncoder:
 
 def test_one_layer_at_one_size_is_what_the_encoder_says(loaded: LoadedEncoder, make_params: Make) -> None:
     image = torch.randn(1, 3, 160, 160)
-    found = fc6_of(loaded, make_params().embed)(image)
+    found = fc6_of(loaded, make_params({"embed.image_size": 160}).embed)(image)
     torch.testing.assert_close(found, loaded.encoder(image), rtol=1e-4, atol=1e-4)
     assert pool5_of(loaded)(image).shape == (1, 256 * 4 * 4)
 
