@@ -1,7 +1,7 @@
 """A real server over the embedded data set, and a real browser before it.
 
 After `make repro`, the server searches with the tree's own default model. Elsewhere, as in a fresh clone, the real
-stages run first in a copy, with one epoch on one draw instead of twelve on eight: about a minute and a half.
+stages run first in a copy, shortened: about a minute and a half.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from tests.pipeline.support import ROOT, copy_program, environment, set_params, 
 from tests.search.support import make_run
 from tests.web.browser import Page, start
 
-SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100}
+# Smaller images also keep searches short while another worker of the tests trains on the same cores.
+SHORT = {"patches.draws": 1, "train.epochs": 1, "train.bootstrap": 100, "embed.image_size": 160}
 
 
 @dataclass(frozen=True)

@@ -272,8 +272,9 @@ def test_the_footer_says_in_words_which_model_searches_what(page: Page) -> None:
     assert "photos of OpenMoji" in words
     page.driver.find_element(By.CSS_SELECTOR, "footer summary").click()
     details = page.text("model")
-    for part in ("alexnet", "pretext_whitened", "exact, 25600 numbers", "OpenMoji, CC BY-SA 4.0"):
+    for part in ("alexnet", "pretext_whitened", "OpenMoji, CC BY-SA 4.0"):
         assert part in details
+    assert re.search(r"exact, \d+ numbers", details)
 
 
 def test_every_control_has_a_name(page: Page) -> None:
