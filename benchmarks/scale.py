@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -125,6 +125,12 @@ class Nearest:
         best = np.argpartition(-scores, TOP, axis=1)[:, :TOP]
         self.scores, self.rows = (np.take_along_axis(each, best, axis=1) for each in (scores, rows))
         self.seen += len(vectors)
+
+
+def recall(found: Sequence[NDArray[np.int64]], right: NDArray[np.int64]) -> float:
+    """The share of true neighbours, int64[Q, TOP], that are among the rows found, int64[TOP] for each query."""
+    hits = sum(len({*some} & {*true}) for some, true in zip(np.stack(found).tolist(), right.tolist(), strict=True))
+    return hits / right.size
 
 
 def alignment_of(run: Run) -> Alignment:
@@ -325,13 +331,13 @@ def search_ten(place: Path) -> None:
     index = read(place / INDEX_NAME, faiss.IO_FLAG_READ_ONLY)
     for _ in range(2):  # the first time from the disk
         times: list[float] = []
-        hits = 0
-        for query, right in zip(queries, truth, strict=True):
+        found = []
+        for query in queries:
             started = time.perf_counter()
             _, rows = index.search(query[None], TOP)
             times.append(time.perf_counter() - started)
-            hits += len({*rows[0].tolist()} & {*right.tolist()})
-    print(json.dumps({"recall": hits / truth.size, "ms": 1e3 * float(np.median(times)), **peak.told()}))
+            found.append(rows[0])
+    print(json.dumps({"recall": recall(found, truth), "ms": 1e3 * float(np.median(times)), **peak.told()}))
 
 
 def rest(_: Path, place: Path) -> Rows:
@@ -381,9 +387,10 @@ def compare_codes(place: Path) -> None:
     for name, (kind, width) in CODED.items():
         index = build_index(lambda: [aligned], len(aligned), aligned.shape[1], kind, width)
         _, rows = index.search(queries, TOP)
-        hits = sum(len({*found} & {*right}) for found, right in zip(rows.tolist(), nearest.rows.tolist(), strict=True))
         note = f"{kind}, {width} numbers of {aligned.shape[1]}, {len(aligned):,} real photos, {len(queries)} drawings"
-        print(json.dumps({"name": f"real_{name}", "recall": hits / nearest.rows.size, "note": note}), flush=True)
+        print(
+            json.dumps({"name": f"real_{name}", "recall": recall(list(rows), nearest.rows), "note": note}), flush=True
+        )
 
 
 def compare_kinds(place: Path) -> None:
@@ -402,15 +409,15 @@ def compare_kinds(place: Path) -> None:
         started = time.process_time()
         index = build_index(lambda: made, HUNDRED_THOUSAND, REDUCED, kind, 0)
         seconds = time.process_time() - started
-        times, hits = [], 0
-        for query, right in zip(queries, nearest.rows, strict=True):
+        times, found = [], []
+        for query in queries:
             started = time.process_time()
             _, rows = index.search(query[None], TOP)
             times.append(time.process_time() - started)
-            hits += len({*rows[0].tolist()} & {*right.tolist()})
+            found.append(rows[0])
         size = len(faiss.serialize_index(index)) / HUNDRED_THOUSAND
         note = f"{kind}: {1e3 * float(np.median(times)):.2f} ms, {size:.0f} bytes a photo, built in {seconds:.0f} s"
-        print(json.dumps({"name": name, "recall": hits / nearest.rows.size, "note": note}), flush=True)
+        print(json.dumps({"name": name, "recall": recall(found, nearest.rows), "note": note}), flush=True)
 
 
 PARTS: Final[dict[str, Callable[[Path, Path], Rows]]] = {

@@ -185,7 +185,7 @@ class Gallery:
         try:
             with told():
                 same = same and digest_of_file(file).startswith(self.kept.contents[row])
-        except (OSError, PipelineError) as failure:
+        except OSError as failure:  # `told` makes one of every failure
             raise BadImage("its file can't be read") from failure
         if not same:
             raise BadImage("it has changed since it was indexed; run `drawfind index`, or `make index`, again")
