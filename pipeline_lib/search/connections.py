@@ -7,6 +7,7 @@ never closed for another.
 """
 
 import asyncio
+import socket
 from typing import Any, Final, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -40,6 +41,9 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection; another may have to make room for it."""
         super().connection_made(transport)
+        # asyncio does so only for sockets that name their protocol, which those of `socket.create_server` do not. The
+        # end of an answer would wait for the client to acknowledge its beginning, which may take 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._enter("head")
         self._make_room()
 

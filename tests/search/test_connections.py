@@ -72,6 +72,19 @@ def search(port: int) -> float:
     return time.monotonic() - started
 
 
+def test_no_part_of_an_answer_waits_for_the_client_to_acknowledge_another(port: int) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    seconds = []
+    for _ in range(40):
+        started = time.monotonic()
+        client.request("GET", "/api/health")
+        client.getresponse().read()
+        seconds.append(time.monotonic() - started)
+    client.close()
+    # A system acknowledges late, after 40 ms or more, once it has seen requests and answers take turns.
+    assert min(seconds[20:]) < 0.035
+
+
 def is_closed(client: socket.socket, seconds: float) -> bool:
     """Whether the server ends a connection within some time; what it says before does not count."""
     end = time.monotonic() + seconds
