@@ -198,6 +198,16 @@ class Alignment:
                 unit = step.apply(unit, domain, replace(self, chain=before))
         return unit
 
+    def queries(self, vectors: Vectors, domain: Domain) -> Vectors:
+        """As `apply`, of vectors to search with: a photo's appended numbers are 0, since they correct for drawings."""
+        if domain == "sketch":
+            return self.apply(vectors, domain)
+        plain = self
+        while plain.chain and plain.steps[plain.chain].added:
+            plain = replace(plain, chain=plain.chain[:-1])
+        found = plain.apply(vectors, domain)
+        return np.pad(found, ((0, 0), (0, self.aligned_dimension - found.shape[1])))
+
     def views(self, vectors: Vectors) -> list[Vectors]:
         """The vectors of images and, under `facing`, those of the mirror images: float32[N, width] each."""
         return np.hsplit(vectors, 2) if self.facing else [vectors]

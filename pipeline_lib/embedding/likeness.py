@@ -53,7 +53,7 @@ class Likeness:
         raw = photos.spread(PAIRS)
         gallery = alignment.apply(raw, "photo")
         drawn = alignment.apply(edges.spread(PAIRS), "sketch")
-        return cls(_scale(drawn, gallery), _scale(as_query(alignment, gallery), gallery))
+        return cls(_scale(drawn, gallery), _scale(alignment.queries(raw, "photo"), gallery))
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> Self:
@@ -65,13 +65,6 @@ class Likeness:
     def record(self) -> dict[str, dict[str, float]]:
         """As JSON holds it."""
         return {name: {key: round(value, 6) for key, value in scale.items()} for name, scale in asdict(self).items()}
-
-
-def as_query(alignment: Alignment, photos: Vectors) -> Vectors:
-    """Aligned photos, float32[N, A], as queries: numbers that alignment appends correct for drawings alone."""
-    queries = photos.copy()
-    queries[:, alignment.dimension :] = 0
-    return queries
 
 
 def _scale(queries: Vectors, gallery: Vectors) -> Scale:

@@ -19,7 +19,7 @@ from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, Alignment, Domain, normalise
 from pipeline_lib.embedding.embedder import Embedder, open_embedder
 from pipeline_lib.embedding.framing import frame, guesses
-from pipeline_lib.embedding.likeness import Likeness, as_query
+from pipeline_lib.embedding.likeness import Likeness
 from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.index.facts import IndexFacts, index_key
@@ -80,8 +80,7 @@ class QueryEncoder:
         domains = np.repeat([each.domain for each in prepared], [len(each.pixels) for each in prepared])
         for domain in DOMAINS:
             if (rows := domains == domain).any():
-                aligned = self.alignment.apply(raw[rows], domain)
-                found[rows] = aligned if domain == "sketch" else as_query(self.alignment, aligned)
+                found[rows] = self.alignment.queries(raw[rows], domain)
         return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline_lib.embedding.alignment import Alignment, normalise
+from pipeline_lib.embedding.alignment import Alignment, Mean, normalise
 from pipeline_lib.embedding.hubness import BLOCK, Hubness, nearness
 
 
@@ -51,3 +51,20 @@ def test_a_hub_loses_its_place() -> None:
 
 def test_no_photos_are_near_to_nothing() -> None:
     assert nearness(rows(0, 0), rows(3, 1)).shape == (0,)
+
+
+@pytest.mark.parametrize("facing", [0.0, 3.0])
+def test_a_photo_that_searches_is_aligned_as_one_that_is_found_and_corrects_nothing(facing: float) -> None:
+    photos, edges = rows(30, 0), rows(40, 1)
+    mean = Mean(photos.mean(axis=0), edges.mean(axis=0))
+    hubness = Hubness(rows(12, 2).astype(np.float16))
+    if facing:  # an image and its mirror image
+        photos = np.hstack([photos, rows(30, 3)])
+        hubness = Hubness(rows(12, 2, 16).astype(np.float16))
+    steps = {("mean",): mean, ("mean", "hubness"): hubness}
+    alignment = Alignment(photos.shape[1], facing=facing, steps=steps, chain=("mean", "hubness"))
+    asked, found = alignment.queries(photos, "photo"), alignment.apply(photos, "photo")
+    np.testing.assert_array_equal(asked[:, :-1], found[:, :-1])
+    assert not asked[:, -1].any()
+    assert found[:, -1].all()
+    np.testing.assert_array_equal(alignment.queries(photos, "sketch"), alignment.apply(photos, "sketch"))
