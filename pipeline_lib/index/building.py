@@ -70,20 +70,26 @@ class Change(NamedTuple):
     come: NDArray[np.bool_]  # of the rows that it is to have
 
 
+def _change(rows: pa.Table, wanted: pa.Table) -> Change:
+    """From rows that an index has to those that it is to have: a path has one row, and its content decides."""
+    (paths, contents), (new_paths, new_contents) = (
+        [table[name].cast(pa.large_string()).combine_chunks() for name in ("image_id", "content")]
+        for table in (rows, wanted)
+    )
+    places = pc.index_in(new_paths, paths)
+    kept = np.asarray(pc.fill_null(pc.equal(new_contents, contents.take(places)), False))  # noqa: FBT003  Arrow's
+    gone = np.ones(len(rows), np.bool_)
+    gone[np.asarray(places.filter(pa.array(kept)))] = False
+    return Change(gone, ~kept)
+
+
 def _changed(job: BuildJob) -> tuple[PhotoIndex, dict[str, str]] | None:
     """The index that is there, with photos taken out and put in; None where it has to be built."""
     found = _there(job)
     if found is None:
         return None
     (rows, wanted), facts = found, told(found[0])
-    before, after = (
-        pc.binary_join_element_wise(
-            *(table[name].cast(pa.large_string()) for name in ("image_id", "content")),
-            pa.scalar("\n", pa.large_string()),
-        ).combine_chunks()
-        for table in (rows, wanted)
-    )
-    change = Change(*(~np.asarray(pc.is_in(a, b)) for a, b in ((before, after), (after, before))))
+    change = _change(rows, wanted)
     added = int(facts[ADDED]) + int(change.come.sum())
     if added > MOST_NEW * int(facts[TRAINED]):
         return None

@@ -38,6 +38,10 @@ from pipeline_lib.registry import ALIGNMENTS, STEPS, load
 FAISS: Final[Any] = faiss
 """For what its type stubs lack."""
 Chosen = NDArray[np.bool_]
+OVER_QUERIES, OVER_LISTS = 0, 1
+"""What FAISS's threads share out where there are inverted lists: over queries alone, a single one is left to one."""
+MANY: Final = 4
+"""Queries for each thread from which they are what is shared out."""
 FEW: Final = 8
 """A list that is at most this part of the gallery is short."""
 
@@ -149,6 +153,8 @@ class PhotoIndex:
         # Re-rank a longer list, so that dropped near-duplicates are replaced, however few photos are asked for.
         wide = min(max(k, DEPTH) if diversity else k, most)
         params = None if only is None else self._parameters(only, most)
+        if (lists := FAISS.try_extract_index_ivf(self.index)) is not None:
+            lists.parallel_mode = OVER_LISTS if len(queries) < MANY * FAISS.omp_get_max_threads() else OVER_QUERIES
         scores, ids = self.index.search(np.ascontiguousarray(queries, np.float32), wide, params=params)
         rows = ids if self._ids is None else np.where(ids < 0, -1, np.searchsorted(self._ids, ids))
         # FAISS fills up with row -1 where it has found fewer.

@@ -14,6 +14,7 @@ from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.kinds import (
+    COMPARED,
     KINDS,
     build_index,
     choose_kind,
@@ -103,7 +104,7 @@ def test_larger_galleries_are_given_faster_and_then_smaller_kinds() -> None:
     # A query is compared with as many vectors, whatever their number.
     for count in (0, 1, 1000, 10**5, 10**6, 10**7):
         probed, lists = probes_for(count, lists_for(count)), lists_for(count)
-        assert 0 <= probed * count - min(64_000, count) * lists <= count
+        assert 0 <= probed * count - min(COMPARED, count) * lists <= count
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,6 +118,17 @@ def test_an_index_comes_back_from_disk_as_it_was(kind: str, tmp_path: Path) -> N
     for a, b in zip(before.search(vectors[:5], 7), after.search(vectors[:5], 7), strict=True):
         np.testing.assert_array_equal(a.rows, b.rows)
         np.testing.assert_array_equal(a.scores, b.scores)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_finds_the_same_by_itself_and_among_many_whatever_the_threads_share_out(kind: str) -> None:
+    photos = PhotoIndex(build(clustered(3000), kind), np.array([f"{row:04d}" for row in range(3000)]), "none")
+    queries = clustered(40, seed=1)
+    together = photos.search(queries, 10)
+    for query, other in zip(queries, together, strict=True):
+        (alone,) = photos.search(query[None], 10)
+        np.testing.assert_array_equal(alone.rows, other.rows)
+        np.testing.assert_allclose(alone.scores, other.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alignment", ["none", "pretext_csls"])
