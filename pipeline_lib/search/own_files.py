@@ -31,7 +31,7 @@ File = tuple[str, str]
 
 def hashes_of(paths: Iterable[str]) -> NDArray[np.uint32]:
     """By which paths fall to shards: the first 32 bits of SHA-256."""
-    digests = b"".join(hashlib.sha256(path.encode()).digest()[: HASH_BITS // 8] for path in paths)
+    digests = b"".join([hashlib.sha256(path.encode()).digest()[: HASH_BITS // 8] for path in paths])
     return np.frombuffer(digests, ">u4").astype(np.uint32)
 
 
@@ -76,9 +76,9 @@ class Files:
         """Of files in any order."""
         paths, signatures, hashes = [_texts(())], [_texts(())], [np.empty(0, np.uint32)]
         for some in batched(rows, BLOCK):
-            names, told = zip(*some, strict=True)
+            names = [path for path, _ in some]
             paths.append(_texts(names))
-            signatures.append(_texts(told))
+            signatures.append(_texts([signature for _, signature in some]))
             hashes.append(hashes_of(names))
         return cls._sorted(paths, signatures, np.concatenate(hashes))
 

@@ -67,10 +67,11 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
             root, listing, count = _opened(name), Listing(), 0
             if root is not None:
                 top = root.as_posix().rstrip("/")
+                signature = _signature_there if is_address(top) else signature_of
                 for inside in find_images(root, listing, exclude, seen, links=links):
                     count += 1
                     path = f"{top}/{inside}"
-                    yield path, _signature(path)
+                    yield path, signature(path)
                 unsupported.update((f"{top}/{inside}", kind) for inside, kind in listing.unsupported.items())
                 skipped.update((f"{top}/{inside}", why) for inside, why in listing.skipped.items())
             if not count:
@@ -83,10 +84,8 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
     return Found(files, unsupported, skipped, list(away))
 
 
-def _signature(path: str) -> str:
+def _signature_there(path: str) -> str:
     """See `signature_of`. A file that a store has just listed and tells nothing of is not gone: the store is."""
-    if not is_address(path):
-        return signature_of(path)
     found = signature_of(place_of(path))
     if found == MISSING:
         raise PipelineError(f"{path}: its store can't be asked any more; the index is left as it is. Try again later")
