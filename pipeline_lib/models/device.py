@@ -1,6 +1,7 @@
 """Where and how exactly numbers are computed: device, threads, mixed precision."""
 
 import ctypes
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import cv2
@@ -43,6 +44,14 @@ def use_threads(count: int, processes: int = 1) -> int:
     torch.set_num_threads(count)
     cv2.setNumThreads(1)
     return count
+
+
+def leaves_cores(device: torch.device, processes: int = 1) -> bool:
+    """Whether cores are idle while a network computes: on another device, or in fewer threads than there are cores.
+
+    `processes` is how many compute like this one on this machine.
+    """
+    return device.type != "cpu" or torch.get_num_threads() * processes < (os.cpu_count() or 1)
 
 
 KEPT_BELOW, KEPT_AT_MOST = 1 << 30, (1 << 31) - 1

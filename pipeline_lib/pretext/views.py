@@ -5,7 +5,7 @@ position. Both may be flipped together.
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 WINDOW = 16
 """Row groups (of at most 64 encoded photos) that are held and shuffled together."""
 CORES = 8
-"""A thread makes a step's views in a fifth of the time that two cores take to learn from them: it keeps up with ten."""
+"""A thread makes a step's views in a fifth of the time that two cores take to learn from them: it keeps up with eight."""
 WHOLE = 32
 """Batch size of `ViewShards.whole`."""
 ASPECT = 1.15
@@ -99,15 +99,26 @@ def recolour(view: Pixels, settings: params.Contrast, rng: np.random.Generator) 
 class ViewShards:
     """Views of some images, made from a folder of pair shards."""
 
-    def __init__(self, folder: Path, image_ids: Collection[str], settings: params.Contrast) -> None:
+    def __init__(
+        self, folder: Path, image_ids: Collection[str], settings: params.Contrast, *, ahead: bool = True
+    ) -> None:
         """Reads the shards' footers and names, no photos.
+
+        Args:
+            folder: of the shards.
+            image_ids: the images.
+            settings: section `contrast`.
+            ahead: whether views are made while earlier ones are learned from, by cores that are idle then. Where none
+                is, all cores make a batch when it is asked for: a core that is taken from a network holds up the others
+                at the end of each layer.
 
         Raises:
             PipelineError: a shard is truncated or damaged.
         """
-        self.settings = settings
+        self.settings, self.ahead = settings, ahead
         # Most of the work is OpenCV's and numpy's, which let other threads go on.
-        self._makers = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES), "view-maker")
+        cores = os.cpu_count() or 1
+        self._makers = ThreadPoolExecutor(max(1, cores // CORES) if ahead else cores, "view-maker")
         wanted = frozenset(image_ids)
         self._groups = [group for path in shard_paths(folder) for group in wanted_groups(path, wanted)]
         self.count = sum(len(group.rows) for group in self._groups)
@@ -115,7 +126,7 @@ class ViewShards:
         self.batch = min(settings.batch_images // (2 if settings.mirror_negatives else 1), self.count)
 
     def batches(self, seed: int, start: int = 0, share: Share = ALL) -> Iterator[Views]:
-        """Endless batches, pass after pass over all images in random order, made ahead by a thread.
+        """Endless batches, pass after pass over all images in random order.
 
         Args:
             seed: of the order and of every view.
@@ -126,11 +137,14 @@ class ViewShards:
             Batches of `contrast.batch_images` images, or of all where there are fewer. With
             `contrast.mirror_negatives`, half as many: first all as they are, then all flipped horizontally.
         """
-        return read_ahead(lambda: self._make(seed, start, share), "view-maker")
+        return self._given(lambda: self._make(seed, start, share))
 
     def once(self) -> Iterator[Views]:
         """Batches of every image once, in the order of the shards, with the same views in every call."""
-        return read_ahead(self._once, "view-maker")
+        return self._given(self._once)
+
+    def _given(self, make: Callable[[], Iterator[Views]]) -> Iterator[Views]:
+        return read_ahead(make, "view-maker") if self.ahead else make()
 
     def names(self) -> list[str]:
         """All images, in the order of the shards."""

@@ -18,7 +18,7 @@ from pipeline_lib import params
 from pipeline_lib.data.share import ALL, Share
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.context import ContextNet, Logits
-from pipeline_lib.models.device import autocast
+from pipeline_lib.models.device import autocast, leaves_cores
 from pipeline_lib.models.inputs import drop_colours, normalise
 from pipeline_lib.pretext.batches import Batch, PairTable, PatchShards, pair_table
 from pipeline_lib.pretext.views import Views, ViewShards
@@ -267,13 +267,14 @@ class ViewStream:
         precision: str,
     ) -> None:
         self.settings, self.source, self.device, self.precision = settings, source, device, precision
-        self.shards = ViewShards(source.pairs, image_ids, source.settings)
+        ahead = leaves_cores(device, ranks.on_this_machine())
+        self.shards = ViewShards(source.pairs, image_ids, source.settings, ahead=ahead)
         if self.shards.count < 2:
             raise PipelineError(
                 "train.objectives.contrast: a contrast needs two training images; set it to 0 or add some"
             )
         ranks.require_equal_parts(self.shards.batch, "contrast.batch_images")
-        self.held_out = ViewShards(source.pairs, held_out_ids, source.settings)
+        self.held_out = ViewShards(source.pairs, held_out_ids, source.settings, ahead=ahead)
 
     def batches(self, epoch: int, step: int, steps: int) -> Iterator[Views]:
         """Batches without end, pass after pass over all images."""

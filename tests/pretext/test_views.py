@@ -86,9 +86,14 @@ def same(first: Views, second: Views) -> bool:
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_batch_n_is_the_same_wherever_reading_starts(make_params: Make, pairs_folder: Path, both: bool) -> None:
-    shards = ViewShards(pairs_folder, IDS, make_params({**SMALL, "contrast.mirror_negatives": both}).contrast)
+def test_batch_n_is_the_same_wherever_reading_starts_and_whether_it_is_made_ahead(
+    make_params: Make, pairs_folder: Path, both: bool
+) -> None:
+    settings = make_params({**SMALL, "contrast.mirror_negatives": both}).contrast
+    shards, at_once = (ViewShards(pairs_folder, IDS, settings, ahead=ahead) for ahead in (True, False))
     whole = list(islice(shards.batches(7), 8))
+    assert all(map(same, whole, islice(at_once.batches(7), 8)))
+    assert all(map(same, shards.once(), at_once.once()))
     for start in (1, 3, 5):
         assert all(map(same, whole[start:], islice(shards.batches(7, start), 8 - start)))
     assert not same(whole[0], next(iter(shards.batches(8))))
