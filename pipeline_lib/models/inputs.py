@@ -71,6 +71,8 @@ def scaled(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
+    if image.shape[:2] == (size, size):  # which scaling would leave as it is, in the time of decoding it
+        return np.ascontiguousarray(image)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     square = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     found: NDArray[np.uint8] = square[0].permute(1, 2, 0).contiguous().numpy()

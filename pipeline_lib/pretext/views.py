@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 WINDOW = 16
 """Row groups (of at most 64 encoded photos) that are held and shuffled together."""
 CORES = 8
-"""A thread makes a step's views in a fifth of the time that two cores take to learn from them: it keeps up with eight."""
+"""A thread makes a step's views in a fifth of the time that two cores learn from them in: it keeps up with eight."""
 WHOLE = 32
 """Batch size of `ViewShards.whole`."""
 ASPECT = 1.15

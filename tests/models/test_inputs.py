@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline_lib import params
-from pipeline_lib.models.inputs import drop_colours, normalise, prepare
+from pipeline_lib.models.inputs import drop_colours, normalise, prepare, scaled
 from tests.conftest import scene
 
 Make = Callable[..., params.Params]
@@ -65,6 +65,14 @@ def test_whole_images_are_scaled_as_torchvision_scales_them(make_params: Make) -
         ]
     )
     torch.testing.assert_close(prepare(image, 96, make_params().train)[0], reference(image), atol=1e-5, rtol=1e-5)
+
+
+def test_a_square_of_the_size_that_is_asked_for_is_what_scaling_would_make_of_it() -> None:
+    square = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    pixels = torch.from_numpy(square).permute(2, 0, 1)[None]
+    reference = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
+    np.testing.assert_array_equal(scaled(square, 48), reference[0].permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(scaled(square[..., 0], 48), np.repeat(square[..., :1], 3, axis=2))
 
 
 def test_a_drawing_in_grey_is_prepared_like_the_same_drawing_in_colour(make_params: Make) -> None:
