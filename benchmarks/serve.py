@@ -1,13 +1,13 @@
 """The page's server under load, and the latency of one query -> metrics/serve.csv.
 
-    python -m benchmarks.serve
+    drawfind index FOLDER && python -m benchmarks.serve
 
 Each row is measured over HTTP, from a process other than the server's. `latency` sends one query after another;
 `load` sends 50 a second for a minute, on schedule whether or not earlier ones are answered, and watches the resident
 memory of the server and of the process that holds FAISS; `beside` does so while as many other processes compute as
-there are cores. Times are of queries that were admitted; `refused` counts others, which got 503. The large gallery:
-100,000 vectors of fc6, each a real photo's with noise, indexed as one's own photos are. Thumbnails are not part of it.
-`--run models/photos --gallery own` measures the model in the box, without torch, on the index of one's own photos.
+there are cores. Times are of queries that were admitted; `refused` counts others, which got 503. Thumbnails are not
+part of it. What a query takes in an index of a million photos is measured by `benchmarks.scale`.
+`--run data --gallery pipeline` measures the default run, by torch.
 """
 
 from __future__ import annotations
@@ -36,18 +36,12 @@ from PIL import Image
 from benchmarks.run import ROOT
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
-from pipeline_lib.index.facts import BuildJob
-from pipeline_lib.index.remote import RemoteFaiss
-from pipeline_lib.run import RECORD, Run, processor
-from pipeline_lib.search.own_record import Record, alignment_file, alignment_key, model_key, own_folder, write_record
+from pipeline_lib.run import Run, processor
+from pipeline_lib.search.command import box
 
 RATE, SECONDS = 50, 60
 CORES = os.cpu_count() or 1
 ONE_BY_ONE = 200
-LARGE = 100_000
-NOISE = 0.5
-BLOCK = 5000
 COMPUTE = "while True: sum(number * number for number in range(100_000))"
 SEND = "import sys, json; from benchmarks.serve import send; print(json.dumps(send(*json.loads(sys.argv[1]))))"
 COLUMNS = [
@@ -173,34 +167,6 @@ def measure(address: str, process: psutil.Process, folder: Path, rate: float, co
     }
 
 
-def large_run(run: Run, place: Path, count: int) -> Run:
-    """The same model, with an index of `count` perturbed photos as if they were one's own."""
-    for name in (RECORD, "model", "embeddings", "catalog.parquet"):
-        (place / name).symlink_to((run.folder / name).resolve())
-    large = Run.open(place)
-    base = EmbeddingTable.open(run.embeddings / "photos.parquet").read()
-    spread = (NOISE * base.std(axis=0)).astype(np.float32)
-    random = np.random.default_rng(3)
-    shards = own_folder(large) / "vectors"
-    for number, start in enumerate(range(0, count, BLOCK)):
-        size = min(BLOCK, count - start)
-        block = base[random.integers(0, len(base), size)]
-        block = block + spread * random.standard_normal(block.shape, np.float32)
-        names = [f"{start + row:07d}.jpg" for row in range(size)]
-        with vector_writer(shards / f"part-{number:05d}.parquet", base.shape[1]) as writer:
-            writer.write_table(vector_table(names, [""] * size, names, block))
-    kind, index = run.params.retrieval.alignment, run.params.index
-    tables = tuple(sorted(shards.glob("*.parquet")))
-    faiss = RemoteFaiss()
-    out = own_folder(large) / "index"
-    faiss.build(BuildJob(tables, alignment_file(run), kind, index.kind, index.dimension, out))
-    faiss.close()
-    write_record(
-        own_folder(large), Record((str(place),), model_key(large), (), alignment_key(large), "made for the benchmark")
-    )
-    return large
-
-
 def rows(run: Run, folder: Path, gallery: str) -> Iterator[dict[str, Any]]:
     """Latency and load of one gallery."""
     with server(run, gallery) as (address, process):
@@ -222,22 +188,17 @@ def rows(run: Run, folder: Path, gallery: str) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measures all rows and writes them."""
     parser = argparse.ArgumentParser(description="latency and load of the page's server")
-    parser.add_argument("--run", type=Path, default=ROOT / "data", help="folder of a finished run")
+    parser.add_argument("--run", type=Path, default=box(), help="folder of a finished run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "serve.csv")
-    parser.add_argument("--gallery", default="pipeline", choices=["pipeline", "own"], help="of that run")
+    parser.add_argument("--gallery", default="own", choices=["pipeline", "own"], help="of that run")
     parser.add_argument("--drawings", type=Path, default=ROOT / "data", help="the run whose catalog holds the drawings")
-    parser.add_argument("--large", type=int, default=LARGE, help="photos of the large gallery; 0 leaves it out")
     asked = parser.parse_args()
     run = Run.open(asked.run)
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as place:
-        folder, tree = Path(place, "drawings"), Path(place, "large")
-        folder.mkdir()
-        tree.mkdir()
+        folder = Path(place)
         for number, body in enumerate(drawings(Run.open(asked.drawings), 100)):
             (folder / f"{number:03d}.png").write_bytes(body)
         found = list(rows(run, folder, asked.gallery))
-        if asked.large:
-            found += rows(large_run(run, tree, asked.large), folder, "own")
     with asked.out.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
