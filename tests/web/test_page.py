@@ -274,7 +274,8 @@ def test_the_footer_says_in_words_which_model_searches_what(page: Page) -> None:
     details = page.text("model")
     for part in ("alexnet", "pretext_whitened", "OpenMoji, CC BY-SA 4.0"):
         assert part in details
-    assert re.search(r"exact, \d+ numbers", details)
+    # Of the tree's own default at 256 px, or of the shortened run at 160.
+    assert any(f"exact, {numbers} numbers" in details for numbers in (25600, 8704))
 
 
 def test_every_control_has_a_name(page: Page) -> None:
