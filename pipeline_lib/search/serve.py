@@ -90,14 +90,18 @@ def run(asked: argparse.Namespace) -> int:
             def reopen() -> SearchEngine:
                 return open_engine(model, "own", settings.threads, asked.index, engine.encoder)
 
+            here = address(ALL.get(host, host), port, token)
+
+            def announced() -> None:
+                announce(engine, here, shared, guarded=bool(token) or host in LOOPBACK)
+                if on_desktop() if asked.open is None else asked.open:
+                    # A browser of a terminal would hold up the server.
+                    threading.Thread(target=webbrowser.open, args=(here,), daemon=True).start()
+
             app = make(engine)
             warm_up(engine)
-            here = address(ALL.get(host, host), port, token)
-            announce(engine, here, shared, guarded=bool(token) or host in LOOPBACK)
-            if on_desktop() if asked.open is None else asked.open:
-                webbrowser.open(here)
             try:
-                serve_engine(app, listening, own_renewal(engine, asked.index, reopen, make))
+                serve_engine(app, listening, announced, own_renewal(engine, asked.index, reopen, make))
             except KeyboardInterrupt:
                 print("ended")
     return 0
@@ -192,8 +196,24 @@ def own_renewal(
     return Renewal(engine, lambda: index_key(own_folder(engine.run, index) / "index"), reopen, make)
 
 
-def serve_engine(app: FastAPI, listening: socket.socket, renewal: Renewal | None = None) -> None:
-    """Serves on a socket, and with `renewal` whatever index there is."""
+class Server(uvicorn.Server):
+    """Calls `ready` as soon as it is ready: it answers, and an interrupt ends it, which before might get lost."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()
+
+
+def serve_engine(
+    app: FastAPI, listening: socket.socket, ready: Callable[[], None], renewal: Renewal | None = None
+) -> None:
+    """Serves on a socket, and with `renewal` whatever index there is; calls `ready` when it does."""
     service: Service = app.state.service
     served = Renewing(app, renewal) if renewal else app
     stop = threading.Event()
@@ -201,7 +221,7 @@ def serve_engine(app: FastAPI, listening: socket.socket, renewal: Renewal | None
     if len(service.pictures.gallery) <= WARM_UP_TO:
         warming.start()
     try:
-        uvicorn.Server(configured(served)).run(sockets=[listening])
+        Server(configured(served), ready).run(sockets=[listening])
     finally:
         # A thread that is killed inside a decoder brings the whole process down.
         stop.set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -49,7 +50,11 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield server, "".join(lines)
         finally:
             server.send_signal(signal.SIGINT)
-            server.wait(120)
+            try:
+                server.wait(120)
+            except subprocess.TimeoutExpired:
+                server.kill()  # the block would wait for it without end
+                raise
 
 
 def answer(address: str, **headers: str) -> tuple[int, str]:
@@ -124,12 +129,29 @@ def test_what_is_told_of_where_it_is_served(engine: SearchEngine, capsys: pytest
 def test_a_browser_is_opened_where_that_is_asked_for(
     finished_run: Run, option: str, *, opened: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", shown.append)
-    monkeypatch.setattr(serve, "serve_engine", lambda *_: None)
+    shown: queue.Queue[str] = queue.Queue()
+
+    def serve_nothing(_: object, __: object, ready: Callable[[], None], *___: object) -> None:
+        ready()
+
+    monkeypatch.setattr(webbrowser, "open", shown.put)
+    monkeypatch.setattr(serve, "serve_engine", serve_nothing)
     words = ["serve", "--port", "0", "--run", str(finished_run.folder), *([option] if option else [])]
     assert main(words) == 0
-    assert [address.rpartition(":")[0] for address in shown] == (["http://127.0.0.1"] if opened else [])
+    if opened:
+        assert shown.get(timeout=60).startswith("http://127.0.0.1:")
+    assert shown.empty()
+
+
+def test_an_interrupt_in_the_moment_in_which_it_is_announced_ends_it_in_order(
+    finished_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(serve, "announce", interrupted)
+    assert main(["serve", "--port", "0", "--no-open", "--run", str(finished_run.folder)]) == 0
+    assert capsys.readouterr().out == "ended\n"
 
 
 def test_a_browser_opens_by_itself_on_a_desktop_alone(monkeypatch: pytest.MonkeyPatch) -> None:
