@@ -20,6 +20,7 @@ import cv2
 
 from benchmarks.pictures import write_pictures
 from benchmarks.timing import changed, compare, tell
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.pretext.edges import EdgesTask, process_shard
 
 IMAGES = 256  # distinct ones, as many as a shard holds
@@ -55,7 +56,7 @@ def timed(pool: ProcessPoolExecutor, work: Callable[[Task], object], tasks: Sequ
 
 def main() -> None:
     """Times the shards of the edges stage and the same images in bare OpenCV."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     with (
         tempfile.TemporaryDirectory(prefix="bench-edges-") as folder,
         ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool,

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import spent, update_table
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.embedding.vectors import EmbeddingTable, vector_table, vector_writer
 from pipeline_lib.index.facts import BuildJob
 from pipeline_lib.index.remote import RemoteFaiss
@@ -150,7 +151,7 @@ def latency(root: Path, scratch: Path) -> Rows:
             (scratch / "many.parquet",), alignment, kind, settings.kind, settings.dimension, scratch / "many"
         )
         faiss.build(job)
-        threads = os.cpu_count() or 1
+        threads = usable_cores()
         faiss.open(scratch / "many", threads)
         encoder = open_encoder(run, threads)
         pages = [np.asarray(Image.open(path).convert("L")) for path in drawn]

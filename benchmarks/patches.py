@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.edges import timed
 from benchmarks.pictures import picture
 from benchmarks.timing import changed, compare, tell
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import encode_jpeg, encode_png, resize_short_side
 from pipeline_lib.data.schemas import PAIRS, read_parquet, write_rows
 from pipeline_lib.pretext.edges import ROW_GROUP, edge_map
@@ -56,7 +57,7 @@ def main() -> None:
     """Times the shards of the patches stage and the same layouts done bare."""
     settings = changed({})
     size, draws = settings.patches.size, settings.patches.draws
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     count = cores * SHARDS_PER_CORE
     layouts = count * IMAGES * draws
     with (

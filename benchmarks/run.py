@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.files import replacing
 from pipeline_lib.run import processor
 
@@ -39,7 +39,7 @@ def measure(name: str) -> list[dict[str, str]]:
 def machine() -> dict[str, str]:
     """What the figures depend on; no names of machines."""
     return {
-        "cores": str(os.cpu_count()),
+        "cores": str(usable_cores()),
         "processor": processor(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pyarrow")},

@@ -34,13 +34,14 @@ import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
 from benchmarks.run import ROOT
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.run import Run, processor
 from pipeline_lib.search.command import box
 
 RATE, SECONDS = 50, 60
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 ONE_BY_ONE = 200
 COMPUTE = "while True: sum(number * number for number in range(100_000))"
 SEND = "import sys, json; from benchmarks.serve import send; print(json.dumps(send(*json.loads(sys.argv[1]))))"
@@ -162,7 +163,7 @@ def measure(address: str, process: psutil.Process, folder: Path, rate: float, co
         "memory_last_mb": round(statistics.mean(watched[-sixth:])),
         "memory_most_mb": round(max(watched)),
         "load_average": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
+        "cores": CORES,
         "processor": processor(),
     }
 

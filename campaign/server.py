@@ -7,7 +7,6 @@ of load did to the times of answers goes to metrics/campaign_load.csv.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from campaign.clients import Answer, Server, Wish, ask_often, crowd, posts, requ
 from campaign.hostile import attempts
 from campaign.sandbox import draw
 from campaign.tally import Plan, Tally
+from pipeline_lib.data.cores import usable_cores
 
 PHOTOS: Final = 40
 RATE: Final = 50
@@ -70,7 +70,7 @@ def run(plan: Plan) -> Iterator[Tally]:
 def busy() -> Iterator[None]:
     """As many processes that compute as there are cores."""
     with ExitStack() as all_:
-        for _ in range(os.cpu_count() or 1):
+        for _ in range(usable_cores()):
             process = all_.enter_context(subprocess.Popen([sys.executable, "-c", "while True: sum(range(10_000))"]))
             all_.callback(process.kill)
         yield

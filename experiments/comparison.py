@@ -27,7 +27,7 @@ from pipeline_lib.baselines.measure import Measured, chance, measure, oracle
 from pipeline_lib.baselines.run import run_module
 from pipeline_lib.baselines.system import RECORD, SKIPPED, Benchmark, system_modules
 from pipeline_lib.data.source import root_of
-from pipeline_lib.data.tasks import _end_with_parent
+from pipeline_lib.data.workers import end_with_parent
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import read_json, write_text
 from pipeline_lib.run import RECORD as RUN
@@ -119,7 +119,7 @@ def run_all(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> lis
     bar = tqdm(options.file or system_modules(), desc="systems", unit="file")
     for module in bar:
         bar.set_postfix_str(module)
-        with ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as pool:
             try:
                 pool.submit(run_module, module, benchmarks, options.store).result()
             except PipelineError as failure:

@@ -33,10 +33,10 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     folder, pairs = data / "baselines.unfinished", data / "pairs"
     start, untrained, hog = (folder / name for name in ("start", "untrained", "hog"))
     # Where both see images of one size, one pass serves both: fc6 is then a small addition to pool5.
-    jobs = [(params.baselines.image_size, {start: pool5_of(network)})]
-    jobs.append((params.embed.largest, {untrained: fc6_of(network, params.embed)}))
-    if params.embed.largest == params.baselines.image_size:
-        jobs = [(params.baselines.image_size, {**jobs[0][1], **jobs[1][1]})]
+    largest = max(params.embed.largest, params.baselines.image_size)  # the baseline is shown no less than the run
+    jobs = [(largest, {start: pool5_of(network)}), (params.embed.largest, {untrained: fc6_of(network, params.embed)})]
+    if params.embed.largest == largest:
+        jobs = [(largest, {**jobs[0][1], **jobs[1][1]})]
     seconds: dict[Path, float] = {}
     for size, systems in jobs:
         seconds |= export_all(

@@ -1,6 +1,5 @@
 """Makes the vectors of a system: a few hundred images at a time in any process, or projected from stored vectors."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline_lib.baselines.system import Domain, Embedder, Image, ProjectedSystem, Vectors, VectorSystem
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import BadImage, decode_encoded
 from pipeline_lib.data.schemas import open_parquet, opened_shard, read_parquet, shard_paths, write_table
 from pipeline_lib.data.source import FileSource, Source
@@ -122,7 +122,7 @@ def embed_shard(task: EmbedTask) -> Stats:
         "rows": whole.num_rows,
         "dimension": whole.schema.field("vector").type.list_size,
         "seconds": seconds,
-        "processes": task.system.processes or os.cpu_count() or 1,
+        "processes": task.system.processes or usable_cores(),
     }
 
 

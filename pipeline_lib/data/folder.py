@@ -76,7 +76,7 @@ def find_images(
         Their paths, POSIX and relative to `top`, in a fixed order.
 
     Raises:
-        PipelineError: `top` itself can't be listed.
+        PipelineError: `top` itself can't be listed, or its store is out of reach.
     """
     patterns = [_pattern(text) for text in exclude]
     real = top if remote.is_remote(top) else top.resolve()
@@ -186,13 +186,24 @@ def _is_image(listing: Listing, top: Path, inside: str) -> bool:
 
 
 def _looked_at(path: Path, named: Format | None) -> Format | None:
-    """What a file is by its first bytes, else by its name; None for what is no picture."""
-    if not path.is_file():
-        return named
+    """What a file is by its first bytes, else by its name; None for what is no picture.
+
+    Raises:
+        PipelineError: its store is out of reach, which says nothing of the file.
+    """
     try:
-        with path.open("rb") as stream:
-            return format_of_head(stream.read(HEAD)) or named
-    except OSError:
+        with remote.told():
+            if not path.is_file():
+                return named
+            with path.open("rb") as stream:
+                return format_of_head(stream.read(HEAD)) or named
+    except (FileNotFoundError, PermissionError):
+        return named
+    except OSError as failure:
+        if remote.is_remote(path):
+            raise PipelineError(
+                f"{path}: can't be listed ({failure}); try again when its store is in reach"
+            ) from failure
         return named
 
 

@@ -4,25 +4,22 @@ A task is a picklable description of one output file; `work(task) -> stats` is a
 knows how the work is spread: over processes, or over a Ray cluster by `ray_tasks.py`.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from tqdm import tqdm
 
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.ray_tasks import map_on_ray
 from pipeline_lib.data.schemas import open_parquet
+from pipeline_lib.data.workers import Worker, done, words
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import publish_folder, read_json, remove, write_json
 
@@ -98,7 +95,7 @@ def map_shards(
     finished = ((number, task, finished_stats(task.path)) for number, task in enumerate(tasks))
     outcomes = {number: Outcome(task, stats, None) for number, task, stats in finished if stats is not None}
     # Counted once: a task that killed its worker must not be tried again in this process when it alone is left.
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    workers = min(workers or usable_cores(), len(tasks))
     total = sum(task.rows for task in tasks)
     done = sum(tasks[number].rows for number in outcomes)
     with tqdm(total=total, initial=done, desc=description, unit=unit, unit_scale=True, mininterval=1.0) as bar:
@@ -106,7 +103,7 @@ def map_shards(
             left = [n for n in range(len(tasks)) if n not in outcomes or outcomes[n].error is not None]
             if not left:
                 break
-            with closing(_once(work, [(n, tasks[n]) for n in left], workers, ray)) as ended:
+            with closing(_once(partial(_finished, work), [(n, tasks[n]) for n in left], workers, ray)) as ended:
                 for number, outcome in ended:
                     outcomes[number] = outcome
                     if outcome.error is None:
@@ -119,12 +116,12 @@ def _once(
 ) -> Generator[tuple[int, Outcome[Task]]]:
     if ray:
         numbered = dict(tasks)
-        for number, (stats, error) in map_on_ray(partial(_done, work), tasks, ray):
+        for number, (stats, error) in map_on_ray(partial(done, work), tasks, ray):
             yield number, Outcome(numbered[number], stats, error)
         return
     if workers == 1:
         for number, task in tasks:
-            stats, error = _done(work, task)
+            stats, error = done(work, task)
             yield number, Outcome(task, stats, error)
         return
     # Not Python's own pool: where a worker dies while tasks are still handed in, it raises, or waits for ever.
@@ -139,48 +136,27 @@ def _once(
                 yield from pool.finished()
 
 
-class _Worker:
-    """A process and this side of the pipe to it: a pipe of its own, so that one that dies holds up no other."""
-
-    def __init__(self) -> None:
-        # Spawned, since the threads of OpenCV and Arrow do not survive a fork.
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        # A daemon, so that Python does not wait for one that was interrupted before it was used.
-        self.process: BaseProcess = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-        with _without_interrupts(), theirs:  # once theirs is closed here, the pipe ends when the worker does
-            self.process.start()
-
-    def end(self, seconds: float) -> None:
-        """Lets it end by itself for as long as that, then kills it."""
-        self.pipe.close()
-        if self.process.pid is not None:
-            self.process.join(seconds)
-            self.process.kill()
-            self.process.join()
-
-
 class _Pool(Generic[Task]):
     """Workers that are started when they are needed; each has one task at most, so a death costs that one alone."""
 
     def __init__(self, work: Callable[[Task], Stats]) -> None:
         self.work = work
-        self.busy: dict[Any, tuple[_Worker, int, Task]] = {}  # by the pipe on which the result will come
-        self.idle: list[_Worker] = []
+        self.busy: dict[Any, tuple[Worker, int, Task]] = {}  # by the pipe on which the result will come
+        self.idle: list[Worker] = []
 
     def begin(self, number: int, task: Task) -> str | None:
         """Gives a task to a worker; returns why that failed."""
         worker = None
         try:
-            worker = self.idle.pop() if self.idle else _Worker()
+            worker = self.idle.pop() if self.idle else Worker()
             worker.pipe.send((self.work, task))
         except OSError as failure:
             if worker is not None:
                 worker.end(0)
-            return DIED if isinstance(failure, ConnectionError) else _words(failure)
+            return DIED if isinstance(failure, ConnectionError) else words(failure)
         except Exception as failure:  # noqa: BLE001  it can't be sent; the outcome of the task
             self.idle += [worker] if worker is not None else []
-            return _words(failure)
+            return words(failure)
         self.busy[worker.pipe] = worker, number, task
         return None
 
@@ -194,7 +170,7 @@ class _Pool(Generic[Task]):
             except Exception as failure:  # noqa: BLE001  the outcome of the task
                 worker.end(0)
                 died = isinstance(failure, EOFError | OSError)
-                outcome = Outcome(task, None, DIED if died else _words(failure))
+                outcome = Outcome(task, None, DIED if died else words(failure))
             else:
                 self.idle.append(worker)
             yield number, outcome
@@ -212,57 +188,11 @@ class _Pool(Generic[Task]):
             worker.end(ENDS)
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """What is started in the block never sees a Ctrl-C: the stage tells of it, and ends its workers."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(pipe: Connection) -> None:
-    """A worker: does what comes by the pipe until that is closed."""
-    _end_with_parent()
-    while True:
-        try:
-            work, task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        except Exception as failure:  # noqa: BLE001  it can't be imported here; the outcome of the task
-            pipe.send((None, _words(failure)))
-            continue
-        pipe.send(_done(work, task))
-
-
-def _done(work: Callable[[Task], Stats], task: Task) -> tuple[Stats | None, str | None]:
-    """The stats of a task that is worked on and marked as finished, or the error."""
-    try:
-        stats = work(task)
-        write_json(stats_path(task.path), stats)
-    except Exception as failure:  # noqa: BLE001  the outcome of the task
-        return None, _words(failure)
-    return stats, None
-
-
-def _words(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"
-
-
-def _end_with_parent() -> None:
-    """Ends a worker when its parent is killed in the midst of a task, beside which the next run would work."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _finished(work: Callable[[Task], Stats], task: Task) -> Stats:
+    """The stats of a task that is worked on and marked as finished."""
+    stats = work(task)
+    write_json(stats_path(task.path), stats)
+    return stats
 
 
 def reopen_bad(outcomes: Sequence[Outcome[Task]]) -> None:

@@ -50,10 +50,11 @@ class Likeness:
     @classmethod
     def fit(cls, photos: EmbeddingTable, edges: EmbeddingTable, alignment: Alignment) -> Self:
         """Of pretext photos and their edge maps, in the same order, under the alignment that searches."""
-        raw = photos.spread(PAIRS)
-        gallery = alignment.apply(raw, "photo")
+        gallery = alignment.apply(photos.spread(PAIRS), "photo")
         drawn = alignment.apply(edges.spread(PAIRS), "sketch")
-        return cls(_scale(drawn, gallery), _scale(alignment.queries(raw, "photo"), gallery))
+        queries = gallery.copy()
+        queries[:, alignment.dimension :] = 0  # as `Alignment.queries` gives them, without aligning them again
+        return cls(_scale(drawn, gallery), _scale(queries, gallery))
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> Self:

@@ -4,7 +4,7 @@ All take aligned, L2-normalised vectors and rank by inner product, which for the
 index is not exact, vectors are first reduced to their principal components: those of the second moments, not of the
 covariance, since an uncentred projection keeps inner products best (Eckart and Young 1936).
 
-`auto` follows metrics/index_kinds.csv: exact search is fast enough for some ten thousand photos. Beyond, a vector in an
+`auto` follows metrics/scale.csv: exact search is fast enough for some ten thousand photos. Beyond, a vector in an
 inverted list takes a byte a number, and for more than memory should hold, half of that: RaBitQ (Gao and Long 2024)
 codes what is left of a vector beside the centre of its list, in numbers that a random rotation has made alike, and
 looks at the later bits of near ones alone. HNSW finds a little more than IVF, and faster, but takes several times as

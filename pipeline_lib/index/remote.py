@@ -89,6 +89,16 @@ class RemoteFaiss:
         finally:
             self._lock.release()
 
+    def begin(self) -> None:
+        """Starts the worker beside what this process goes on with, so that the first request need not wait for it."""
+
+        def start() -> None:
+            with self._lock, suppress(PipelineError):  # the first request tries again, and tells why it can't be done
+                if self._pipe is None:
+                    self._start()
+
+        threading.Thread(target=start, name="faiss-starter", daemon=True).start()
+
     def build(self, job: BuildJob) -> IndexFacts:
         """Builds and writes an index.
 

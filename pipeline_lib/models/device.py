@@ -1,13 +1,13 @@
 """Where and how exactly numbers are computed: device, threads, mixed precision."""
 
 import ctypes
-import os
 from contextlib import AbstractContextManager, nullcontext
 
 import cv2
 import torch
 
 from pipeline_lib import params
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.errors import PipelineError
 
 
@@ -38,9 +38,7 @@ def use_threads(count: int, processes: int = 1) -> int:
         How many torch has now.
     """
     if not count:
-        from joblib import cpu_count  # noqa: PLC0415  takes a third of a second
-
-        count = max(1, cpu_count(only_physical_cores=True) // processes)
+        count = max(1, usable_cores(physical=True) // processes)
     torch.set_num_threads(count)
     cv2.setNumThreads(1)
     return count
@@ -51,7 +49,7 @@ def leaves_cores(device: torch.device, processes: int = 1) -> bool:
 
     `processes` is how many compute like this one on this machine.
     """
-    return device.type != "cpu" or torch.get_num_threads() * processes < (os.cpu_count() or 1)
+    return device.type != "cpu" or torch.get_num_threads() * processes < usable_cores()
 
 
 KEPT_BELOW, KEPT_AT_MOST = 1 << 30, (1 << 31) - 1

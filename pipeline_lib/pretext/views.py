@@ -4,7 +4,6 @@ Nothing but the photo is needed. The crops are shifted a little and the drawing 
 position. Both may be flipped together.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline_lib import params
 from pipeline_lib.data.ahead import read_ahead
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import decode_encoded
 from pipeline_lib.data.randomness import generator_for
 from pipeline_lib.data.schemas import opened_shard, shard_paths
@@ -29,8 +29,10 @@ Pixels = NDArray[np.uint8]
 
 WINDOW = 16
 """Row groups (of at most 64 encoded photos) that are held and shuffled together."""
-CORES = 8
-"""A thread makes a step's views in a fifth of the time that two cores learn from them in: it keeps up with eight."""
+CORES_FED = 8
+"""Cores that learn for each thread that makes views: two of them learn for five times as long as a thread takes."""
+MAKERS = 4
+"""Threads that make views at most: about half of the work holds Python's lock, so that more add nothing."""
 WHOLE = 32
 """Batch size of `ViewShards.whole`."""
 ASPECT = 1.15
@@ -117,8 +119,9 @@ class ViewShards:
         """
         self.settings, self.ahead = settings, ahead
         # Most of the work is OpenCV's and numpy's, which let other threads go on.
-        cores = os.cpu_count() or 1
-        self._makers = ThreadPoolExecutor(max(1, cores // CORES) if ahead else cores, "view-maker")
+        cores = usable_cores()
+        makers = min(MAKERS, max(1, cores // CORES_FED) if ahead else cores)
+        self._makers = ThreadPoolExecutor(makers, "view-maker")
         wanted = frozenset(image_ids)
         self._groups = [group for path in shard_paths(folder) for group in wanted_groups(path, wanted)]
         self.count = sum(len(group.rows) for group in self._groups)

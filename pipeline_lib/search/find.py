@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import BadImage, square
 from pipeline_lib.embedding.likeness import ALIKE
 from pipeline_lib.errors import printable
@@ -68,7 +68,7 @@ def run(asked: argparse.Namespace) -> int:
     model, which = chosen(asked)
     names, queries, failures = read(asked.queries, asked.kind, model.params.catalog.max_pixels, mirror=asked.mirror)
     if queries:
-        with closing(open_engine(model, which, os.cpu_count() or 1, asked.index)) as engine:
+        with closing(open_engine(model, which, usable_cores(), asked.index)) as engine:
             found = search(engine, queries, asked.top, Among(asked.folder, asked.since, asked.until))
             tell(names, queries, found, engine.gallery, as_json=asked.json)
             if asked.grid:

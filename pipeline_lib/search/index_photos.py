@@ -9,7 +9,6 @@ builds the index from the shards, or changes it. No network is loaded before the
 """
 
 import argparse
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.formats import Format, obstacle
 from pipeline_lib.data.remote import is_address, open_address
 from pipeline_lib.errors import PipelineError, printable
@@ -138,9 +138,9 @@ def update(
     found = find(asked.roots, asked.exclude, home, links=asked.links)
     if prune:
         asked = replace(asked, roots=tuple(root for root in asked.roots if root not in found.away))
-    with _alone(home, part):
+    with _alone(home, part), closing(RemoteFaiss()) as faiss:
         folder, record = _begin(own_folder(run, index), asked, afresh=afresh, gone=found.away if prune else ())
-        done = _update(run, folder, record, found, opened, prune=prune, part=part)
+        done = _update(run, folder, record, found, opened, faiss, prune=prune, part=part)
         if part is not None:
             return done
         # The index that was searched until now, and what earlier ones have left.
@@ -279,6 +279,7 @@ def _update(
     record: Record,
     found: Found,
     opened: "Callable[[], QueryEncoder]",
+    faiss: RemoteFaiss,
     *,
     prune: bool,
     part: Part | None,
@@ -295,6 +296,8 @@ def _update(
     bad = dict(found.skipped)
     work = Work(shards, Thumbnails(folder / "thumbnails"), before.told, opened, run.params.embed.largest, bad)
     mine = plan if part is None else part.of(plan)
+    if part is None and not before.known.all():
+        faiss.begin()
     added, kept = work.embed({bits: files.named(low, high, ~before.known[low:high]) for bits, low, high in mine})
     if part is not None:
         return Update(int(before.known.sum()) + added + kept, added, kept, 0, {}, bad, {}, "")
@@ -310,7 +313,7 @@ def _update(
             f"{' and '.join(record.roots)}: none of {len(found.files):,} files can be read as a photo; see "
             f"{folder / BAD_NAME}"
         )
-    words = _built(run, folder, record, told)
+    words = _built(run, folder, record, told, faiss)
     count = sum(len(each.contents) for each in told.values())
     removed = len(before.gone) + int(come.sum()) + int((before.had & ~there).sum())
     away = dict(Counter(offline["folder"].to_pylist()))
@@ -337,7 +340,7 @@ def _without(files: Files, before: Looked, rows: pa.Table) -> tuple[Files, Looke
     return files.chosen(keep), replace(before, told=told, had=before.had[keep], known=before.known[keep])
 
 
-def _built(run: Run, folder: Path, record: Record, told: Mapping[Path, Told]) -> str:
+def _built(run: Run, folder: Path, record: Record, told: Mapping[Path, Told], faiss: RemoteFaiss) -> str:
     """Brings the index of a generation up to its shards; its kind in words, "" where nothing has changed."""
     alignment, settings = alignment_key(run), run.params.index
     state = digest_of([each.digest for each in told.values()], alignment, settings.kind, settings.dimension)
@@ -346,8 +349,7 @@ def _built(run: Run, folder: Path, record: Record, told: Mapping[Path, Told]) ->
     kind = run.params.retrieval.alignment
     fitted = None if kind == "none" else alignment_file(run)
     job = BuildJob(tuple(told), fitted, kind, settings.kind, settings.dimension, folder / "index", index_made_by(run))
-    with closing(RemoteFaiss()) as faiss:
-        words = faiss.build(job).settings
+    words = faiss.build(job).settings
     Thumbnails(folder / "thumbnails").keep_only(np.sort(np.concatenate([each.contents for each in told.values()])))
     write_record(folder, replace(record, alignment=alignment, state=state))
     return words
@@ -399,7 +401,7 @@ def run(asked: argparse.Namespace) -> int:
         from pipeline_lib.search.engine import open_encoder  # noqa: PLC0415  loads what computes vectors
 
         # The other half of the cores decodes photos.
-        return open_encoder(model, max(model.params.embed.threads, (os.cpu_count() or 1) // 2))
+        return open_encoder(model, max(model.params.embed.threads, usable_cores() // 2))
 
     part: Part | None = getattr(asked, "part", None)
     done = update(

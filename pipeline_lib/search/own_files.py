@@ -63,6 +63,20 @@ class Shard(NamedTuple):
     high: int
 
 
+class Part(NamedTuple):
+    """Some files."""
+
+    paths: pa.LargeStringArray
+    signatures: pa.LargeStringArray
+    hashes: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, rows: Sequence[File]) -> "Part":
+        """Of files in any order, which it keeps."""
+        names = [path for path, _ in rows]
+        return cls(_texts(names), _texts([signature for _, signature in rows]), hashes_of(names))
+
+
 @dataclass(frozen=True)
 class Files:
     """Files, and what the system tells of each; in the order of their hashes, so that those of a shard are together."""
@@ -74,12 +88,12 @@ class Files:
     @classmethod
     def of(cls, rows: Iterable[File]) -> Self:
         """Of files in any order."""
-        paths, signatures, hashes = [_texts(())], [_texts(())], [np.empty(0, np.uint32)]
-        for some in batched(rows, BLOCK):
-            names = [path for path, _ in some]
-            paths.append(_texts(names))
-            signatures.append(_texts([signature for _, signature in some]))
-            hashes.append(hashes_of(names))
+        return cls.joined(map(Part.of, batched(rows, BLOCK)))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part]) -> Self:
+        """Of parts in any order."""
+        paths, signatures, hashes = map(list, zip(Part.of(()), *parts, strict=True))
         return cls._sorted(paths, signatures, np.concatenate(hashes))
 
     @classmethod

@@ -1,7 +1,6 @@
 """The service behind the HTTP API: admits queries, prepares and batches them, and describes what was found."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import encode_png
 from pipeline_lib.embedding.likeness import ALIKE
 from pipeline_lib.errors import PipelineError
@@ -36,7 +36,7 @@ CREDITS = {"openmoji": "OpenMoji, CC BY-SA 4.0, changed (without outlines)"}
 class Settings:
     """Limits of the server; none of them changes what is found."""
 
-    threads: int = min(2, os.cpu_count() or 1)  # of the network, and of FAISS
+    threads: int = min(2, usable_cores())  # of the network, and of FAISS
     batch: int = 16  # queries that are embedded together at most
     upload_bytes: int = 10_000_000  # size of an uploaded picture at most
     upload_pixels: int = 30_000_000  # its pixels at most

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from pipeline_lib import params
+from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.models.device import autocast, choose_device, choose_precision, has_bf16, use_threads
 from pipeline_lib.pretext.drawing import edges_of_density
@@ -35,9 +35,9 @@ def test_torch_computes_with_the_threads_that_were_asked_for_and_opencv_with_one
 @pytest.mark.usefixtures("_threads_set_back")
 def test_no_number_of_threads_takes_all_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as a container's limit
-    assert use_threads(0) == 1
+    assert (usable_cores(), use_threads(0)) == (1, 1)
     monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
-    assert 1 <= use_threads(0) == torch.get_num_threads() <= (os.cpu_count() or 1)
+    assert 1 <= use_threads(0) == torch.get_num_threads() <= usable_cores()
 
 
 @pytest.mark.usefixtures("_threads_set_back")

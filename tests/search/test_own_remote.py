@@ -155,7 +155,7 @@ def away(store: Any, monkeypatch: pytest.MonkeyPatch) -> Away:  # noqa: ARG001
     return Away(monkeypatch)
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 9, 14])
+@pytest.mark.parametrize("after", range(16))
 def test_photos_of_a_store_out_of_reach_are_kept_whenever_it_is_lost(run: Run, away: Away, after: int) -> None:
     update(run, [STORE], Counting(run))
     away.left = after
