@@ -60,8 +60,8 @@ COUNT: Final = 10 * MILLION
 KIND: Final = "IVF4096,SQ8"
 """Of the ten million: a third of the lists that `auto` would make, so that they are made in a third of the time."""
 HUNDRED_THOUSAND: Final = 100_000
-AUTOFAISS: Final = {"autofaiss_in_600_mb": "HNSW32", "autofaiss_in_60_mb": "OPQ256_768,IVF1024_HNSW32,PQ256x8"}
-"""What `get_optimal_index_keys_v2` of autofaiss 2.18 says first for a hundred thousand vectors of 512 numbers."""
+AUTOFAISS: Final = {"autofaiss_in_600_mb": "HNSW32", "autofaiss_in_200_mb": "OPQ256_1280,IVF1024_HNSW32,PQ256x8"}
+"""What `get_optimal_index_keys_v2` of autofaiss 2.18 says first for a hundred thousand vectors of 1,024 numbers."""
 PER_FOLDER: Final = 1000
 BASE: Final = 4000
 """Real photos, at most."""
@@ -288,7 +288,7 @@ class Peak(threading.Thread):
 
 
 def reduced(place: Path) -> tuple[Matrix, Matrix]:
-    """Real photos and drawings as `benchmarks.index_kinds` takes them: aligned, and of `REDUCED` numbers."""
+    """Real photos and drawings, aligned and reduced to the `REDUCED` first principal components."""
     from pipeline_lib.index.kinds import principal_components  # noqa: PLC0415  loads FAISS
 
     aligned = alignment_of(Run.open(box())).apply(np.load(place / "base.npy"), "photo")
@@ -297,10 +297,19 @@ def reduced(place: Path) -> tuple[Matrix, Matrix]:
     return base, queries
 
 
+def copies(base: Matrix, count: int) -> Iterator[Matrix]:
+    """`count` copies of rows of `base` taken at random, with noise, L2-normalised again; the same in every call."""
+    random = np.random.default_rng(7)
+    noise = (NOISE * base.std(axis=0)).astype(np.float32)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        block = base[random.integers(0, len(base), size)]
+        yield normalise(block + noise * random.standard_normal((size, base.shape[1]), np.float32))
+
+
 def build_ten(place: Path) -> None:
     """Builds the index with its lists in a file, and finds the true neighbours."""
-    from benchmarks.index_kinds import vectors  # noqa: PLC0415  loads FAISS, as do the next
-    from pipeline_lib.index.kinds import build_index, settings_of  # noqa: PLC0415
+    from pipeline_lib.index.kinds import build_index, settings_of  # noqa: PLC0415  loads FAISS, as does the next
 
     import faiss  # noqa: PLC0415  isort:skip
 
@@ -308,12 +317,12 @@ def build_ten(place: Path) -> None:
     base, queries = reduced(place)
     np.save(place / "reduced.npy", queries)
     started = time.perf_counter()
-    index = build_index(lambda: vectors(base, COUNT), COUNT, REDUCED, KIND, 0, place / LISTS_NAME)
+    index = build_index(lambda: copies(base, COUNT), COUNT, REDUCED, KIND, 0, place / LISTS_NAME)
     seconds = time.perf_counter() - started
     faiss.write_index(index, str(place / INDEX_NAME))
     told = {"settings": settings_of(index), "seconds": seconds, **peak.told()}
     nearest = Nearest(queries)
-    for block in vectors(base, COUNT):
+    for block in copies(base, COUNT):
         nearest.add(block)
     np.save(place / "truth.npy", nearest.rows)
     print(json.dumps(told))
@@ -396,14 +405,13 @@ def compare_codes(place: Path) -> None:
 
 def compare_kinds(place: Path) -> None:
     """Builds and searches an index of each kind on one thread; times are of the processor."""
-    from benchmarks.index_kinds import vectors  # noqa: PLC0415  loads FAISS, as do the next
-    from pipeline_lib.index.kinds import KINDS, build_index  # noqa: PLC0415
+    from pipeline_lib.index.kinds import KINDS, build_index  # noqa: PLC0415  loads FAISS, as does the next
 
     import faiss  # noqa: PLC0415  isort:skip
 
     faiss.omp_set_num_threads(1)
     base, queries = reduced(place)
-    made, nearest = list(vectors(base, HUNDRED_THOUSAND)), Nearest(queries)
+    made, nearest = list(copies(base, HUNDRED_THOUSAND)), Nearest(queries)
     for block in made:
         nearest.add(block)
     for name, kind in {**{f"kind_{kind}": kind for kind in KINDS}, **AUTOFAISS}.items():
