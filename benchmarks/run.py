@@ -20,7 +20,7 @@ from pipeline_lib.files import replacing
 from pipeline_lib.run import processor
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ("training", "sharing", "embedding", "edges", "patches", "memory")
+BENCHMARKS = ("sharing", "edges", "patches", "memory")
 FIGURES = ("ours", "limit", "ratio", "low", "high")
 
 

@@ -11,14 +11,16 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import changed, compare, tell
-from benchmarks.training import step_on
 from pipeline_lib.models.context import ContextNet
-from pipeline_lib.models.device import choose_device, choose_precision, use_threads
+from pipeline_lib.models.device import autocast, choose_device, choose_precision, use_threads
 from pipeline_lib.pretext.batches import pair_table
+from pipeline_lib.training.context import ContextPrediction
+from pipeline_lib.training.objective import Weighted, weighted_loss
 from pipeline_lib.training.start import make_optimiser
-from pipeline_lib.training.streams import Pairs
+from pipeline_lib.training.streams import Pairs, PatchOutputs
 
 TURNS = 5
+OBJECTIVES = (Weighted(1.0, ContextPrediction()),)
 
 
 def main() -> None:
@@ -51,7 +53,12 @@ def main() -> None:
         def steps_of() -> float:
             started = time.perf_counter()
             for _ in range(steps):
-                step_on(patches, model, optimiser, pairs, count, precision)
+                optimiser.zero_grad(set_to_none=True)
+                with autocast(device, precision):
+                    logits = model(patches, count)
+                loss, _ = weighted_loss(OBJECTIVES, PatchOutputs(logits, pairs))
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
             return steps * count * number / (time.perf_counter() - started)
 
         return steps_of
