@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.report.results import BEGIN, END, results, study, with_results
-from tools.readme import METRICS, PICTURES, Chart, charts
+from pipeline_lib.report.results import BEGIN, END, compared, results, study, with_results
+from tools.readme import COMPARISON, METRICS, PICTURES, Chart, charts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +61,11 @@ def test_a_run_on_another_machine_leaves_the_readme_true_and_a_forgotten_readme_
     page = with_results(README, results(committed), "README.md")
     assert shows(page, committed, own)
     assert not shows(page, own)
+
+
+def test_the_tables_of_compared_systems_are_those_of_the_committed_metrics() -> None:
+    page = COMPARISON.read_text(encoding="utf-8")
+    assert with_results(page, compared(METRICS / "comparison"), str(COMPARISON)) == page
 
 
 def test_the_table_of_the_study_is_that_of_its_metrics() -> None:

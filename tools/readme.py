@@ -1,4 +1,4 @@
-"""Makes README's table, metrics/retrieval_study.md and the charts of docs from metrics: `python -m tools.readme`."""
+"""Makes tables of README and docs, metrics/retrieval_study.md and the charts from metrics: `python -m tools.readme`."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import replacing, write_text
 from pipeline_lib.report.charts import dots, levels
-from pipeline_lib.report.results import ALIGNMENTS, results, study, with_results
+from pipeline_lib.report.results import ALIGNMENTS, compared, results, study, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS, PICTURES = ROOT / "metrics", ROOT / "docs" / "pictures"
 README, STUDY = ROOT / "README.md", METRICS / "retrieval_study.md"
+COMPARISON = ROOT / "docs" / "comparison.md"
 
 INSTANCE, OF_CLASS, PRETEXT = "instance_hit_at_5", "class_hit_at_5", "pretext_accuracy"
 HITS = {INSTANCE: "the photo among the first 5, %", OF_CLASS: "its class among the first 5, %"}
@@ -73,6 +74,8 @@ def charts() -> dict[str, Chart]:
 def main() -> None:
     """Rewrites all of them."""
     write_text(README, with_results(README.read_text(encoding="utf-8"), results(METRICS), str(README)))
+    page = COMPARISON.read_text(encoding="utf-8")
+    write_text(COMPARISON, with_results(page, compared(METRICS / "comparison"), str(COMPARISON)))
     write_text(STUDY, study(METRICS / "retrieval_study.csv"))
     for name, chart in charts().items():
         chart.save(PICTURES / name)

@@ -93,10 +93,14 @@ class RemoteFaiss:
         """Starts the worker beside what this process goes on with, so that the first request need not wait for it."""
 
         def start() -> None:
-            with self._lock, suppress(PipelineError):  # the first request tries again, and tells why it can't be done
-                if self._pipe is None:
-                    self._start()
+            try:
+                with suppress(PipelineError):  # the first request tries again, and tells why it can't be done
+                    if self._pipe is None:
+                        self._start()
+            finally:
+                self._lock.release()
 
+        self._lock.acquire()  # here, so that whoever asks it or closes it waits until it is started
         threading.Thread(target=start, name="faiss-starter", daemon=True).start()
 
     def build(self, job: BuildJob) -> IndexFacts:

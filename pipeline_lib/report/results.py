@@ -7,6 +7,8 @@ import pandas as pd
 
 from pipeline_lib.errors import PipelineError
 
+ENDS: Final = ("", "_low", "_high")
+"""Of the names of a figure's columns: itself, and the ends of its interval."""
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 
 OPENMOJI, SOURCE, SKETCHY = "comparison.csv", "source/comparison.csv", "comparison/comparison.csv"
@@ -26,6 +28,28 @@ OWN_PHOTOS: Final = ("own_photos.csv", ("sketchy_instance_hit_at_5", "sketchy_cl
 """Its row, measured through the command line: title, file and figures, %."""
 BEST: Final = ("best", "sketchy", "pretext_csls")
 """Row of the study that the README names below its table."""
+
+COMPARED: Final = {
+    "`wavelet`, as digiKam and imgSeek search": ("none", "wavelet", "wavelet"),
+    "`hog`": ("none", "hog", "hog"),
+    "`hog+pretext_mean`": ("none", "hog+pretext_mean", "hog+pretext_mean"),
+    "`spatial_pyramid_edges`": ("none", "spatial_pyramid_edges", "spatial_pyramid_edges"),
+    "`alexnet_pool5`, frozen": ("ImageNet", "alexnet_pool5", "alexnet_pool5"),
+    "`alexnet_pool5+pretext_mean`": ("ImageNet", "alexnet_pool5+pretext_mean", "alexnet_pool5+pretext_mean"),
+    "`alexnet_pool5+pretext_whitened`": ("ImageNet",) + ("alexnet_pool5+pretext_whitened",) * 2,
+    "the source's method without alignment: `source+none`, `voc-sketchy+none`": (
+        "ImageNet",
+        "source+none",
+        "voc-sketchy+none",
+    ),
+    "the source's method: `source`, `voc-sketchy`": ("ImageNet", "source", "voc-sketchy"),
+    "the default: `default`, `default-sketchy`": ("ImageNet", "default", "default-sketchy"),
+}
+"""Rows of the page of compared systems: labels seen, system on OpenMoji, system on Sketchy and Li 2014."""
+FROZEN: Final = "alexnet_pool5"
+"""The system that its differences are taken against."""
+WEAKEST: Final = "wavelet"
+"""A system that is not compared drawing by drawing."""
 
 PARTS: Final = {
     "sketchy": "Sketchy, the whole gallery",
@@ -66,6 +90,44 @@ def results(metrics: Path) -> str:
     best = _row(metrics / "retrieval_study.csv", name, key="name", dataset=dataset, alignment=alignment)
     words = f"{_interval(best, 'instance_hit_at_5')} and {_interval(best, 'class_hit_at_5')}"
     return "\n".join([*lines, "", f"On Sketchy the recipe `{name}` finds {words}.", END])
+
+
+def compared(folder: Path) -> str:
+    """The results block of the page of compared systems, from the folder of their metrics.
+
+    Raises:
+        PipelineError: a file is missing or lacks a row.
+    """
+    hits, differences = [], []
+    for title, (labels, on_openmoji, on_others) in COMPARED.items():
+        places = (("openmoji", on_openmoji), ("sketchy", on_others), ("li2014", on_others))
+        rows = [_row(folder / "comparison.csv", system, dataset=dataset) for dataset, system in places]
+        cells = [_percent(rows[0]["instance_hit_at_5"]), _percent(rows[1]["instance_hit_at_5"])]
+        cells += [_percent(rows[1]["class_hit_at_5"]), f"{rows[2]['li_score_at_5']:.1f}"]
+        hits.append(f"| {title} | {labels} | " + " | ".join(cells) + " |")
+        if on_openmoji in {FROZEN, WEAKEST}:
+            continue
+        rows = [_row(folder / "paired.csv", system, dataset=name, against=FROZEN) for name, system in places]
+        cells = [_interval(row, "instance_hit_at_5", "+.1f") for row in rows[:2]]
+        cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*(rows[2][f"li_score_at_5{end}"] for end in ENDS)))
+        differences.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            BEGIN,
+            "Hits at 5 in %, and Li's sum of ratings (chance 9.35, best possible 32.32):",
+            "",
+            "| row | labels seen | OpenMoji, instance | Sketchy, instance | Sketchy, class | Li 2014 |",
+            "|---" * 6 + "|",
+            *hits,
+            "",
+            f"Differences to `{FROZEN}` on the same drawings, in points, with 95 % intervals:",
+            "",
+            "| row | OpenMoji, instance | Sketchy, instance | Li 2014 |",
+            "|---" * 4 + "|",
+            *differences,
+            END,
+        ]
+    )
 
 
 def study(path: Path) -> str:
@@ -128,13 +190,14 @@ def _row(path: Path, name: str, key: str = "system", **where: str) -> dict[Any, 
 
 def _measured(path: Path, name: str) -> str:
     """A figure of a table of figures, with the ends of its interval, %."""
-    values = [_row(path, name + end, key="what")["value"] for end in ("", "_low", "_high")]
+    values = [_row(path, name + end, key="what")["value"] for end in ENDS]
     return "{:.1f} [{:.1f}, {:.1f}]".format(*values)
 
 
-def _interval(row: dict[Any, Any], name: str) -> str:
-    return f"{_percent(row[name])} [{_percent(row[f'{name}_low'])}, {_percent(row[f'{name}_high'])}]"
+def _interval(row: dict[Any, Any], name: str, form: str = ".1f") -> str:
+    value, low, high = (_percent(row[name + end], form) for end in ENDS)
+    return f"{value} [{low}, {high}]"
 
 
-def _percent(value: float) -> str:
-    return format(100 * value, ".1f")
+def _percent(value: float, form: str = ".1f") -> str:
+    return format(100 * value, form)

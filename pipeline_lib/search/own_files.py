@@ -63,16 +63,16 @@ class Shard(NamedTuple):
     high: int
 
 
-class Part(NamedTuple):
-    """Some files."""
+class Block(NamedTuple):
+    """Some files, in any order."""
 
     paths: pa.LargeStringArray
     signatures: pa.LargeStringArray
     hashes: NDArray[np.uint32]
 
     @classmethod
-    def of(cls, rows: Sequence[File]) -> "Part":
-        """Of files in any order, which it keeps."""
+    def of(cls, rows: Sequence[File]) -> "Block":
+        """Of such files."""
         names = [path for path, _ in rows]
         return cls(_texts(names), _texts([signature for _, signature in rows]), hashes_of(names))
 
@@ -88,12 +88,12 @@ class Files:
     @classmethod
     def of(cls, rows: Iterable[File]) -> Self:
         """Of files in any order."""
-        return cls.joined(map(Part.of, batched(rows, BLOCK)))
+        return cls.joined(map(Block.of, batched(rows, BLOCK)))
 
     @classmethod
-    def joined(cls, parts: Iterable[Part]) -> Self:
-        """Of parts in any order."""
-        paths, signatures, hashes = map(list, zip(Part.of(()), *parts, strict=True))
+    def joined(cls, blocks: Iterable[Block]) -> Self:
+        """Of blocks in any order."""
+        paths, signatures, hashes = map(list, zip(Block.of(()), *blocks, strict=True))
         return cls._sorted(paths, signatures, np.concatenate(hashes))
 
     @classmethod

@@ -24,7 +24,7 @@ from pipeline_lib.data.source import MISSING, signature_of
 from pipeline_lib.data.workers import Worker
 from pipeline_lib.embedding.vectors import batched
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.search.own_files import BLOCK, Files, Part
+from pipeline_lib.search.own_files import BLOCK, Block, Files
 from pipeline_lib.search.own_record import Record
 
 ALONE: Final = 8
@@ -78,36 +78,36 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
     skipped: dict[str, str] = {}
     away: dict[str, str] = {}
 
-    def parts() -> Iterator[Part]:
+    def blocks() -> Iterator[Block]:
         for name in roots:
             root, listing, count = _opened(name), Listing(), 0
             if root is not None:
                 top = root.as_posix().rstrip("/")
                 paths = (f"{top}/{inside}" for inside in find_images(root, listing, exclude, seen, links=links))
-                blocks = batched(paths, BLOCK)
-                for part in map(_told_by_store, blocks) if is_address(top) else _told_by_system(blocks):
-                    count += len(part.paths)
-                    yield part
+                some = batched(paths, BLOCK)
+                for block in map(_told_by_store, some) if is_address(top) else _told_by_system(some):
+                    count += len(block.paths)
+                    yield block
                 unsupported.update((f"{top}/{inside}", kind) for inside, kind in listing.unsupported.items())
                 skipped.update((f"{top}/{inside}", why) for inside, why in listing.skipped.items())
             if not count:
                 away[name] = "is not there any more, or out of reach" if root is None else _why_none(listing)
 
-    files = Files.joined(parts())
+    files = Files.joined(blocks())
     if not len(files):
         root, why = next(iter(away.items()))
         raise PipelineError(f"{root}: {why}; the index is left as it is")
     return Found(files, unsupported, skipped, list(away))
 
 
-def _told_by_system(blocks: Iterator[Sequence[str]]) -> Iterator[Part]:
+def _told_by_system(paths: Iterator[Sequence[str]]) -> Iterator[Block]:
     """Files and their signatures; where there are many, `LOOKERS` processes look at them while they are listed."""
-    yield from map(_looked, itertools.islice(blocks, ALONE))
-    first = next(blocks, None)
+    yield from map(_looked, itertools.islice(paths, ALONE))
+    first = next(paths, None)
     if first is None:
         return
     if usable_cores() < LOOKERS:
-        yield from map(_looked, itertools.chain([first], blocks))
+        yield from map(_looked, itertools.chain([first], paths))
         return
     with ExitStack() as ended, ThreadPoolExecutor(LOOKERS, "looker") as threads:
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -116,25 +116,25 @@ def _told_by_system(blocks: Iterator[Sequence[str]]) -> Iterator[Part]:
             ended.callback(worker.end, 0)
             idle.put(worker)
 
-        def looked(paths: Sequence[str]) -> Part:
+        def looked(some: Sequence[str]) -> Block:
             worker = idle.get()
             try:
-                part: Part | None = worker.ask(_looked, paths)[0]
+                block: Block | None = worker.ask(_looked, some)[0]
             except (EOFError, OSError):  # it was killed, for want of memory or by someone
-                part = None
+                block = None
             idle.put(worker)
-            return part or _looked(paths)
+            return block or _looked(some)
 
-        for _, part in map_ahead(threads, looked, itertools.chain([first], blocks), LOOKED_AHEAD):
-            yield part
-
-
-def _looked(paths: Sequence[str]) -> Part:
-    return Part.of([(path, signature_of(path)) for path in paths])
+        for _, block in map_ahead(threads, looked, itertools.chain([first], paths), LOOKED_AHEAD):
+            yield block
 
 
-def _told_by_store(paths: Sequence[str]) -> Part:
-    return Part.of([(path, _signature_there(path)) for path in paths])
+def _looked(paths: Sequence[str]) -> Block:
+    return Block.of([(path, signature_of(path)) for path in paths])
+
+
+def _told_by_store(paths: Sequence[str]) -> Block:
+    return Block.of([(path, _signature_there(path)) for path in paths])
 
 
 def _signature_there(path: str) -> str:

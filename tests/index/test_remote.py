@@ -67,6 +67,22 @@ def test_it_builds_opens_and_searches_in_another_process(faiss: RemoteFaiss, job
     assert not psutil.pid_exists(pid)
 
 
+def test_one_that_was_begun_is_the_one_that_is_asked_and_closing_it_at_once_leaves_none(
+    faiss: RemoteFaiss, job: BuildJob
+) -> None:
+    faiss.begin()
+    facts = faiss.build(job)
+    pid = faiss.pid
+    faiss.begin()
+    assert faiss.open(job.out, 1) == facts
+    assert faiss.pid == pid
+    faiss.close()
+    before = psutil.Process().children()
+    faiss.begin()
+    faiss.close()
+    assert (faiss.pid, psutil.Process().children()) == (None, before)
+
+
 def test_a_look_at_one_that_was_closed_starts_no_worker(faiss: RemoteFaiss, job: BuildJob) -> None:
     """A server that has taken a new index has closed the process of the one before, and still looks at it."""
     faiss.build(job)
