@@ -150,7 +150,11 @@ def test_an_interrupt_in_the_moment_in_which_it_is_announced_ends_it_in_order(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(serve, "announce", interrupted)
-    assert main(["serve", "--port", "0", "--no-open", "--run", str(finished_run.folder)]) == 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert main(["serve", "--port", "0", "--no-open", "--run", str(finished_run.folder)]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out == "ended\n"
 
 
