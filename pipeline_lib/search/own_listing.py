@@ -102,12 +102,9 @@ def find(roots: Sequence[str], exclude: Sequence[str], home: Path, *, links: boo
 
 def _told_by_system(paths: Iterator[Sequence[str]]) -> Iterator[Block]:
     """Files and their signatures; where there are many, `LOOKERS` processes look at them while they are listed."""
-    yield from map(_looked, itertools.islice(paths, ALONE))
+    yield from map(_looked, itertools.islice(paths, ALONE) if usable_cores() >= LOOKERS else paths)
     first = next(paths, None)
     if first is None:
-        return
-    if usable_cores() < LOOKERS:
-        yield from map(_looked, itertools.chain([first], paths))
         return
     with ExitStack() as ended, ThreadPoolExecutor(LOOKERS, "looker") as threads:
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
