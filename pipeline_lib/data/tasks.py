@@ -97,8 +97,8 @@ def map_shards(
     # Counted once: a task that killed its worker must not be tried again in this process when it alone is left.
     workers = min(workers or usable_cores(), len(tasks))
     total = sum(task.rows for task in tasks)
-    done = sum(tasks[number].rows for number in outcomes)
-    with tqdm(total=total, initial=done, desc=description, unit=unit, unit_scale=True, mininterval=1.0) as bar:
+    kept = sum(tasks[number].rows for number in outcomes)
+    with tqdm(total=total, initial=kept, desc=description, unit=unit, unit_scale=True, mininterval=1.0) as bar:
         for _ in range(2):
             left = [n for n in range(len(tasks)) if n not in outcomes or outcomes[n].error is not None]
             if not left:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,7 +21,7 @@ class Worker:
         self.pipe, theirs = spawn.Pipe()
         # A daemon, so that Python does not wait for one that was interrupted before it was used.
         self.process: BaseProcess = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-        with without_interrupts(), theirs:  # once theirs is closed here, the pipe ends when the worker does
+        with _without_interrupts(), theirs:  # once theirs is closed here, the pipe ends when the worker does
             self.process.start()
 
     def ask(self, work: Callable[[Any], Any], item: Any) -> tuple[Any, str | None]:
@@ -43,11 +44,13 @@ class Worker:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
+def _without_interrupts() -> Iterator[None]:
     """Processes that are started in the block never see a Ctrl-C: this one tells of it, and ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # Python starts this helper with the first process, and lets interrupts in again when it runs.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -36,7 +36,11 @@ COMPARED: Final = {
     "`spatial_pyramid_edges`": ("none", "spatial_pyramid_edges", "spatial_pyramid_edges"),
     "`alexnet_pool5`, frozen": ("ImageNet", "alexnet_pool5", "alexnet_pool5"),
     "`alexnet_pool5+pretext_mean`": ("ImageNet", "alexnet_pool5+pretext_mean", "alexnet_pool5+pretext_mean"),
-    "`alexnet_pool5+pretext_whitened`": ("ImageNet",) + ("alexnet_pool5+pretext_whitened",) * 2,
+    "`alexnet_pool5+pretext_whitened`": (
+        "ImageNet",
+        "alexnet_pool5+pretext_whitened",
+        "alexnet_pool5+pretext_whitened",
+    ),
     "the source's method without alignment: `source+none`, `voc-sketchy+none`": (
         "ImageNet",
         "source+none",

@@ -105,6 +105,15 @@ def test_a_worker_that_dies_is_told_and_does_not_hang(tmp_path: Path) -> None:
     assert "worker process died" in outcomes[1].error
 
 
+def test_no_worker_sees_ctrl_c_not_even_the_first_of_a_process() -> None:
+    """With the first, Python starts a helper and lets interrupts in again."""
+    code = "import signal; from functools import partial; from pipeline_lib.data.workers import Worker\n"
+    code += "blocked = partial(signal.pthread_sigmask, signal.SIG_BLOCK)\n"
+    code += "for worker in [Worker(), Worker()]: print(signal.SIGINT in worker.ask(blocked, [])[0]); worker.end(5)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True\nTrue\n"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_workers_that_die_as_soon_as_they_start_are_told_and_hang_nothing(tmp_path: Path, seed: int) -> None:
     over, waits = threading.Event(), np.random.default_rng(seed)
