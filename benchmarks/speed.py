@@ -32,6 +32,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -41,7 +42,9 @@ from pipeline_lib.data.cores import usable_cores
 from pipeline_lib.data.images import decode
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.export import Pixels, catalog_images, export
+from pipeline_lib.embedding.export import export
+from pipeline_lib.embedding.images import LABELLED, Images, Pixels, catalog_images
+from pipeline_lib.embedding.kept import Kept
 from pipeline_lib.embedding.networks import fc6_of
 from pipeline_lib.models.device import (
     KEPT_AT_MOST,
@@ -246,9 +249,11 @@ def embedding(values: params.Params, folder: Path) -> Rows:
     def from_files() -> float:
         started = time.perf_counter()
         items = ((path.name, "", path.name, partial(read, path)) for path in files)
-        systems = {folder / "vectors.parquet": loaded[True]}
-        export(items, count, systems, values.train, size=size, batch=batch, description="embed")
-        return time.perf_counter() - started
+        images = Images.of(items, pd.DataFrame({name: [path.name for path in files] for name in LABELLED}))
+        with tempfile.TemporaryDirectory() as parts:
+            systems, kept = {folder / "vectors.parquet": loaded[True]}, Kept(Path(parts), "")
+            export(images, systems, values.train, kept, size=size, batch=batch, description="embed")
+            return time.perf_counter() - started
 
     def alone(fold: bool) -> Timed:  # noqa: FBT001
         def seconds() -> float:

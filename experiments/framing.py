@@ -22,7 +22,7 @@ from pipeline_lib.data import li2014
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import FileSource, open_source, root_of
 from pipeline_lib.embedding.alignment import Domain, of_kind
-from pipeline_lib.embedding.export import catalog_images
+from pipeline_lib.embedding.images import catalog_images
 from pipeline_lib.embedding.networks import open_networks
 from pipeline_lib.embedding.vectors import Vectors
 from pipeline_lib.evaluation import li_score

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from experiments.study import Finished, Line, command, figures, update_table
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
-from pipeline_lib.embedding.export import catalog_images
+from pipeline_lib.embedding.images import catalog_images
 from pipeline_lib.embedding.vectors import Vectors, batched
 from pipeline_lib.run import Run
 from pipeline_lib.search.engine import QueryEncoder, open_encoder

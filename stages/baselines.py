@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import ROOT, run
+from common import ROOT, SCRATCH, run
 
 from pipeline_lib.baselines.hog import export_hog
 from pipeline_lib.data.schemas import read_catalog
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.embedding.export import export_all
+from pipeline_lib.embedding.kept import Kept
 from pipeline_lib.embedding.networks import fc6_of, pool5_of
 from pipeline_lib.embedding.vectors import write_system
 from pipeline_lib.files import publish_folder
@@ -37,18 +38,21 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     jobs = [(largest, {start: pool5_of(network)}), (params.embed.largest, {untrained: fc6_of(network, params.embed)})]
     if params.embed.largest == largest:
         jobs = [(largest, {**jobs[0][1], **jobs[1][1]})]
-    seconds: dict[Path, float] = {}
-    for size, systems in jobs:
-        seconds |= export_all(
-            systems, catalog, source, pairs, params.train, params.embed, size=size, batch=params.embed.batch
-        )
-    seconds[hog] = export_hog(hog, catalog, source, pairs, params)
-    for path in (start, untrained, hog):
-        fit_pretext(path).save(path / FILE_NAME)
-        name = "hog" if path == hog else f"{{run}}-{path.name}"
-        record = {"system": name, "supervision": "none" if path == hog else supervision}
-        write_system(path, {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
-    publish_folder(folder, data / "baselines")
+    with Kept.opened(SCRATCH / "baselines embedded", [data / "model" / START], params) as kept:
+        seconds: dict[Path, float] = {}
+        for size, systems in jobs:
+            found = export_all(
+                systems, catalog, source, pairs, params.train, params.embed, kept, size=size, batch=params.embed.batch
+            )
+            seconds |= {path: stats["seconds"] for path, stats in found.items()}
+        seconds[hog] = export_hog(hog, catalog, source, pairs, params)
+        for path in (start, untrained, hog):
+            fit_pretext(path).save(path / FILE_NAME)
+            name = "hog" if path == hog else f"{{run}}-{path.name}"
+            record = {"system": name, "supervision": "none" if path == hog else supervision}
+            write_system(path, {**record, "alignments": list(ALIGNMENTS), "seconds": round(seconds[path], 2)})
+        publish_folder(folder, data / "baselines")
+        kept.drop()  # these vectors are long, and the next run mostly has other ones
 
 
 if __name__ == "__main__":

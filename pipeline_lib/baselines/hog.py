@@ -23,7 +23,7 @@ from pipeline_lib.baselines.system import Benchmark, Domain, Embedder, Image, Tr
 from pipeline_lib.data.images import resize_short_side
 from pipeline_lib.data.source import Source
 from pipeline_lib.embedding.alignment import FILE_NAME
-from pipeline_lib.embedding.export import Item, catalog_images, pair_images
+from pipeline_lib.embedding.images import Item, catalog_images, pair_images
 from pipeline_lib.embedding.vectors import batched, vector_table, vector_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import edge_map

@@ -1,7 +1,8 @@
 """Opens every image of a source once: its size, fingerprint and digest, or what is wrong with it."""
 
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,12 @@ import pyarrow as pa
 
 from pipeline_lib.data.images import BadImage
 from pipeline_lib.data.leakage import fingerprint
+from pipeline_lib.data.parts import cut
 from pipeline_lib.data.schemas import read_parquet, write_rows
 from pipeline_lib.data.source import Entry, Source
 from pipeline_lib.data.tasks import Stats, finished_stats, map_shards, reopen_bad, stats_or_raise, stats_path
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, exclusive
-
-ROWS = 512  # images per task
 
 LISTING = pa.schema([(name, pa.string()) for name in [*Entry.__dataclass_fields__, "signature"]])
 MEASURED = pa.schema(
@@ -73,7 +73,7 @@ def _list_images(source: Source, scratch: Path) -> list[MeasureTask]:
     tasks: list[MeasureTask] = []
     images = chain(source.entries(), source.reserved())
     waiting = ({**asdict(entry), "signature": source.signature(entry.path)} for entry in images)
-    while rows := list(islice(waiting, ROWS)):
+    for rows in cut(waiting, itemgetter("path")):
         # Named by their content, so that a shard of unchanged files is found again.
         key = digest_of(rows)[:24]
         task = MeasureTask(scratch / f"part-{key}.parquet", len(rows), scratch / f"listing-{key}.parquet", source)

@@ -210,6 +210,11 @@ def open_networks(run: Run) -> Networks:
     return Networks(load_networks(run), projection)
 
 
+def weights_of(run: Run) -> list[Path]:
+    """The files of their weights, in their order."""
+    return [run.weights, *(folder / "model" / WEIGHTS for folder in beside(run.embeddings))]
+
+
 def load_networks(run: Run) -> tuple[LoadedEncoder, ...]:
     """The networks alone; errors as in `open_networks`."""
     runs = [run, *(Run.open(folder, run.root) for folder in beside(run.embeddings))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline_lib import params
-from pipeline_lib.embedding.export import Names, Result, computed, framed_pairs
+from pipeline_lib.embedding.export import PRETEXT, Computed, Result, computed
+from pipeline_lib.embedding.images import framed_pairs, pretext_images
+from pipeline_lib.embedding.kept import Kept
 from pipeline_lib.embedding.networks import Networks, joined, maps_of, parts_of
-from pipeline_lib.embedding.projection import FILE_NAME, Moments, channel_directions, fit
-from pipeline_lib.embedding.vectors import Vectors, vector_table, vector_writer
+from pipeline_lib.embedding.projection import FILE_NAME, Moments, Projection, channel_directions, fit
+from pipeline_lib.embedding.vectors import Vectors, batched, vector_table, vector_writer
 
 PAIRS = 8192
 """Pairs at most that are embedded and fitted on, evenly spread, so that memory stays bounded."""
 STATISTICS = 512
 """Of these, pairs whose maps tell the principal directions of the channels: each has dozens of places."""
-COLUMNS = {"pretext_photos": "photo", "pretext_edges": "edges"}
 Rows = NDArray[np.intp]
 
 
@@ -44,32 +46,40 @@ class Pretext:
 
     def computed(
         self, column: str, rows: Rows, work: Callable[[Tensor], Result], words: str
-    ) -> Iterator[tuple[Names, Result]]:
+    ) -> Iterator[Computed[Result]]:
         """See `export.computed`: of some rows of a column."""
         wanted = set(rows.tolist())
         items = framed_pairs(self.pairs, column, self.catalog, self.settings)
         chosen = (item for number, item in enumerate(items) if number in wanted)
-        own, size, batch = self.networks.own.train, self.networks.size, self.settings.batch
-        return computed(chosen, len(rows), work, own, size=size, batch=batch, description=words)
+        chunks, own = batched(chosen, self.settings.batch), self.networks.own.train
+        return computed(chunks, len(rows), work, own, size=self.networks.size, description=words)
 
 
-@torch.inference_mode()
-def project(networks: Networks, pairs: Path, catalog: pd.DataFrame, out: Path) -> Networks:
-    """Fits the projection that `embed.channels` and `embed.dimension` ask for.
+def project(networks: Networks, pairs: Path, catalog: pd.DataFrame, out: Path, kept: Kept) -> Networks:
+    """Fits the projection that `embed.channels` and `embed.dimension` ask for; one that was fitted before is taken.
 
     Args:
         networks: one network, without a projection.
         pairs: folder of pair shards.
         catalog: rows as in `schemas.CATALOG`.
         out: folder of embeddings, to which the projection and the tables of pretext pairs are written.
+        kept: where they are kept.
 
     Returns:
         The network with its projection.
     """
-    pretext, settings = Pretext(networks, pairs, catalog), networks.own.params.embed
+    pretext = Pretext(networks, pairs, catalog)
+    images = pretext_images(pairs, PRETEXT["pretext_photos"], catalog, pretext.settings)
+    kept.made_once("projection", images.parts, partial(_fit, pretext), out)
+    return replace(networks, projection=Projection.load(out / FILE_NAME))
+
+
+@torch.inference_mode()
+def _fit(pretext: Pretext, out: Path) -> None:
+    settings = pretext.settings
     taken = spread(pretext.total, PAIRS)
     channels = channels_of(pretext, taken[spread(len(taken), STATISTICS)])
-    found = {name: whole_vectors(pretext, column, taken, channels) for name, column in COLUMNS.items()}
+    found = {name: whole_vectors(pretext, column, taken, channels) for name, column in PRETEXT.items()}
     photos, edges = (views for _, views in found.values())
     projection = fit(photos, edges, channels, settings.dimension, settings.facing)
     projection.save(out / FILE_NAME)
@@ -80,7 +90,6 @@ def project(networks: Networks, pairs: Path, catalog: pd.DataFrame, out: Path) -
                 vectors = projection.apply([view[block].astype(np.float32) for view in views])
                 names, classes, instances = zip(*labels[block], strict=True)
                 writer.write_table(vector_table(names, classes, instances, vectors))
-    return replace(networks, projection=projection)
 
 
 def spread(total: int, most: int) -> Rows:
@@ -102,8 +111,8 @@ def channels_of(pretext: Pretext, rows: Rows) -> dict[str, Vectors]:
         return {name: (each.T @ each).cpu().numpy() for name, each in ended.items()}
 
     moments: dict[str, Moments] = {}
-    for column in COLUMNS.values() if names else ():
-        for _, found in pretext.computed(column, rows, products, f"channels of {column}"):
+    for column in PRETEXT.values() if names else ():
+        for _, found, _ in pretext.computed(column, rows, products, f"channels of {column}"):
             for name in names:
                 moments[name] = moments.get(name, 0.0) + found[name]
     return {name: channel_directions(covariance(found), kept) for name, found in moments.items()}
@@ -128,7 +137,7 @@ def whole_vectors(
         shown = (images, images.flip(-1)) if pretext.settings.facing else (images,)
         return [joined(parts(each)).cpu().numpy().astype(np.float16) for each in shown]
 
-    for named, found in pretext.computed(column, rows, vectors, f"embed {column}"):
+    for named, found, _ in pretext.computed(column, rows, vectors, f"embed {column}"):
         labels += zip(*named, strict=True)
         views.append(found)
     return labels, [np.concatenate(view) for view in zip(*views, strict=True)]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from pipeline_lib.data.schemas import embeddings_schema, open_parquet, parquet_writer
+from pipeline_lib.data.schemas import embeddings_schema, open_parquet, opened_shard, parquet_writer
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of_file, read_sealed, replacing, write_sealed
 
@@ -176,6 +176,19 @@ def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
     """Writes an embedding table of `width` numbers a vector, part by part (`write_table`), whole or not at all."""
     with parquet_writer(path, embeddings_schema(width), compression="lz4", use_dictionary=False) as writer:
         yield writer
+
+
+def join_tables(parts: Iterable[Path], path: Path, width: int) -> None:
+    """Writes the rows of embedding tables of `width` numbers a vector as one, in their order, whole or not at all.
+
+    Raises:
+        PipelineError: one of them is cut or damaged; names it.
+    """
+    with vector_writer(path, width) as writer:
+        for part in parts:
+            with opened_shard(part) as file:
+                for block in file.iter_batches(BATCH_ROWS):
+                    writer.write_batch(block)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

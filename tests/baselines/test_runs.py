@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -19,9 +19,10 @@ from pipeline_lib.baselines.runs import SYSTEMS
 from pipeline_lib.baselines.system import Benchmark, Image, Part, Training
 from pipeline_lib.data.images import encode_jpeg, encode_png
 from pipeline_lib.data.schemas import CATALOG, PAIRS, read_catalog, write_rows
-from pipeline_lib.data.source import FileSource
+from pipeline_lib.data.source import FileSource, Source
 from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.embedding.export import export_all
+from pipeline_lib.embedding.kept import Kept
 from pipeline_lib.embedding.networks import fc6_of, open_networks
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.errors import PipelineError
@@ -104,8 +105,10 @@ class Place:
     def embed(self, run: Run, out: Path, network: Callable[[torch.Tensor], torch.Tensor]) -> None:
         catalog, size = read_catalog(run.catalog), run.params.embed.largest
         with torch.inference_mode():
-            values = run.params
-            export_all({out: network}, catalog, self.source, run.pairs, values.train, values.embed, size=size, batch=4)  # type: ignore[arg-type]
+            values, source = run.params, cast("Source", self.source)  # that lists no entries
+            sizes = {"size": size, "batch": 4}
+            kept = Kept(out / "kept", "")
+            export_all({out: network}, catalog, source, run.pairs, values.train, values.embed, kept, **sizes)
         fit_pretext(out).save(out / FILE_NAME)
         write_json(out / "system.json", {"seconds": 1.0})
 

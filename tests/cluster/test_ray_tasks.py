@@ -9,18 +9,26 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline_lib import params
-from pipeline_lib.data import ray_tasks
+from pipeline_lib.data import parts, ray_tasks
+from pipeline_lib.data.schemas import read_catalog, read_parquet
+from pipeline_lib.data.source import open_source
 from pipeline_lib.data.tasks import Stats, map_shards, stats_or_raise
+from pipeline_lib.embedding.export import export_all
+from pipeline_lib.embedding.kept import Kept
+from pipeline_lib.embedding.networks import open_networks, weights_of
+from pipeline_lib.embedding.on_cluster import embed_on_cluster
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.pretext.edges import EdgesTask, process_shard
 from tests.data.test_files_and_tasks import tasks_in, work
 from tests.pipeline.support import HANGS, draw_photos
+from tests.search.support import make_run
 
 Make = Callable[..., params.Params]
 SHARDS = 12
@@ -97,6 +105,33 @@ def test_a_cluster_that_loses_a_machine_makes_the_shards_that_processes_make(
     made = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
     assert len(made) == 2 * SHARDS  # shards and their stats, and nothing else
+
+
+def test_a_cluster_embeds_the_very_parts_that_this_machine_embeds(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ROWS", 3)
+    made = make_run(tmp_path / "top")
+    settings = made.params.model_copy(
+        update={"machine": made.params.machine.model_copy(update={"ray": cluster.address})}
+    )
+    run, catalog, networks = replace(made, params=settings), read_catalog(made.catalog), open_networks(made)
+    source, train, embed = open_source(settings.catalog, made.root), networks.own.train, settings.embed
+    table = read_parquet(made.embeddings / "photos.parquet")
+    sizes = {"size": networks.size, "batch": embed.batch}
+
+    def no_image(images: Any) -> Any:
+        assert not images.any()  # but one of zeros, which tells how wide vectors are
+        return networks.embed(images)
+
+    with Kept.opened(tmp_path / "there", weights_of(run), settings) as there:
+        embed_on_cluster(run, catalog, there)
+        finished = {path.name: path.read_bytes() for path in there.folder.glob("*.parquet")}
+        export_all({made.embeddings: no_image}, catalog, source, None, train, embed, there, **sizes)
+    assert len(finished) > 3
+    here = {path.name: path.read_bytes() for path in (made.folder / "kept").glob("*.parquet")}
+    assert finished.items() <= here.items()
+    assert read_parquet(made.embeddings / "photos.parquet").equals(table)
 
 
 def test_on_a_cluster_failures_are_values_as_well_and_finished_shards_are_kept(

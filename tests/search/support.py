@@ -16,7 +16,8 @@ from pipeline_lib.data.schemas import read_catalog, write_table
 from pipeline_lib.data.source import open_source
 from pipeline_lib.embedding.alignment import FILE_NAME, fit_pretext
 from pipeline_lib.embedding.export import export_all
-from pipeline_lib.embedding.networks import Networks, load_networks, take_beside
+from pipeline_lib.embedding.kept import Kept
+from pipeline_lib.embedding.networks import Networks, load_networks, take_beside, weights_of
 from pipeline_lib.embedding.projected import project
 from pipeline_lib.embedding.vectors import EmbeddingTable
 from pipeline_lib.index.facts import BuildJob
@@ -60,11 +61,13 @@ def embed(run: Run) -> None:
     networks, settings = Networks(load_networks(run)), run.params.embed
     catalog = read_catalog(run.catalog)
     source = open_source(run.params.catalog, run.root)
-    if settings.dimension:
-        networks = project(networks, run.pairs, catalog, out)
-    pairs = None if networks.projection else run.pairs
-    train = networks.own.train
-    export_all({out: networks.embed}, catalog, source, pairs, train, settings, size=networks.size, batch=4)
+    with Kept.opened(run.folder / "kept", weights_of(run), run.params) as kept:
+        if settings.dimension:
+            networks = project(networks, run.pairs, catalog, out, kept)
+        pairs = None if networks.projection else run.pairs
+        train = networks.own.train
+        sizes = {"size": networks.size, "batch": settings.batch}
+        export_all({out: networks.embed}, catalog, source, pairs, train, settings, kept, **sizes)
     fit_pretext(out, networks.widths(), networks.facing, projected=networks.projection is not None).save(
         out / FILE_NAME
     )
