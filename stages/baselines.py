@@ -38,7 +38,7 @@ def main(params: Params, data: Path, _metrics: Path) -> None:
     jobs = [(largest, {start: pool5_of(network)}), (params.embed.largest, {untrained: fc6_of(network, params.embed)})]
     if params.embed.largest == largest:
         jobs = [(largest, {**jobs[0][1], **jobs[1][1]})]
-    with Kept.opened(SCRATCH / "baselines embedded", [data / "model" / START], params) as kept:
+    with Kept.opened(SCRATCH / "embedded-baselines", [data / "model" / START], params) as kept:
         seconds: dict[Path, float] = {}
         for size, systems in jobs:
             found = export_all(
