@@ -1,4 +1,7 @@
-"""Builds an index from embedding tables, or changes the one that is there by the photos that have come and gone.
+"""Builds an index from embedding tables, or brings the one that is there up to date.
+
+What was built stays as it is, however large: photos that have come since lie beside it, are compared one by one and
+are written alone. When too many have come or gone, all is built again.
 
 This module imports faiss, so a process that holds torch must not import it.
 """
@@ -6,7 +9,7 @@ This module imports faiss, so a process that holds torch must not import it.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import faiss
 import numpy as np
@@ -19,18 +22,20 @@ from pipeline_lib.embedding.alignment import Alignment
 from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, remove, temporary
-from pipeline_lib.index.facts import INDEX_NAME, LISTS_NAME, BuildJob, IndexFacts, index_key, told, written_rows
-from pipeline_lib.index.kinds import choose_kind, inner_of, lists_for, probes_for
-from pipeline_lib.index.photo_index import PhotoIndex, read, rows_of
+from pipeline_lib.index.facts import DIGESTS, LISTS_NAME, BuildJob, IndexFacts, index_key, told, written_rows
+from pipeline_lib.index.kinds import EXACT_UP_TO, choose_kind
+from pipeline_lib.index.photo_index import PhotoIndex, rows_of, transformed
 
-SETTINGS, TRAINED, ADDED = "settings", "trained on", "added since"
-"""In the metadata of an index: a digest of its settings, the photos that its lists were fitted on, later ones."""
-MOST_NEW: Final = 0.5
-"""New photos, as a share of those that the lists were fitted on, from which they are fitted again."""
+Places = NDArray[np.int64]
+
+SETTINGS: Final = "settings"
+"""In the metadata of an index: a digest of its settings."""
+MOST_CHANGED: Final = 0.5
+"""New photos, and those that are gone, as a share of those that it was built of, from which it is built again."""
 
 
 def build(job: BuildJob) -> IndexFacts:
-    """Builds and writes an index, or changes the one that is there: of the same making, with inverted lists in memory.
+    """Builds and writes an index, or brings the one that is there up to date if it is of the same making.
 
     Raises:
         PipelineError: a table can't be read or holds vectors that can't be used, or the kind doesn't fit.
@@ -48,7 +53,7 @@ def build(job: BuildJob) -> IndexFacts:
 def _built(job: BuildJob, lists: Path) -> tuple[PhotoIndex, dict[str, str]]:
     alignment = _alignment(job)
     index = PhotoIndex.build(job.tables, alignment, job.alignment_kind, job.kind, job.reduced, job.made_by, lists)
-    return index, {SETTINGS: _settings(job, len(index)), TRAINED: str(len(index)), ADDED: "0"}
+    return index, {SETTINGS: _settings(job, len(index))}
 
 
 def _alignment(job: BuildJob) -> Alignment:
@@ -63,56 +68,60 @@ def _settings(job: BuildJob, count: int) -> str:
     return digest_of(job.alignment_kind, kind, job.reduced)
 
 
-class Change(NamedTuple):
-    """What is to be done to an index."""
+def _kept(rows: pa.Table, ids: Places, wanted: pa.Table) -> Places:
+    """By which id the vector of each wanted row is known, int64[N]; -1 where there is none.
 
-    gone: NDArray[np.bool_]  # of the rows that it has
-    come: NDArray[np.bool_]  # of the rows that it is to have
-
-
-def _change(rows: pa.Table, wanted: pa.Table) -> Change:
-    """From rows that an index has to those that it is to have: a path has one row, and its content decides."""
+    Args:
+        rows: that an index has.
+        ids: int64[M], theirs.
+        wanted: rows that it is to have. A row's content decides, be it under the same path or, where a photo was moved,
+            under that of a row that is gone.
+    """
     (paths, contents), (new_paths, new_contents) = (
         [table[name].cast(pa.large_string()).combine_chunks() for name in ("image_id", "content")]
         for table in (rows, wanted)
     )
     places = pc.index_in(new_paths, paths)
-    kept = np.asarray(pc.fill_null(pc.equal(new_contents, contents.take(places)), False))  # noqa: FBT003  Arrow's
-    gone = np.ones(len(rows), np.bool_)
-    gone[np.asarray(places.filter(pa.array(kept)))] = False
-    return Change(gone, ~kept)
+    same = np.asarray(pc.fill_null(pc.equal(new_contents, contents.take(places)), False))  # noqa: FBT003  Arrow's
+    kept = np.full(len(wanted), -1)
+    kept[same] = ids[np.asarray(places.filter(pa.array(same)))]
+    left: dict[str, list[int]] = {}
+    free = np.isin(ids, kept[same], assume_unique=True, invert=True)
+    for content, place in zip(contents.filter(pa.array(free)).to_pylist(), ids[free].tolist(), strict=True):
+        left.setdefault(content, []).append(place)
+    for row, content in zip(np.flatnonzero(~same), new_contents.filter(pa.array(~same)).to_pylist(), strict=True):
+        if found := left.get(content):
+            kept[row] = found.pop()
+    return kept
 
 
 def _changed(job: BuildJob) -> tuple[PhotoIndex, dict[str, str]] | None:
-    """The index that is there, with photos taken out and put in; None where it has to be built."""
-    found = _there(job)
-    if found is None:
+    """The index that is there with photos beside it and others passed over; None where it has to be built."""
+    there = _there(job)
+    if there is None:
         return None
-    (rows, wanted), facts = found, told(found[0])
-    change = _change(rows, wanted)
-    added = int(facts[ADDED]) + int(change.come.sum())
-    if added > MOST_NEW * int(facts[TRAINED]):
+    rows, wanted = there
+    index = PhotoIndex.of(job.out, rows)
+    built, fresh = index.index.ntotal, index.fresh
+    if fresh is None:
+        fresh = faiss.index_factory(transformed(index.index, np.zeros((1, index.facts.dimension))).shape[1], "SQfp16",
+                                    faiss.METRIC_INNER_PRODUCT)  # fmt: skip
+    kept = _kept(rows, rows["id"].to_numpy() if "id" in rows.column_names else np.arange(len(rows)), wanted)
+    come, since = kept < 0, np.sort(kept[kept >= built])
+    many = MOST_CHANGED * built
+    if len(since) + come.sum() > min(EXACT_UP_TO, many) or built - ((kept >= 0) & (kept < built)).sum() > many:
         return None
-    index = _opened(job.out)
-    if index is None:
-        return None
-    ids = rows["id"].to_numpy() if "id" in rows.column_names else np.arange(len(rows))
-    index.remove_ids(faiss.IDSelectorBatch(ids[change.gone]))
-    first = int(ids[-1]) + 1 if len(ids) else 0
-    new = np.arange(first, first + int(change.come.sum()))
-    start = 0
-    for batch in _vectors(job, change.come):
-        index.add_with_ids(batch, new[start : start + len(batch)])
-        start += len(batch)
-    inner = inner_of(index)
-    inner.nprobe = probes_for(index.ntotal, inner.nlist)
-    columns = ["image_id", "content"]
-    left = rows.select(columns).filter(pa.array(~change.gone))
-    table = pa.concat_tables([left, wanted.select(columns).filter(pa.array(change.come))])
-    table = table.append_column("id", pa.array(np.concatenate([ids[~change.gone], new])))
-    facts = {SETTINGS: facts[SETTINGS], TRAINED: facts[TRAINED], ADDED: str(added)}
-    table = table.replace_schema_metadata(None)
-    return PhotoIndex(index, table, job.alignment_kind, made_by=job.made_by), facts
+    # The rest of them move up.
+    fresh.remove_ids(faiss.IDSelectorBatch(np.setdiff1d(np.arange(fresh.ntotal), since - built)))
+    kept[kept >= built] = built + np.searchsorted(since, kept[kept >= built])
+    kept[come] = built + len(since) + np.arange(come.sum())
+    for batch in _vectors(job, come):
+        fresh.add(transformed(index.index, batch))
+    order = np.argsort(kept)
+    table = wanted.select(["image_id", "content"]).take(pa.array(order)).append_column("id", pa.array(kept[order]))
+    facts = {name: words for name, words in told(rows).items() if name in {SETTINGS, *DIGESTS.values()}}
+    changed = PhotoIndex(index.index, table, job.alignment_kind, job.out, job.made_by, fresh)
+    return changed, facts
 
 
 def _there(job: BuildJob) -> tuple[pa.Table, pa.Table] | None:
@@ -123,23 +132,8 @@ def _there(job: BuildJob) -> tuple[pa.Table, pa.Table] | None:
         return None
     facts, both = told(rows), {*rows.column_names} & {*wanted.column_names}
     same = job.made_by and (facts.get("made_by"), facts.get(SETTINGS)) == (job.made_by, _settings(job, len(wanted)))
-    if not same or "content" not in both:
-        return None
-    # Lists grow too long, or too few photos are left in each.
-    if not 0.5 <= lists_for(len(wanted)) / lists_for(int(facts[TRAINED])) <= 2:
-        return None
-    return rows, wanted
-
-
-def _opened(folder: Path) -> faiss.Index | None:
-    """The index, if photos can be taken out of it: of inverted lists in memory.
-
-    FAISS 1.15 would add to lists in a file that were merged there, but over the vectors of other lists.
-    """
-    if (folder / LISTS_NAME).exists():
-        return None
-    index = read(folder / INDEX_NAME)
-    return index if faiss.try_extract_index_ivf(index) is not None else None
+    # A small one is built in seconds.
+    return (rows, wanted) if same and "content" in both and len(wanted) > EXACT_UP_TO else None
 
 
 def _vectors(job: BuildJob, come: NDArray[np.bool_]) -> Iterator[Vectors]:

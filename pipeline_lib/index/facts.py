@@ -15,11 +15,13 @@ ROWS_NAME: Final = "photos.parquet"
 """The two files of an index: the vectors, and the image_id of each row."""
 LISTS_NAME: Final = "photos.lists"
 """A third, of an index that is too large to be built in memory: its inverted lists."""
+FRESH_NAME: Final = "fresh.faiss"
+"""A fourth, of an index that was changed: the vectors of photos that have come since it was built."""
 ROWS: Final = pa.schema([("image_id", pa.string())])
 """Columns of the second that every index has."""
 
-DIGEST, LISTS_DIGEST = "sha256", "sha256 of lists"
-"""In the metadata of the second, those of the others."""
+DIGESTS: Final = {INDEX_NAME: "sha256", LISTS_NAME: "sha256 of lists", FRESH_NAME: "sha256 of fresh"}
+"""In the metadata of the second, those of the others that there are."""
 AGAIN: Final = "delete its folder and build the index again (`dvc repro index`; of your own photos, `make index`)"
 
 
@@ -57,9 +59,11 @@ def written_rows(folder: Path) -> pa.Table:
     """
     table = read_table(folder / ROWS_NAME, ROWS)
     facts = told(table)
-    for name, digest in ((INDEX_NAME, facts.get(DIGEST)), (LISTS_NAME, facts.get(LISTS_DIGEST, ""))):
-        if digest != "" and digest_of_file(folder / name) != digest:
+    for name, key in DIGESTS.items():
+        if (name == INDEX_NAME or key in facts) and digest_of_file(folder / name) != facts.get(key):
             raise PipelineError(f"{folder / name}: is damaged, or was not written with the file beside it; {AGAIN}")
+    if "id" in table.column_names and DIGESTS[FRESH_NAME] not in facts:
+        raise PipelineError(f"{folder}: was changed by an earlier version of this program; {AGAIN}")
     return table
 
 

@@ -1,9 +1,13 @@
 """The searchable gallery: a FAISS index of any kind over aligned photo vectors, and which photo each row is.
 
+An index that was built is never changed. Photos that come later are compared one by one beside it, in a small index of
+half-precision numbers, and those that are gone are passed over (`building`).
+
 This module imports faiss, so a process that holds torch must not import it.
 """
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +26,9 @@ from pipeline_lib.files import digest_of_file, replacing_folder
 from pipeline_lib.index.diversity import DEPTH, diversify
 from pipeline_lib.index.facts import (
     AGAIN,
-    DIGEST,
+    DIGESTS,
+    FRESH_NAME,
     INDEX_NAME,
-    LISTS_DIGEST,
     LISTS_NAME,
     ROWS_NAME,
     IndexFacts,
@@ -50,10 +54,12 @@ class PhotoIndex:
     """Photos by cosine similarity of their aligned vectors.
 
     Attributes:
-        rows: row -> image_id and, after changes, `id`, by which FAISS knows it, rising; perhaps further columns.
+        rows: row -> image_id and, after changes, `id`, rising: its place in `index` or, from the end of that on, in
+            `fresh`; perhaps further columns.
         facts: what it tells of itself.
         folder: where it was read from; None for one built in memory.
         index: the FAISS index.
+        fresh: photos that have come since, as `transformed` makes them; None before the first change.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class PhotoIndex:
         alignment: str,
         folder: Path | None = None,
         made_by: str = "",
+        fresh: faiss.Index | None = None,
     ) -> None:
         """Names the rows of a FAISS index by inner product.
 
@@ -70,11 +77,16 @@ class PhotoIndex:
         as in `IndexFacts`.
         """
         self.rows = rows if isinstance(rows, pa.Table) else pa.table({"image_id": pa.array(rows, pa.string())})
-        if index.ntotal != len(self.rows):
-            raise ValueError(f"{index.ntotal} vectors, but {len(self.rows)} image_ids")
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError("an inner-product index is needed")
         self.index = index
-        self.facts = IndexFacts(len(self.rows), int(index.d), alignment, settings_of(index), made_by=made_by)
+        self.fresh = fresh
         self.folder = folder
+        held = index.ntotal + (fresh.ntotal if fresh is not None else 0)
+        if held != len(self.rows) if fresh is None else held <= self._ids[-1:].max(initial=-1):
+            raise ValueError(f"{held} vectors, but {len(self.rows)} image_ids")
+        settings = settings_of(index) + (f"; {fresh.ntotal} photos since" if fresh is not None else "")
+        self.facts = IndexFacts(len(self.rows), int(index.d), alignment, settings, made_by=made_by)
 
     @cached_property
     def image_ids(self) -> pa.LargeStringArray:
@@ -82,9 +94,14 @@ class PhotoIndex:
         return self.rows["image_id"].cast(pa.large_string()).combine_chunks()
 
     @cached_property
-    def _ids(self) -> Rows | None:
-        """int64[N], rising: what FAISS knows each row by; None where that is its number."""
-        return self.rows["id"].to_numpy() if "id" in self.rows.column_names else None
+    def _ids(self) -> Rows:
+        """int64[N], rising: `id` of the rows of a changed index."""
+        ids: Rows = self.rows["id"].to_numpy()
+        return ids
+
+    def _places(self, rows: Rows) -> Rows:
+        """Of some rows, int64[K], the places of their vectors: in `index` or, from the end of that on, in `fresh`."""
+        return rows if self.fresh is None else self._ids[rows]
 
     @cached_property
     def _ties(self) -> TieBreak:
@@ -152,11 +169,8 @@ class PhotoIndex:
             return [Ranked(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32)) for _ in queries]
         # Re-rank a longer list, so that dropped near-duplicates are replaced, however few photos are asked for.
         wide = min(max(k, DEPTH) if diversity else k, most)
-        params = None if only is None else self._parameters(only, most)
-        if (lists := FAISS.try_extract_index_ivf(self.index)) is not None:
-            lists.parallel_mode = OVER_LISTS if len(queries) < MANY * FAISS.omp_get_max_threads() else OVER_QUERIES
-        scores, ids = self.index.search(np.ascontiguousarray(queries, np.float32), wide, params=params)
-        rows = ids if self._ids is None else np.where(ids < 0, -1, np.searchsorted(self._ids, ids))
+        scores, ids = self._nearest(np.ascontiguousarray(queries, np.float32), wide, only)
+        rows = ids if self.fresh is None else np.where(ids < 0, -1, np.searchsorted(self._ids, ids))
         # FAISS fills up with row -1 where it has found fewer.
         kept = ((one[found >= 0], found[found >= 0]) for one, found in zip(scores, rows, strict=True))
         lists = (diversify(self._ranked(one, found), self.alike, diversity) for one, found in kept)
@@ -169,24 +183,33 @@ class PhotoIndex:
         found = rank(scores[None], TieBreak.of(self.image_ids.take(pa.array(rows))))
         return Ranked(rows[found.rows], found.scores)
 
-    def _parameters(self, only: Chosen, most: int) -> Any:  # each kind has settings of its own
-        """For a search among some rows, which looks at so much more of the index that it meets as many of them."""
-        ids = np.flatnonzero(only) if self._ids is None else self._ids[only]
-        chosen = np.zeros(int(ids[-1]) + 1, np.bool_)
-        chosen[ids] = True
-        inner, kinds = inner_of(self.index), FAISS
-        selector, more = kinds.IDSelectorBitmap(np.packbits(chosen, bitorder="little")), len(self) / most
-        if hasattr(inner, "nprobe"):
-            probed = min(inner.nlist, math.ceil(inner.nprobe * more))
-            params = kinds.SearchParametersIVF(sel=selector, nprobe=probed)
-        elif hasattr(inner, "hnsw"):
-            visited = min(len(self), math.ceil(inner.hnsw.efSearch * more))
-            params = kinds.SearchParametersHNSW(sel=selector, efSearch=visited)
-        else:
-            params = kinds.SearchParameters(sel=selector)
-        if isinstance(self.index, faiss.IndexPreTransform):
-            return kinds.SearchParametersPreTransform(index_params=params)
-        return params
+    def _nearest(self, queries: Vectors, k: int, only: Chosen | None) -> tuple[Vectors, Rows]:
+        """The k best places for each query, see `rows`, and their scores; -1 where fewer are found."""
+        if (lists := FAISS.try_extract_index_ivf(self.index)) is not None:
+            lists.parallel_mode = OVER_LISTS if len(queries) < MANY * FAISS.omp_get_max_threads() else OVER_QUERIES
+        built, fresh = self._parameters if only is None else self._searched(self._places(np.flatnonzero(only)))
+        found = self.index.search(queries, k, params=built)
+        if self.fresh is None or not self.fresh.ntotal:
+            return found
+        scores, ids = self.fresh.search(transformed(self.index, queries), k, params=fresh)
+        both = np.hstack([found[0], scores]), np.hstack([found[1], np.where(ids < 0, -1, ids + self.index.ntotal)])
+        best = np.argsort(-both[0], axis=1, kind="stable")[:, :k]
+        scores, ids = (np.take_along_axis(side, best, axis=1) for side in both)
+        return scores, ids
+
+    @cached_property
+    def _parameters(self) -> tuple[Any, Any]:
+        """For a search among all rows, which passes over places that are no row any more."""
+        return (None, None) if self.fresh is None else self._searched(self._ids)
+
+    def _searched(self, places: Rows) -> tuple[Any, Any]:
+        """For a search among some places of `index`, and of `fresh`; None where it is among all of them."""
+        built = self.index.ntotal
+        first = int(np.searchsorted(places, built))
+        inside = None if first == built else _among(self.index, places[:first])
+        if self.fresh is None or len(places) - first == self.fresh.ntotal:
+            return inside, None
+        return inside, FAISS.SearchParameters(sel=_selector(places[first:] - built))
 
     def rank_all(self, batches: Iterable[Vectors], diversity: float = 0.0) -> Iterator[Ranked]:
         """Full rankings of the gallery, in blocks of bounded size.
@@ -220,7 +243,13 @@ class PhotoIndex:
 
         Vectors are compared as the index keeps them: reduced to principal components, or as codes, where it does so.
         """
-        vectors = self._core.reconstruct_batch(rows if self._ids is None else self._ids[rows])
+        ids = self._places(rows)
+        built = ids < self.index.ntotal
+        vectors = np.empty((len(ids), inner_of(self.index).d), np.float32)
+        if built.any():
+            vectors[built] = self._core.reconstruct_batch(ids[built])
+        if self.fresh is not None and not built.all():
+            vectors[~built] = self.fresh.reconstruct_batch(ids[~built] - self.index.ntotal)
         across = vectors @ self._added.T
         similarities: Vectors = vectors @ vectors.T - across @ across.T
         return similarities
@@ -231,8 +260,7 @@ class PhotoIndex:
         lists = faiss.try_extract_index_ivf(self.index)
         if lists is not None:
             # Inverted lists do not tell in which of them a row is. The map is made once, for diversified lists alone.
-            kinds = FAISS.DirectMap
-            lists.set_direct_map_type(kinds.Array if self._ids is None else kinds.Hashtable)
+            lists.set_direct_map_type(FAISS.DirectMap.Array)
         index: Any = self.index
         return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
@@ -242,20 +270,19 @@ class PhotoIndex:
         width = self.facts.dimension
         count = sum(load(STEPS[step]).added for step in ALIGNMENTS.get(self.facts.alignment, ()))
         # The first row stays at zero, to tell what transforms add by themselves.
-        found = np.vstack([np.zeros(width), np.eye(count, width, width - count)]).astype(np.float32)
-        if isinstance(self.index, faiss.IndexPreTransform):
-            chain: Any = self.index.chain
-            for step in range(chain.size()):
-                found = chain.at(step).apply(found)
+        found = transformed(self.index, np.vstack([np.zeros(width), np.eye(count, width, width - count)]))
         directions: Vectors = found[1:] - found[0]
         return directions
 
     def save(self, folder: Path, more: Mapping[str, str] | None = None, lists: Path | None = None) -> None:
-        """Writes `photos.faiss` and `photos.parquet` (the rows) to `folder`, both or neither.
+        """Writes `photos.faiss` and `photos.parquet` (the rows) to `folder`, all or nothing.
+
+        Of an index that was changed, `fresh` and rows alone are written. What was built is the file that it was read
+        from, by a further name, so that whoever searches what was there goes on.
 
         Args:
             folder: is made anew.
-            more: joins the metadata of the rows.
+            more: joins the metadata of the rows; of a changed index with the digests of what was built.
             lists: the file that holds the index's lists, if they are not in memory; it moves along.
 
         Raises:
@@ -264,16 +291,16 @@ class PhotoIndex:
         with replacing_folder(folder) as aside:
             aside.mkdir(parents=True)
             facts = {"alignment": self.facts.alignment, "made_by": self.facts.made_by, **(more or {})}
-            if lists is not None and lists.exists():
-                lists.replace(aside / LISTS_NAME)
-                facts[LISTS_DIGEST] = digest_of_file(aside / LISTS_NAME)
-            try:
-                faiss.write_index(self.index, str(aside / INDEX_NAME))
-            except RuntimeError as failure:
-                raise PipelineError(
-                    f"{folder / INDEX_NAME}: can't be written ({failure}); is the disk full?"
-                ) from failure
-            facts[DIGEST] = digest_of_file(aside / INDEX_NAME)
+            if self.fresh is None:
+                if lists is not None and lists.exists():
+                    lists.replace(aside / LISTS_NAME)
+                    facts[DIGESTS[LISTS_NAME]] = digest_of_file(aside / LISTS_NAME)
+                facts[DIGESTS[INDEX_NAME]] = _write(self.index, folder, aside / INDEX_NAME)
+            else:
+                for name in (INDEX_NAME, LISTS_NAME):
+                    if self.folder is not None and (self.folder / name).exists():
+                        _share(self.folder / name, aside / name)
+                facts[DIGESTS[FRESH_NAME]] = _write(self.fresh, folder, aside / FRESH_NAME)
             write_table(aside / ROWS_NAME, self.rows.replace_schema_metadata(facts))
 
     @classmethod
@@ -283,20 +310,24 @@ class PhotoIndex:
         Raises:
             PipelineError: a file is missing or cut, or the two do not belong together.
         """
-        path = folder / INDEX_NAME
         rows = written_rows(folder)
+        needed = [name for name in ("image_id", "id") if name in rows.column_names]  # no search needs the contents
+        return cls.of(folder, rows.select(needed))
+
+    @classmethod
+    def of(cls, folder: Path, rows: pa.Table) -> Self:
+        """The same, of the rows that `written_rows` has read."""
+        path, facts = folder / INDEX_NAME, told(rows)
         # With this flag FAISS would not map lists that have a file of their own.
         mapped = faiss.IO_FLAG_MMAP if CAN_MAP and not (folder / LISTS_NAME).exists() else 0
         index = read(path, faiss.IO_FLAG_READ_ONLY | mapped)
-        if index.ntotal != len(rows) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise PipelineError(
-                f"{path}: does not fit the file beside it (an inner-product index is needed, and it holds "
-                f"{index.ntotal} vectors, but {ROWS_NAME} {len(rows)} rows); {AGAIN}"
-            )
-        facts = told(rows)
-        named = {"image_id": rows["image_id"].cast(pa.large_string())}  # no search needs the digests of contents
-        rows = pa.table(named | ({"id": rows["id"]} if "id" in rows.column_names else {})).combine_chunks()
-        return cls(index, rows, facts.get("alignment", ""), folder, facts.get("made_by", ""))
+        fresh = read(folder / FRESH_NAME) if DIGESTS[FRESH_NAME] in facts else None
+        names = {"image_id": rows["image_id"].cast(pa.large_string())}
+        rows = pa.table(names | {name: rows[name] for name in rows.column_names[1:]}).combine_chunks()
+        try:
+            return cls(index, rows, facts.get("alignment", ""), folder, facts.get("made_by", ""), fresh)
+        except ValueError as failure:
+            raise PipelineError(f"{path}: does not fit the file beside it ({failure}); {AGAIN}") from failure
 
     def check(self, *, dimension: int, alignment: str, image_ids: Strings | pa.Array, made_by: str = "") -> None:
         """Makes sure that the index fits what is searched with it.
@@ -321,6 +352,56 @@ class PhotoIndex:
         else:
             return
         raise PipelineError(f"{self.folder or 'the index'}: {what}; run the index stage (`dvc repro index`) again")
+
+
+def transformed(index: faiss.Index, vectors: NDArray[np.floating[Any]]) -> Vectors:
+    """Vectors as an index keeps them, float32[N, inner dimension]: without its coding."""
+    found: Vectors = np.ascontiguousarray(vectors, np.float32)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        for step in range(chain.size()):
+            found = chain.at(step).apply(found)
+    return found
+
+
+def _selector(places: Rows) -> Any:
+    """Tells FAISS of places, int64[K], rising, that may be found."""
+    chosen = np.zeros(int(places[-1]) + 1 if len(places) else 1, np.bool_)
+    chosen[places] = True
+    return FAISS.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+
+
+def _among(index: faiss.Index, places: Rows) -> Any:  # each kind has settings of its own
+    """For a search among some places, which looks at so much more of the index that it meets as many of them."""
+    inner, selector, more = inner_of(index), _selector(places), index.ntotal / len(places) if len(places) else 1.0
+    if hasattr(inner, "nprobe"):
+        probed = min(inner.nlist, math.ceil(inner.nprobe * more))
+        params = FAISS.SearchParametersIVF(sel=selector, nprobe=probed)
+    elif hasattr(inner, "hnsw"):
+        visited = min(index.ntotal, math.ceil(inner.hnsw.efSearch * more))
+        params = FAISS.SearchParametersHNSW(sel=selector, efSearch=visited)
+    else:
+        params = FAISS.SearchParameters(sel=selector)
+    if isinstance(index, faiss.IndexPreTransform):
+        return FAISS.SearchParametersPreTransform(index_params=params)
+    return params
+
+
+def _write(index: faiss.Index, folder: Path, path: Path) -> str:
+    """Writes a FAISS index that belongs to a folder; returns the digest of its file."""
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as failure:
+        raise PipelineError(f"{folder / path.name}: can't be written ({failure}); is the disk full?") from failure
+    return digest_of_file(path)
+
+
+def _share(path: Path, other: Path) -> None:
+    """Gives a file that nobody changes a further name; a copy where the disk has one name a file (exFAT, some NAS)."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def read(path: Path, flags: int = 0) -> faiss.Index:

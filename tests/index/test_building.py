@@ -12,14 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline_lib.data.schemas import write_table
 from pipeline_lib.embedding.alignment import normalise
 from pipeline_lib.embedding.vectors import vector_table
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.index import kinds, photo_index
+from pipeline_lib.index import building, kinds, photo_index
 from pipeline_lib.index.building import build
-from pipeline_lib.index.facts import LISTS_NAME, BuildJob, written_rows
+from pipeline_lib.index.facts import INDEX_NAME, LISTS_NAME, ROWS_NAME, BuildJob, written_rows
 from pipeline_lib.index.photo_index import PhotoIndex
 
 Matrix = NDArray[np.float32]
@@ -49,29 +52,40 @@ def named(index: PhotoIndex, queries: Matrix, k: int = 5) -> list[list[str]]:
     return [index.image_ids.take(pa.array(found.rows[0])).to_pylist() for found in index.search(queries, k)]
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Lets galleries of more than 400 photos count as ones that are not built again for each photo."""
+    monkeypatch.setattr(building, "EXACT_UP_TO", 400)
+    return monkeypatch
+
+
+def changed(index: PhotoIndex) -> bool:
+    return "id" in index.rows.column_names
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
-@pytest.mark.parametrize("kind", ["ivf", "rabitq"])
+@pytest.mark.parametrize("kind", kinds.KINDS)
 def test_a_changed_index_finds_what_one_built_anew_finds(
-    kind: str, on_disk: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, on_disk: bool, tmp_path: Path, large: pytest.MonkeyPatch
 ) -> None:
     if on_disk:
-        monkeypatch.setattr(kinds, "IN_MEMORY_UP_TO", 500)
-        monkeypatch.setattr(kinds, "BLOCK", 300)
+        large.setattr(kinds, "IN_MEMORY_UP_TO", 500)
+        large.setattr(kinds, "BLOCK", 300)
     made, names = vectors(1000), [f"{row:04d}" for row in range(1000)]
     job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names[:600], made[:600]),
                             shard(tmp_path / "b.parquet", names[600:], made[600:])], kind)  # fmt: skip
     build(job)
-    assert (job.out / LISTS_NAME).exists() is on_disk
+    assert (job.out / LISTS_NAME).exists() is (on_disk and kind in {"ivf", "rabitq"})
     assert written_rows(job.out).column_names == ["image_id", "content"]
-    # Three photos go, and one comes; of the rest nothing is computed again.
+    # Three photos go, and one comes; what was built stays as it is.
     left = [row for row in range(600) if row not in (0, 77, 599)]
     shard(tmp_path / "a.parquet", [names[row] for row in left], made[left])
     new = vectors(1, seed=5)
     shard(tmp_path / "b.parquet", [*names[600:], "new"], np.concatenate([made[600:], new]))
-    if not on_disk:
-        monkeypatch.setattr(photo_index, "build_index", None)
-    before = PhotoIndex.load(job.out)
+    large.setattr(photo_index, "build_index", None)
+    before, written = PhotoIndex.load(job.out), (job.out / INDEX_NAME).stat().st_ino
     facts = build(job)
+    assert (job.out / INDEX_NAME).stat().st_ino == written
     assert named(before, made[[77]], 1) == [["0077"]]  # whoever searches what was there goes on
     index = PhotoIndex.load(job.out)
     assert facts.count == len(index) == 998
@@ -83,20 +97,120 @@ def test_a_changed_index_finds_what_one_built_anew_finds(
     assert sum(hits) >= 80
     gone = {"0000", "0077", "0599"}
     assert not any(gone & {*found} for found in named(index, made[[0, 77, 599]], 50))
-    # Diversified lists need vectors of rows, by whatever number FAISS has them.
+    # Diversified lists need vectors of rows, wherever they are.
     assert [one.rows.shape for one in index.search(queries, 5, 0.3)] == [(1, 5)] * 20
+    assert index.alike(np.array([len(index) - 1, 5]))[0, 0] == pytest.approx(1, abs=0.02)
+    assert {*named(index, queries[:1], 998)[0]} == {*order.tolist()} or kind != "exact"
 
 
-def test_an_index_that_many_photos_have_joined_is_built_anew(tmp_path: Path) -> None:
+steps = st.lists(
+    st.lists(st.tuples(st.integers(0, 699), st.sampled_from(["go", "come", "move"])), max_size=30),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=steps)
+def test_whatever_comes_goes_and_moves_an_exact_index_ranks_as_one_built_anew(
+    steps: list[list[tuple[int, str]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, made = tmp_path_factory.mktemp("index"), vectors(700)
+    there = {f"{row:04d}": row for row in range(500)}
+    path = folder / "a.parquet"
+
+    def written() -> BuildJob:
+        table = vector_table(there, there, there, made[list(there.values())].astype(np.float16))
+        pq.write_table(table.append_column("content", pa.array([str(row) for row in there.values()])), path)
+        return job_of(folder, [path], "exact")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "EXACT_UP_TO", 400)
+        build(written())
+        patch.setattr(photo_index, "build_index", None)
+        for step in steps:
+            for row, what in step:
+                name = f"{row:04d}"
+                if what == "come":
+                    there.setdefault(name, row)
+                elif name in there:
+                    kept = there.pop(name)
+                    if what == "move":
+                        there[f"moved {name}"] = kept
+            build(written())
+    index, queries = PhotoIndex.load(folder / "index"), vectors(5, seed=3)
+    names, rows = np.array(list(there)), np.array(list(there.values()))
+    scores = queries @ made[rows].astype(np.float16).astype(np.float32).T
+    for found, right in zip(index.search(queries, len(index)), scores, strict=True):
+        ranked = index.image_ids.take(pa.array(found.rows[0])).to_pylist()
+        assert sorted(ranked) == sorted(names.tolist())
+        np.testing.assert_allclose(np.sort(right)[::-1], found.scores[0], atol=2e-3)
+        place = dict(zip(names.tolist(), right.tolist(), strict=True))
+        np.testing.assert_allclose([place[name] for name in ranked], found.scores[0], atol=2e-3)
+
+
+def test_a_moved_photo_keeps_its_vector(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
+    made, names = vectors(600), [f"{row:04d}" for row in range(600)]
+    job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names, made)], "ivf")
+    build(job)
+    table = pq.read_table(tmp_path / "a.parquet")
+    renamed = pa.array(["moved", *names[1:]])
+    pq.write_table(table.set_column(0, "image_id", renamed), tmp_path / "a.parquet")
+    large.setattr(building, "_vectors", lambda _job, come: iter(()) if not come.any() else 1 / 0)
+    build(job)
+    assert named(PhotoIndex.load(job.out), made[:1], 1) == [["moved"]]
+
+
+def test_an_index_is_built_anew_when_many_photos_have_come_or_gone(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
     made, names = vectors(1000), [f"{row:04d}" for row in range(1000)]
     job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names[:600], made[:600])], "ivf")
     build(job)
-    for count, changed in ((700, True), (880, True), (1000, False)):
-        shard(tmp_path / "a.parquet", names[:count], made[:count])
-        assert build(job).count == count
-        assert ("id" in PhotoIndex.load(job.out).rows.column_names) is changed
+    for low, high, is_changed in (
+        (0, 700, True),
+        (0, 880, True),
+        (0, 1000, False),
+        (300, 1000, True),
+        (550, 1000, False),
+    ):
+        shard(tmp_path / "a.parquet", names[low:high], made[low:high])
+        assert build(job).count == high - low
+        assert changed(PhotoIndex.load(job.out)) is is_changed
+    large.setattr(building, "EXACT_UP_TO", 449)
+    shard(tmp_path / "a.parquet", names[550:999], made[550:999])
+    build(job)
+    assert not changed(PhotoIndex.load(job.out))
 
 
+@pytest.mark.usefixtures("large")
+def test_an_index_that_an_earlier_version_has_changed_is_built_anew(tmp_path: Path) -> None:
+    made, names = vectors(600), [f"{row:04d}" for row in range(600)]
+    job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names, made)], "ivf")
+    build(job)
+    rows = written_rows(job.out)
+    write_table(job.out / ROWS_NAME, rows.append_column("id", pa.array(np.arange(5, 605))))
+    with pytest.raises(PipelineError, match="earlier version"):
+        PhotoIndex.load(job.out)
+    build(job)
+    assert not changed(PhotoIndex.load(job.out))
+
+
+def test_where_a_disk_has_one_name_a_file_what_was_built_is_copied(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
+    made, names = vectors(600), [f"{row:04d}" for row in range(600)]
+    job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names[:599], made[:599])], "ivf")
+    build(job)
+    shard(tmp_path / "a.parquet", names, made)
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    large.setattr(Path, "hardlink_to", refused)
+    build(job)
+    index = PhotoIndex.load(job.out)
+    assert changed(index)
+    assert named(index, made[[7, 599]], 1) == [["0007"], ["0599"]]
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("change", [{"made_by": "another"}, {"reduced": 20}, {"kind": "rabitq"}, {"made_by": ""}])
 def test_an_index_of_another_making_is_built_anew(change: dict[str, Any], tmp_path: Path) -> None:
     made, names = vectors(600), [f"{row:04d}" for row in range(600)]
@@ -104,10 +218,10 @@ def test_an_index_of_another_making_is_built_anew(change: dict[str, Any], tmp_pa
     build(job)
     shard(tmp_path / "a.parquet", names, made)
     build(replace(job, **change))
-    assert "id" not in PhotoIndex.load(job.out).rows.column_names
+    assert not changed(PhotoIndex.load(job.out))
 
 
-def test_a_change_that_is_cut_off_leaves_the_index_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_is_cut_off_leaves_the_index_as_it_was(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
     made, names = vectors(600), [f"{row:04d}" for row in range(600)]
     job = job_of(tmp_path, [shard(tmp_path / "a.parquet", names[:599], made[:599])], "ivf")
     build(job)
@@ -116,10 +230,10 @@ def test_a_change_that_is_cut_off_leaves_the_index_as_it_was(tmp_path: Path, mon
         raise RuntimeError("No space left")
 
     shard(tmp_path / "a.parquet", names, made)
-    monkeypatch.setattr(faiss, "write_index", cut)
+    large.setattr(faiss, "write_index", cut)
     with pytest.raises(PipelineError, match="can't be written"):
         build(job)
-    monkeypatch.undo()
+    large.undo()
     assert len(PhotoIndex.load(job.out)) == 599
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "index"]
     assert build(job).count == 600
