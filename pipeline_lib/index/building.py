@@ -30,7 +30,7 @@ Places = NDArray[np.int64]
 
 SETTINGS: Final = "settings"
 """In the metadata of an index: a digest of its settings."""
-MOST_CHANGED: Final = 0.5
+MOST_CHANGED: Final = 0.1
 """New photos, and those that are gone, as a share of those that it was built of, from which it is built again."""
 
 
