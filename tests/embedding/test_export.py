@@ -124,10 +124,14 @@ class Counted:
     """A system that counts the images that it has embedded."""
 
     def __init__(self) -> None:
-        self.images = 0
+        self._batches: list[int] = []  # which several threads add to
+
+    @property
+    def images(self) -> int:
+        return sum(self._batches)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        self.images += int(batch.flatten(1).any(dim=1).sum())  # without that of zeros, which tells how wide vectors are
+        self._batches.append(int(batch.flatten(1).any(dim=1).sum()))  # one of zeros only tells how wide vectors are
         return torch.cat([batch.mean(dim=(2, 3)), batch[:, :2, 3, 5]], dim=1)
 
 
