@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +30,7 @@ from pipeline_lib.data.source import Source
 from pipeline_lib.data.tasks import Stats, finished_stats, stats_path
 from pipeline_lib.embedding.images import SEARCHED, Images, Item, pretext_images, searched_images
 from pipeline_lib.embedding.kept import Kept
-from pipeline_lib.embedding.vectors import Vectors, join_tables, vector_table, vector_writer
+from pipeline_lib.embedding.vectors import Vectors, copy_rows, vector_table, vector_writer
 from pipeline_lib.files import write_json
 from pipeline_lib.models.inputs import normalise, scaled
 
@@ -117,10 +119,14 @@ def export(
         Of each system `rows`, and the `seconds` of all processors that its network took, divided by their number;
         `reading` and `writing` are seconds of single threads, which work at once.
     """
-    parts = embed_parts(images, systems, settings, kept, size=size, batch=batch, description=description)
+    with ExitStack() as stack:
+        tables = {
+            path: stack.enter_context(vector_writer(path, width_of(embed, size))) for path, embed in systems.items()
+        }
+        sizes = {"size": size, "batch": batch}
+        parts = embed_parts(images, systems, settings, kept, tables, **sizes, description=description)
     stats = {}
     for path, shards in parts.items():
-        join_tables(shards, path, width_of(systems[path], size))
         found = [finished_stats(shard) or {} for shard in shards]
         stats[path] = {name: sum(each[name] for each in found) for name in ("rows", *SPENT)}
     return stats
@@ -138,6 +144,7 @@ def embed_parts(
     systems: Mapping[Path, Embed],
     settings: params.Train,
     kept: Kept,
+    tables: Mapping[Path, pq.ParquetWriter] = MappingProxyType({}),
     *,
     size: int,
     batch: int,
@@ -145,18 +152,18 @@ def embed_parts(
 ) -> dict[Path, list[Path]]:
     """Makes those parts of every system's table that are missing; arguments as in `export`.
 
+    All parts are added to `tables`, which write the whole ones, while the next are made.
+
     Returns:
         Of each system the files of all parts, in their order.
     """
     shards = {path: [kept.shard(path, part, size) for part in images.parts] for path in systems}
-    todo = [
+    todo = {
         number
         for number in range(len(images.parts))
         if any(finished_stats(of_system[number]) is None for of_system in shards.values())
-    ]
-    if not todo:
-        return shards
-    widths = {path: width_of(embed, size) for path, embed in systems.items()}
+    }
+    widths = {path: width_of(embed, size) for path, embed in systems.items()} if todo else {}
 
     def embedded(images: Tensor) -> list[tuple[Vectors, float]]:
         found = []
@@ -167,27 +174,40 @@ def embed_parts(
         return found
 
     total = sum(images.parts[number].rows for number in todo)
-    chunks = images.chunks(set(todo), batch)
+    chunks = images.chunks(todo, batch)
     with closing(computed(chunks, total, embedded, settings, size=size, description=description)) as ready:
-        for number in todo:
-            rows = images.parts[number].rows
-            targets = {shards[path][number]: width for path, width in widths.items()}
-            for path, spent in _write_part(islice(ready, math.ceil(rows / batch)), targets).items():
-                write_json(stats_path(path), {"rows": rows, **spent})
+        for number, part in enumerate(images.parts):
+            if number in todo:
+                places = {path: shards[path][number] for path in systems}
+                spent = _write_part(islice(ready, math.ceil(part.rows / batch)), places, widths, tables)
+                for path, seconds in spent.items():
+                    write_json(stats_path(places[path]), {"rows": part.rows, **seconds})
+            else:
+                for path, writer in tables.items():
+                    copy_rows(shards[path][number], writer)
     return shards
 
 
 def _write_part(
-    ready: Iterable[Computed[list[tuple[Vectors, float]]]], widths: Mapping[Path, int]
+    ready: Iterable[Computed[list[tuple[Vectors, float]]]],
+    places: Mapping[Path, Path],
+    widths: Mapping[Path, int],
+    tables: Mapping[Path, pq.ParquetWriter],
 ) -> dict[Path, dict[str, float]]:
     """Writes a part of every system's table as its batches come; returns what was spent on each."""
-    spent = {path: dict.fromkeys(SPENT, 0.0) for path in widths}
+    spent = {path: dict.fromkeys(SPENT, 0.0) for path in places}
     with ExitStack() as stack:
-        writers = [stack.enter_context(vector_writer(path, width)) for path, width in widths.items()]
+        writers = {
+            # Compressed once is enough: in the whole table.
+            path: [stack.enter_context(vector_writer(place, widths[path], "none")), *([tables[path]] if tables else ())]
+            for path, place in places.items()
+        }
         for names, found, reading in ready:
-            for path, writer, (vectors, seconds) in zip(widths, writers, found, strict=True):
+            for (path, some), (vectors, seconds) in zip(writers.items(), found, strict=True):
                 started = time.perf_counter()
-                writer.write_table(vector_table(*names, vectors))
+                rows = vector_table(*names, vectors)
+                for writer in some:
+                    writer.write_table(rows)
                 spent[path]["writing"] += time.perf_counter() - started
                 spent[path]["reading"] += reading
                 spent[path]["seconds"] += seconds / torch.get_num_threads()  # so many were at work at once

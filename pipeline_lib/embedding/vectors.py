@@ -172,23 +172,21 @@ def vector_table(
 
 
 @contextmanager
-def vector_writer(path: Path, width: int) -> Iterator[pq.ParquetWriter]:
+def vector_writer(path: Path, width: int, compression: str = "lz4") -> Iterator[pq.ParquetWriter]:
     """Writes an embedding table of `width` numbers a vector, part by part (`write_table`), whole or not at all."""
-    with parquet_writer(path, embeddings_schema(width), compression="lz4", use_dictionary=False) as writer:
+    with parquet_writer(path, embeddings_schema(width), compression=compression, use_dictionary=False) as writer:
         yield writer
 
 
-def join_tables(parts: Iterable[Path], path: Path, width: int) -> None:
-    """Writes the rows of embedding tables of `width` numbers a vector as one, in their order, whole or not at all.
+def copy_rows(table: Path, writer: pq.ParquetWriter) -> None:
+    """Adds the rows of an embedding table to another, in the blocks in which they were written.
 
     Raises:
-        PipelineError: one of them is cut or damaged; names it.
+        PipelineError: the table is cut or damaged; names it.
     """
-    with vector_writer(path, width) as writer:
-        for part in parts:
-            with opened_shard(part) as file:
-                for block in file.iter_batches(BATCH_ROWS):
-                    writer.write_batch(block)
+    with opened_shard(table) as file:
+        for block in range(file.num_row_groups):
+            writer.write_table(file.read_row_group(block))
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
