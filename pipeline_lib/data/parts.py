@@ -1,8 +1,9 @@
 """Parts of a list that stay the same when the list gains or loses an item elsewhere."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
+
+from pipeline_lib.data.randomness import stable_fraction
 
 Item = TypeVar("Item")
 
@@ -29,15 +30,10 @@ def cut(items: Iterable[Item], name: Callable[[Item], str]) -> Iterator[list[Ite
     last = ""
     for item in items:
         found = name(item)
-        if part and found != last and _begins(found):
+        if part and found != last and stable_fraction(0, found) < 1 / ROWS:
             yield part
             part = []
         part.append(item)
         last = found
     if part:
         yield part
-
-
-def _begins(name: str) -> bool:
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") % ROWS == 0

@@ -23,10 +23,9 @@ from pipeline_lib.embedding.vectors import EmbeddingTable, Vectors
 from pipeline_lib.errors import PipelineError
 from pipeline_lib.files import digest_of, remove, temporary
 from pipeline_lib.index.facts import DIGESTS, LISTS_NAME, BuildJob, IndexFacts, index_key, told, written_rows
-from pipeline_lib.index.kinds import EXACT_UP_TO, choose_kind
+from pipeline_lib.index.kinds import EXACT_UP_TO, choose_kind, inner_of
 from pipeline_lib.index.photo_index import PhotoIndex, rows_of, transformed
-
-Places = NDArray[np.int64]
+from pipeline_lib.index.ranking import Rows
 
 SETTINGS: Final = "settings"
 """In the metadata of an index: a digest of its settings."""
@@ -68,7 +67,7 @@ def _settings(job: BuildJob, count: int) -> str:
     return digest_of(job.alignment_kind, kind, job.reduced)
 
 
-def _kept(rows: pa.Table, ids: Places, wanted: pa.Table) -> Places:
+def _kept(rows: pa.Table, ids: Rows, wanted: pa.Table) -> Rows:
     """By which id the vector of each wanted row is known, int64[N]; -1 where there is none.
 
     Args:
@@ -104,9 +103,8 @@ def _changed(job: BuildJob) -> tuple[PhotoIndex, dict[str, str]] | None:
     index = PhotoIndex.of(job.out, rows)
     built, fresh = index.index.ntotal, index.fresh
     if fresh is None:
-        fresh = faiss.index_factory(transformed(index.index, np.zeros((1, index.facts.dimension))).shape[1], "SQfp16",
-                                    faiss.METRIC_INNER_PRODUCT)  # fmt: skip
-    kept = _kept(rows, rows["id"].to_numpy() if "id" in rows.column_names else np.arange(len(rows)), wanted)
+        fresh = faiss.index_factory(inner_of(index.index).d, "SQfp16", faiss.METRIC_INNER_PRODUCT)
+    kept = _kept(rows, index.places(np.arange(len(rows))), wanted)
     come, since = kept < 0, np.sort(kept[kept >= built])
     many = MOST_CHANGED * built
     if len(since) + come.sum() > min(EXACT_UP_TO, many) or built - ((kept >= 0) & (kept < built)).sum() > many:

@@ -99,7 +99,7 @@ class PhotoIndex:
         ids: Rows = self.rows["id"].to_numpy()
         return ids
 
-    def _places(self, rows: Rows) -> Rows:
+    def places(self, rows: Rows) -> Rows:
         """Of some rows, int64[K], the places of their vectors: in `index` or, from the end of that on, in `fresh`."""
         return rows if self.fresh is None else self._ids[rows]
 
@@ -187,7 +187,7 @@ class PhotoIndex:
         """The k best places for each query, see `rows`, and their scores; -1 where fewer are found."""
         if (lists := FAISS.try_extract_index_ivf(self.index)) is not None:
             lists.parallel_mode = OVER_LISTS if len(queries) < MANY * FAISS.omp_get_max_threads() else OVER_QUERIES
-        built, fresh = self._parameters if only is None else self._searched(self._places(np.flatnonzero(only)))
+        built, fresh = self._parameters if only is None else self._searched(self.places(np.flatnonzero(only)))
         found = self.index.search(queries, k, params=built)
         if self.fresh is None or not self.fresh.ntotal:
             return found
@@ -243,7 +243,7 @@ class PhotoIndex:
 
         Vectors are compared as the index keeps them: reduced to principal components, or as codes, where it does so.
         """
-        ids = self._places(rows)
+        ids = self.places(rows)
         built = ids < self.index.ntotal
         vectors = np.empty((len(ids), inner_of(self.index).d), np.float32)
         if built.any():
@@ -322,8 +322,8 @@ class PhotoIndex:
         mapped = faiss.IO_FLAG_MMAP if CAN_MAP and not (folder / LISTS_NAME).exists() else 0
         index = read(path, faiss.IO_FLAG_READ_ONLY | mapped)
         fresh = read(folder / FRESH_NAME) if DIGESTS[FRESH_NAME] in facts else None
-        names = {"image_id": rows["image_id"].cast(pa.large_string())}
-        rows = pa.table(names | {name: rows[name] for name in rows.column_names[1:]}).combine_chunks()
+        place, names = rows.column_names.index("image_id"), rows["image_id"].cast(pa.large_string())
+        rows = rows.set_column(place, "image_id", names).combine_chunks()
         try:
             return cls(index, rows, facts.get("alignment", ""), folder, facts.get("made_by", ""), fresh)
         except ValueError as failure:
